@@ -1,0 +1,24 @@
+//! Compiles the contract with `protox`: no `protoc`, no network, the descriptor set kept for reflection.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 3] = [
+    "linkmail/relay/v1/message_service.proto",
+    "linkmail/relay/v1/cycle_service.proto",
+    "linkmail/relay/v1/link_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=linkmail");
+    let descriptors = protox::Compiler::new(["."])?
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(FILES)?
+        .file_descriptor_set();
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

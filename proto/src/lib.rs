@@ -1,0 +1,15 @@
+//! The wire contract of linkmail: what `proto/linkmail` says, as Rust types. No logic lives here.
+//!
+//! The generated types stop at the `api` module of each service; inner code never sees them.
+
+/// `linkmail.relay.v1`: messages, cycles and links of relay-svc.
+pub mod relay {
+    /// Version 1, kept stable: fields are added, never changed.
+    #[allow(missing_docs)]
+    pub mod v1 {
+        tonic::include_proto!("linkmail.relay.v1");
+    }
+}
+
+/// The encoded `FileDescriptorSet` of every package, with imports, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
