@@ -1,1 +1,43 @@
-//! placeholder
+//! The SMTP protocol as pure code: bytes in, typed steps out.
+//!
+//! Nothing here opens a socket, reads a clock or touches a file. A caller feeds the bytes it received to a session,
+//! asks it for the next [`server::ServerStep`] or [`client::ClientStep`], and does what the step says. The same calls
+//! with the same bytes give the same steps, however the bytes were cut into pieces.
+//!
+//! - [`path`]: domains, mailboxes, reverse and forward paths, kept as the bytes that were written.
+//! - [`command`], [`etrn`], [`reply`], [`reply_reader`], [`ehlo`]: the vocabulary.
+//! - [`framing`], [`data`]: where a command line and a message end. Only CRLF and CRLF.CRLF count.
+//! - [`server`], [`client`]: the two sides of a session.
+//! - [`replies`]: every reply that the server side gives, in one place.
+//! - [`trace`]: the `Received` field, and counting those that are there.
+//! - [`transcript`]: a bounded record of a session, in the form that the transcript tests read.
+//!
+//! Limits: no TLS, AUTH, CHUNKING, SMTPUTF8 or DSN parameters; addresses are ASCII.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod client;
+pub mod command;
+pub mod data;
+pub mod ehlo;
+pub mod etrn;
+pub mod framing;
+pub mod path;
+pub mod replies;
+pub mod reply;
+pub mod reply_reader;
+pub mod server;
+pub mod trace;
+pub mod transcript;
+
+pub use client::{
+    ClientPhase, ClientSession, ClientStep, CloseReason, RecipientOutcome, Transaction,
+    TransactionOutcome,
+};
+pub use data::{BadBody, DataDecoder, DataEncoder, Fault};
+pub use ehlo::Capabilities;
+pub use etrn::EtrnNode;
+pub use path::{Domain, ForwardPath, Mailbox, PathError, ReversePath};
+pub use reply::{Enhanced, Reply, Severity};
+pub use server::{AbortReason, ServerConfig, ServerPhase, ServerSession, ServerStep};
+pub use transcript::Recorder;

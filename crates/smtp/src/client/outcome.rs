@@ -1,0 +1,91 @@
+//! What a message is sent with, and what became of it.
+
+use std::fmt;
+
+use crate::data::BadBody;
+use crate::path::{ForwardPath, ReversePath};
+use crate::reply::Reply;
+
+use super::ClientPhase;
+
+/// The envelope of a message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// Where reports go.
+    pub reverse_path: ReversePath,
+    /// Who is to get the message, at least one.
+    pub recipients: Vec<ForwardPath>,
+    /// The size of the message, in octets before dot-stuffing.
+    pub size: u64,
+    /// Whether the message holds octets above 127.
+    pub eight_bit: bool,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionOutcome {
+    /// One for each recipient, in the order of [`Transaction::recipients`].
+    pub recipients: Vec<RecipientOutcome>,
+}
+
+impl TransactionOutcome {
+    /// Every recipient of `transaction` was not tried.
+    pub(super) fn not_tried(transaction: &Transaction, reason: &CloseReason) -> TransactionOutcome {
+        TransactionOutcome {
+            recipients: transaction
+                .recipients
+                .iter()
+                .map(|_| RecipientOutcome::NotTried(reason.clone()))
+                .collect(),
+        }
+    }
+}
+
+/// What became of one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecipientOutcome {
+    /// The server took the responsibility, with this reply to the end of data.
+    Accepted(Reply),
+    /// The server, or we in its place (552 5.3.4), refused; [`Reply::severity`] says for how long.
+    Refused(Reply),
+    /// The session ended before the server could take the message for this recipient.
+    NotTried(CloseReason),
+    /// The whole message was sent and its reply was lost: the server may or may not have it.
+    InDoubt,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// As ordered.
+    Quit,
+    /// The server refused the session: no 220 greeting, EHLO and HELO refused, or 421.
+    Refused(Reply),
+    /// The connection ended without a word; `greeted` says whether a 220 greeting had come.
+    PeerClosed {
+        /// Whether a 220 greeting had come.
+        greeted: bool,
+    },
+    /// The server did not answer in time.
+    TimedOut(ClientPhase),
+    /// The server did not speak SMTP, or said what cannot be an answer.
+    Protocol(String),
+    /// The message held what may not be sent.
+    BadBody(BadBody),
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Quit => f.write_str("quit"),
+            CloseReason::Refused(reply) => write!(f, "refused {reply}"),
+            CloseReason::PeerClosed { greeted: true } => f.write_str("peer closed"),
+            CloseReason::PeerClosed { greeted: false } => {
+                f.write_str("peer closed before the greeting")
+            }
+            CloseReason::TimedOut(phase) => write!(f, "timed out at {}", phase.name()),
+            CloseReason::Protocol(what) => write!(f, "protocol error: {what}"),
+            CloseReason::BadBody(bad) => write!(f, "bad body: {bad}"),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the client session tells its shell to do.
+
+use std::time::Duration;
+
+use crate::reply::Reply;
+
+use super::{CloseReason, TransactionOutcome};
+
+/// What the client waits for; each has its own timer (RFC 5321 4.5.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientPhase {
+    /// The greeting.
+    Greeting,
+    /// The reply to EHLO or HELO.
+    Hello,
+    /// The reply to MAIL.
+    Mail,
+    /// The reply to RCPT.
+    Recipient,
+    /// The reply to DATA.
+    DataStart,
+    /// The server taking the next piece of the message; a timer for writing, never read for.
+    DataBlock,
+    /// The reply to the end of data.
+    DataEnd,
+    /// The reply to ETRN.
+    Etrn,
+    /// The reply to RSET.
+    Reset,
+    /// The reply to QUIT.
+    Quit,
+}
+
+impl ClientPhase {
+    /// The least time that RFC 5321 4.5.3.2 gives the server; where it names none, five minutes.
+    pub fn timeout(self) -> Duration {
+        let minutes = match self {
+            ClientPhase::DataStart => 2,
+            ClientPhase::DataBlock => 3,
+            ClientPhase::DataEnd => 10,
+            _ => 5,
+        };
+        Duration::from_secs(minutes * 60)
+    }
+
+    /// The phase in a word or two, for logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClientPhase::Greeting => "greeting",
+            ClientPhase::Hello => "hello",
+            ClientPhase::Mail => "mail",
+            ClientPhase::Recipient => "recipient",
+            ClientPhase::DataStart => "data start",
+            ClientPhase::DataBlock => "data block",
+            ClientPhase::DataEnd => "data end",
+            ClientPhase::Etrn => "etrn",
+            ClientPhase::Reset => "reset",
+            ClientPhase::Quit => "quit",
+        }
+    }
+}
+
+/// What the shell is to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientStep {
+    /// Send these bytes.
+    Write(Vec<u8>),
+    /// Receive, with the timer of the phase.
+    Read(ClientPhase),
+    /// Nothing is left to do: give an order.
+    Ready,
+    /// The server awaits the message: give the next piece to `body`, or call `end_body`.
+    SendBody,
+    /// A transaction is over.
+    Transaction(TransactionOutcome),
+    /// The reply to ETRN.
+    Etrn(Reply),
+    /// The session is over: close the connection. Nothing follows.
+    Closed(CloseReason),
+}

@@ -1,0 +1,281 @@
+//! Every reply that the server side gives, in one place: codes, enhanced codes and words.
+//!
+//! The first part is given by [`crate::server::ServerSession`] itself; the second part is for the caller that decides
+//! about senders, recipients, messages and ETRN. Codes are those of RFC 5321 4.2, RFC 1985 5.3, RFC 1870 6, RFC 7504;
+//! enhanced codes those of RFC 3463 and its registry.
+
+use crate::command::Parameter;
+use crate::data::Fault;
+use crate::etrn::EtrnNode;
+use crate::path::PathError;
+use crate::reply::{Enhanced, Reply};
+
+/// 220, the greeting.
+pub fn greeting(hostname: &str) -> Reply {
+    Reply::new(220, None, format!("{hostname} ESMTP"))
+}
+
+/// 250 to HELO.
+pub fn hello(hostname: &str) -> Reply {
+    Reply::new(250, None, hostname)
+}
+
+/// 250 to RSET and NOOP.
+pub fn ok() -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), "OK")
+}
+
+/// 221 to QUIT.
+pub fn closing(hostname: &str) -> Reply {
+    Reply::new(
+        221,
+        Enhanced(2, 0, 0),
+        format!("{hostname} closing connection"),
+    )
+}
+
+/// 252 to VRFY: addresses are not verified (RFC 5321 7.3).
+pub fn not_verified() -> Reply {
+    Reply::new(252, Enhanced(2, 1, 5), "not verified, send mail and see")
+}
+
+/// 214 to HELP.
+pub fn help() -> Reply {
+    Reply::new(
+        214,
+        Enhanced(2, 0, 0),
+        "see RFC 5321; EHLO lists the extensions",
+    )
+}
+
+/// 500: no such verb.
+pub fn unknown_command() -> Reply {
+    Reply::new(500, Enhanced(5, 5, 1), "unknown command")
+}
+
+/// 502: a verb of the standards that is not offered here.
+pub fn not_implemented() -> Reply {
+    Reply::new(502, Enhanced(5, 5, 1), "command not implemented")
+}
+
+/// 503: the command is not allowed now; `why` names what is missing or in the way.
+pub fn out_of_order(why: &str) -> Reply {
+    Reply::new(503, Enhanced(5, 5, 1), why)
+}
+
+/// 500: a command line that is longer than is read.
+pub fn line_too_long() -> Reply {
+    Reply::new(500, Enhanced(5, 5, 2), "line too long")
+}
+
+/// 500: a NUL in a command line.
+pub fn nul_in_command() -> Reply {
+    Reply::new(500, Enhanced(5, 5, 2), "NUL in a command")
+}
+
+/// 500: a bare CR or LF in a command line; the connection is closed behind it.
+pub fn bare_newline_in_command(fault: Fault) -> Reply {
+    Reply::new(500, Enhanced(5, 5, 2), format!("{fault} in a command"))
+}
+
+/// 501: the verb is known and its argument is not of its form, which is `syntax`.
+pub fn bad_argument(syntax: &str) -> Reply {
+    Reply::new(501, Enhanced(5, 5, 4), format!("syntax: {syntax}"))
+}
+
+/// 555: a parameter of MAIL or RCPT that is not offered (RFC 5321 4.1.1.11).
+pub fn unknown_parameter() -> Reply {
+    Reply::new(555, Enhanced(5, 5, 4), "unknown parameter")
+}
+
+/// 501: a parameter of MAIL whose value is missing, malformed, too large, or given twice.
+pub fn bad_parameter(parameter: Parameter) -> Reply {
+    Reply::new(501, Enhanced(5, 5, 4), format!("bad {parameter} parameter"))
+}
+
+/// 501 to MAIL with a malformed address, 553 if it needs SMTPUTF8 (RFC 6531 3.5).
+pub fn bad_sender(error: PathError) -> Reply {
+    match error {
+        PathError::NotAscii => Reply::new(553, Enhanced(5, 6, 7), "non-ASCII address"),
+        _ => Reply::new(
+            501,
+            Enhanced(5, 1, 7),
+            format!("bad sender address: {error}"),
+        ),
+    }
+}
+
+/// 501 to RCPT with a malformed address, 553 if it needs SMTPUTF8 (RFC 6531 3.5).
+pub fn bad_recipient(error: PathError) -> Reply {
+    match error {
+        PathError::NotAscii => Reply::new(553, Enhanced(5, 6, 7), "non-ASCII address"),
+        _ => Reply::new(
+            501,
+            Enhanced(5, 1, 3),
+            format!("bad recipient address: {error}"),
+        ),
+    }
+}
+
+/// 452: one recipient more than a message may have (RFC 5321 4.5.3.1.10).
+pub fn too_many_recipients() -> Reply {
+    Reply::new(452, Enhanced(4, 5, 3), "too many recipients")
+}
+
+/// 552: the message is larger than `limit` octets (RFC 1870 6.1).
+pub fn too_large(limit: u64) -> Reply {
+    Reply::new(
+        552,
+        Enhanced(5, 3, 4),
+        format!("message larger than {limit} octets"),
+    )
+}
+
+/// 554 to DATA when no recipient was accepted (RFC 5321 4.1.1.4).
+pub fn no_valid_recipients() -> Reply {
+    Reply::new(554, Enhanced(5, 5, 1), "no valid recipients")
+}
+
+/// 550 after end of data: the message holds what may not be in a message.
+pub fn bad_body(fault: Fault) -> Reply {
+    Reply::new(
+        550,
+        Enhanced(5, 5, 2),
+        format!("message refused: {fault} in the data"),
+    )
+}
+
+/// 521: end of data was delimited by something else than CRLF, as in SMTP smuggling; closes.
+pub fn malformed_end_of_data() -> Reply {
+    Reply::new(
+        521,
+        Enhanced(5, 5, 2),
+        "malformed end of data, closing connection",
+    )
+}
+
+/// 521: the client does not speak SMTP, or would send octets that could be read as commands; closes.
+pub fn not_smtp() -> Reply {
+    Reply::new(521, Enhanced(5, 5, 1), "not SMTP, closing connection")
+}
+
+/// 421: too many bad commands; closes.
+pub fn too_many_errors(hostname: &str) -> Reply {
+    Reply::new(
+        421,
+        Enhanced(4, 7, 0),
+        format!("{hostname} too many errors, closing connection"),
+    )
+}
+
+/// 421: the client was silent for too long (RFC 5321 4.5.3.2.7); closes.
+pub fn timed_out(hostname: &str) -> Reply {
+    Reply::new(
+        421,
+        Enhanced(4, 4, 2),
+        format!("{hostname} timed out, closing connection"),
+    )
+}
+
+/// 421: this host stops its service (RFC 5321 3.8); closes.
+pub fn shutting_down(hostname: &str) -> Reply {
+    Reply::new(
+        421,
+        Enhanced(4, 3, 2),
+        format!("{hostname} shutting down, closing connection"),
+    )
+}
+
+/// 421 instead of the greeting: as many sessions as are allowed are open; closes.
+pub fn too_many_sessions(hostname: &str) -> Reply {
+    Reply::new(
+        421,
+        Enhanced(4, 7, 0),
+        format!("{hostname} too many sessions, try again later"),
+    )
+}
+
+/// 250 to MAIL.
+pub fn sender_ok() -> Reply {
+    Reply::new(250, Enhanced(2, 1, 0), "sender OK")
+}
+
+/// 250 to RCPT.
+pub fn recipient_ok() -> Reply {
+    Reply::new(250, Enhanced(2, 1, 5), "recipient OK")
+}
+
+/// 550 to RCPT: nobody of that name (RFC 3463 3.2).
+pub fn no_such_user() -> Reply {
+    Reply::new(550, Enhanced(5, 1, 1), "no such user here")
+}
+
+/// 550 to RCPT: the domain is not ours and this client may not send out.
+pub fn relaying_denied() -> Reply {
+    Reply::new(550, Enhanced(5, 7, 1), "relaying denied")
+}
+
+/// 354 to DATA.
+pub fn start_data() -> Reply {
+    Reply::new(354, None, "end data with <CRLF>.<CRLF>")
+}
+
+/// 250 after end of data: responsibility is taken; `id` is the message's.
+pub fn message_accepted(id: &str) -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), format!("OK, queued as {id}"))
+}
+
+/// 451: the spool cannot take it now.
+pub fn spool_unavailable() -> Reply {
+    Reply::new(451, Enhanced(4, 3, 0), "spool unavailable, try again later")
+}
+
+/// 554: as many `Received` fields as only a loop makes (RFC 5321 6.3).
+pub fn mail_loop() -> Reply {
+    Reply::new(554, Enhanced(5, 4, 6), "too many hops, this message loops")
+}
+
+/// 250 to ETRN, without a word about what waits.
+pub fn release_started(node: &EtrnNode) -> Reply {
+    Reply::new(
+        250,
+        Enhanced(2, 0, 0),
+        format!("OK, queuing for node {node} started"),
+    )
+}
+
+/// 251 to ETRN: nothing waits.
+pub fn nothing_held(node: &EtrnNode) -> Reply {
+    Reply::new(
+        251,
+        Enhanced(2, 0, 0),
+        format!("OK, no messages waiting for node {node}"),
+    )
+}
+
+/// 253 to ETRN: `count` messages wait and are released.
+pub fn release_counted(count: u64, node: &EtrnNode) -> Reply {
+    Reply::new(
+        253,
+        Enhanced(2, 0, 0),
+        format!("OK, {count} pending messages for node {node} started"),
+    )
+}
+
+/// 458 to ETRN: not now.
+pub fn release_unavailable(node: &EtrnNode) -> Reply {
+    Reply::new(
+        458,
+        Enhanced(4, 3, 0),
+        format!("Unable to queue messages for node {node}"),
+    )
+}
+
+/// 459 to ETRN: this client may not ask for this node. 4yz goes with class 4 (RFC 3463 2).
+pub fn release_denied(node: &EtrnNode) -> Reply {
+    Reply::new(
+        459,
+        Enhanced(4, 7, 1),
+        format!("Node {node} not allowed: not authorised"),
+    )
+}

@@ -1,0 +1,299 @@
+//! MessageService.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use linkmail_proto::relay::v1 as wire;
+use linkmail_service::allow::Peer;
+use linkmail_smtp::{
+    DataEncoder, Enhanced, ForwardPath, ReversePath,
+    trace::{HeaderScan, Received, received_line},
+};
+use opentelemetry::{Context, KeyValue, trace::SpanKind};
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    Services, convert,
+    errors::{error, invalid, invalid_for, not_found, of_spool},
+    page::{self, List},
+};
+use crate::{
+    clock::Stamp,
+    names::{MessageId, RequestId},
+    policy::{self, Admitted, Denied},
+    spool::{ListFilter, NewMessage, NewRecipient, Origin, RequestKey},
+    telemetry,
+};
+
+/// So many `Received` fields are a loop, as over SMTP.
+const HOPS: usize = 100;
+
+pub(super) struct Messages {
+    services: Services,
+}
+
+impl Messages {
+    pub(super) fn new(services: Services) -> Self {
+        Self { services }
+    }
+
+    /// What may be relayed for whom is the same as over SMTP.
+    fn admit(&self, recipients: &[String], peer: IpAddr) -> Result<Vec<Admitted>, Status> {
+        if recipients.is_empty() || recipients.len() > self.services.recipients {
+            return Err(invalid(
+                "recipients",
+                format!("expected 1 to {}", self.services.recipients),
+            ));
+        }
+        let may_relay = policy::contains(&self.services.relay_from, peer);
+        let mut admitted: Vec<Admitted> = Vec::new();
+        for (index, text) in recipients.iter().enumerate() {
+            let field = format!("recipients[{index}]");
+            let path = ForwardPath::parse(text.as_bytes())
+                .map_err(|wrong| invalid(&field, format!("{text:?} is not an address: {wrong}")))?;
+            let one = self
+                .services
+                .policy
+                .recipient(&path, may_relay)
+                .map_err(|denied| refuse(denied, &field, text))?;
+            if !admitted.iter().any(|known| known.address == one.address) {
+                admitted.push(one);
+            }
+        }
+        Ok(admitted)
+    }
+
+    fn check(&self, content: &[u8]) -> Result<(), Status> {
+        let limit = self.services.message_size;
+        if content.len() as u64 > limit {
+            return Err(invalid_for(
+                "MESSAGE_TOO_LARGE",
+                "content",
+                format!("larger than {limit} octets"),
+            ));
+        }
+        let mut scan = HeaderScan::new();
+        scan.feed(content);
+        if scan.received() >= HOPS {
+            return Err(invalid_for(
+                "MAIL_LOOP",
+                "content",
+                "too many hops, this message loops",
+            ));
+        }
+        // What the outbound session would refuse to send is refused here.
+        if let Err(bad) = DataEncoder::new().encode(content, &mut Vec::new()) {
+            return Err(invalid_for("BARE_NEWLINE", "content", bad.to_string()));
+        }
+        if !content.ends_with(b"\r\n") {
+            return Err(invalid("content", "must end with CRLF"));
+        }
+        Ok(())
+    }
+
+    async fn submit(
+        &self,
+        call: wire::SubmitMessageRequest,
+        peer: IpAddr,
+    ) -> Result<wire::Message, Status> {
+        let request = request_id(&call.request_id)?;
+        let reverse_path = ReversePath::parse(call.reverse_path.as_bytes()).map_err(|wrong| {
+            invalid(
+                "reverse_path",
+                format!("{:?} is not an address: {wrong}", call.reverse_path),
+            )
+        })?;
+        let admitted = self.admit(&call.recipients, peer)?;
+        self.check(&call.content)?;
+        let request = request.map(|id| {
+            let recipients = call.recipients.iter().map(String::as_bytes);
+            RequestKey::new(
+                id,
+                [call.reverse_path.as_bytes(), &call.content]
+                    .into_iter()
+                    .chain(recipients),
+            )
+        });
+        let (id, now) = (MessageId::new(), Stamp::now());
+        let attributes = vec![
+            KeyValue::new(telemetry::SYSTEM, "smtp"),
+            KeyValue::new(telemetry::MESSAGE, id.to_string()),
+        ];
+        let span = telemetry::start(
+            "create outbound",
+            SpanKind::Producer,
+            &Context::current(),
+            attributes,
+        );
+        let message = NewMessage {
+            id,
+            reverse_path,
+            recipients: admitted
+                .into_iter()
+                .map(|a| NewRecipient {
+                    address: a.address,
+                    hop: a.hop,
+                })
+                .collect(),
+            origin: Origin::Grpc,
+            link: None,
+            cycle: None,
+            traceparent: telemetry::to_text(&span),
+            accepted: now,
+            request,
+        };
+        let stored = self.store(&message, &call.content, peer).await;
+        telemetry::end(
+            &span,
+            stored
+                .as_ref()
+                .err()
+                .map(|status| ("not_stored", status.message().to_owned())),
+        );
+        stored
+    }
+
+    async fn store(
+        &self,
+        message: &NewMessage,
+        content: &[u8],
+        peer: IpAddr,
+    ) -> Result<wire::Message, Status> {
+        let id = message.id.to_string();
+        let line = received_line(&Received {
+            from: b"",
+            peer,
+            by: &self.services.hostname,
+            protocol: "GRPC",
+            id: &id,
+            recipient: None,
+            date: &message.accepted.rfc2822(),
+        });
+        let mut draft = self.services.spool.draft();
+        for part in [line.as_slice(), content] {
+            draft
+                .write(part)
+                .await
+                .map_err(|failed| of_spool(&failed))?;
+        }
+        let accepted = self
+            .services
+            .spool
+            .accept(draft, message.clone())
+            .await
+            .map_err(|failed| of_spool(&failed))?;
+        if accepted.id == message.id {
+            tracing::info!(message = %accepted.id, %peer, size = accepted.size, "message accepted");
+            self.services
+                .instruments
+                .accepted
+                .add(1, &[KeyValue::new("origin", "grpc")]);
+        }
+        self.get(accepted.id).await
+    }
+
+    async fn get(&self, id: MessageId) -> Result<wire::Message, Status> {
+        let found = self
+            .services
+            .spool
+            .message(id)
+            .await
+            .map_err(|failed| of_spool(&failed))?;
+        found
+            .map(|stored| convert::message(&stored))
+            .ok_or_else(|| not_found("MESSAGE_NOT_FOUND", &format!("messages/{id}")))
+    }
+}
+
+/// A caller that did not come through the listener, as in a test, has no address and may not relay.
+fn peer_of<T>(request: &Request<T>) -> IpAddr {
+    Peer::of(request.extensions()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
+}
+
+/// Reads an optional request id.
+pub(super) fn request_id(text: &str) -> Result<Option<RequestId>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    RequestId::parse(text)
+        .map(Some)
+        .ok_or_else(|| invalid("request_id", format!("{text:?} is not a UUID")))
+}
+
+fn refuse(denied: Denied, field: &str, address: &str) -> Status {
+    let reply = denied.reply();
+    let Enhanced(class, subject, detail) = reply.enhanced.unwrap_or(Enhanced(5, 0, 0));
+    let status = format!("{class}.{subject}.{detail}");
+    let metadata = [
+        ("field", field),
+        ("recipient", address),
+        ("enhanced_status", status.as_str()),
+    ];
+    let message = format!("{field}: {address}: {}", reply.text());
+    error(
+        Code::PermissionDenied,
+        "RECIPIENT_NOT_ALLOWED",
+        message,
+        &metadata,
+    )
+}
+
+#[tonic::async_trait]
+impl wire::message_service_server::MessageService for Messages {
+    async fn submit_message(
+        &self,
+        request: Request<wire::SubmitMessageRequest>,
+    ) -> Result<Response<wire::Message>, Status> {
+        let peer = peer_of(&request);
+        self.submit(request.into_inner(), peer)
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_message(
+        &self,
+        request: Request<wire::GetMessageRequest>,
+    ) -> Result<Response<wire::Message>, Status> {
+        let id = convert::message_id("name", &request.into_inner().name)?;
+        self.get(id).await.map(Response::new)
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<wire::ListMessagesRequest>,
+    ) -> Result<Response<wire::ListMessagesResponse>, Status> {
+        let call = request.into_inner();
+        let state = wire::recipient::State::try_from(call.state).map_err(|_| {
+            invalid(
+                "state",
+                format!("{} is no state of a recipient", call.state),
+            )
+        })?;
+        let limit = page::size(call.page_size)?;
+        let list = List {
+            arguments: &["messages", state.as_str_name()],
+        };
+        let after = list.place(&call.page_token)?.unwrap_or(0);
+        let filter = ListFilter {
+            after,
+            state: convert::recipient_state(state),
+            limit: limit + 1,
+        };
+        let mut found = self
+            .services
+            .spool
+            .list(filter)
+            .await
+            .map_err(|failed| of_spool(&failed))?;
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        let last = found.last().map_or(0, |message| message.seq);
+        Ok(Response::new(wire::ListMessagesResponse {
+            messages: found.iter().map(convert::message).collect(),
+            next_page_token: if more {
+                list.token(last)
+            } else {
+                String::new()
+            },
+        }))
+    }
+}

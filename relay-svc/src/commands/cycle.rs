@@ -1,0 +1,82 @@
+//! `cycle run LINK`: starts a cycle and prints it as it happens.
+
+use linkmail_proto::relay::v1::{
+    Cycle, RunCycleRequest, WatchCyclesRequest, cycle::Outcome, cycle::Phase,
+    cycle_service_client::CycleServiceClient,
+};
+use linkmail_service::{exit::Exit, listen::GrpcAddress};
+
+use super::client::{between, clock, connect, refused, request};
+use crate::names::LinkName;
+
+pub(super) async fn run(link: &str, address: &GrpcAddress) -> Result<(), Exit> {
+    LinkName::parse(link).map_err(|wrong| super::complain(Exit::Usage, &wrong))?;
+    let mut cycles = CycleServiceClient::new(connect(address).await?);
+    let parent = format!("links/{link}");
+    // The watch comes first: so nothing of the cycle is missed.
+    let watch = WatchCyclesRequest {
+        parent: parent.clone(),
+        since_revision: None,
+    };
+    let mut changes = cycles
+        .watch_cycles(watch)
+        .await
+        .map_err(|status| refused(&status))?
+        .into_inner();
+    let run = request(RunCycleRequest {
+        parent,
+        request_id: uuid::Uuid::new_v4().to_string(),
+    });
+    let started = cycles
+        .run_cycle(run)
+        .await
+        .map_err(|status| refused(&status))?
+        .into_inner();
+    println!("{}", started.name);
+    loop {
+        let change = changes.message().await.map_err(|status| refused(&status))?;
+        let Some(change) = change else {
+            return Err(super::complain(
+                Exit::Unavailable,
+                &"the relay ended the watch",
+            ));
+        };
+        let Some(cycle) = change.cycle.filter(|cycle| cycle.name == started.name) else {
+            continue;
+        };
+        if !change.event.is_empty() {
+            println!("{}  {}", clock(Some(now())), change.event);
+        }
+        if cycle.phase() == Phase::Ended {
+            return conclude(&cycle);
+        }
+    }
+}
+
+fn now() -> prost_types::Timestamp {
+    std::time::SystemTime::now().into()
+}
+
+fn conclude(cycle: &Cycle) -> Result<(), Exit> {
+    let seconds = between(cycle.start_time, cycle.end_time) / 1000.0;
+    println!(
+        "{} sent ({} octets), {} received ({} octets), {} deferred, {} refused, in {seconds:.1} s; trace {}",
+        cycle.sent,
+        cycle.sent_bytes,
+        cycle.received,
+        cycle.received_bytes,
+        cycle.deferred,
+        cycle.refused,
+        cycle.trace_id
+    );
+    match cycle.outcome() {
+        Outcome::Complete => Ok(()),
+        outcome => {
+            let words = outcome.as_str_name().to_lowercase().replace('_', " ");
+            Err(super::complain(
+                Exit::TempFail,
+                &format!("{words}: {}", cycle.error),
+            ))
+        }
+    }
+}

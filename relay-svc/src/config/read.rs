@@ -1,0 +1,470 @@
+//! From the file to the types, with every error of the file in one go.
+
+use std::{collections::HashSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use linkmail_service::{
+    config::{ByteSize, ConfigErrors, Document, Table, choice},
+    listen::GrpcAddress,
+};
+use linkmail_smtp::{Domain, EtrnNode, Mailbox};
+
+use super::{Config, Dequeue, Dial, Driver, Grpc, Limits, Link, Listener, Telemetry, Triggers};
+use crate::{
+    names::{HostPort, LinkName, NextHop},
+    policy::Policy,
+    queue::RetryPolicy,
+    route::{Pattern, Routes},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Reads and checks a file.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let document = Document::load(path)?;
+    let config = read(&document);
+    document.finish()?;
+    // Without a noted error every required part was read.
+    config.ok_or_else(|| unreachable_gap(&document))
+}
+
+/// A required part is missing although no error was noted: say so instead of going on.
+fn unreachable_gap(document: &Document) -> ConfigErrors {
+    document
+        .root()
+        .error("hostname", "the configuration is incomplete");
+    document
+        .finish()
+        .err()
+        .unwrap_or_else(|| unreachable!("an error was just noted"))
+}
+
+fn read(document: &Document) -> Option<Config> {
+    let root = document.root();
+    let hostname = root.required_with("hostname", host_name);
+    let state = root.required("state");
+    let postmaster = root.parse_with("postmaster", mailbox);
+    let grpc = grpc(&root);
+    let telemetry = telemetry(&root);
+    let limits = limits(&root);
+    let retry = retry(&root);
+    let links: Vec<Option<Link>> = root
+        .tables("link")
+        .into_iter()
+        .map(|table| link(document, table))
+        .collect();
+    let names = link_names(document, &root, &links);
+    let listeners: Vec<_> = root
+        .tables("listener")
+        .into_iter()
+        .map(|table| listener(table, &names))
+        .collect();
+    if listeners.is_empty() {
+        root.error("listener", "missing; at least one [[listener]] is required");
+    }
+    let routes = routes(&root, &names);
+    root.finish();
+    let hostname = hostname?;
+    let own = Mailbox::parse(format!("MAILER-DAEMON@{hostname}").as_bytes()).ok()?;
+    let fallback = routes
+        .first_own()
+        .and_then(|own| Mailbox::parse(format!("postmaster@{own}").as_bytes()).ok());
+    Some(Config {
+        hostname: hostname.into(),
+        state: state?,
+        grpc,
+        telemetry,
+        limits,
+        retry,
+        listeners: listeners.into_iter().collect::<Option<_>>()?,
+        policy: Arc::new(Policy {
+            routes,
+            postmaster: postmaster.clone().or(fallback),
+        }),
+        postmaster: postmaster.unwrap_or(own),
+        links: links.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    match Domain::parse(text.as_bytes()) {
+        Ok(domain) if !domain.is_literal() => Ok(text.to_owned()),
+        _ => Err(format!(
+            "{text:?} is not a host name; expected a name such as \"relay.branch.example\""
+        )),
+    }
+}
+
+fn mailbox(text: &str) -> Result<Mailbox, String> {
+    Mailbox::parse(text.as_bytes()).map_err(|error| format!("{text:?} is not an address: {error}"))
+}
+
+fn grpc(root: &Table<'_>) -> Grpc {
+    let here = GrpcAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 7025)));
+    let loopback = || {
+        ["127.0.0.0/8", "::1/128"]
+            .iter()
+            .filter_map(|network| network.parse().ok())
+            .collect()
+    };
+    let Some(table) = root.table("grpc") else {
+        return Grpc {
+            listen: here,
+            allow: Vec::new(),
+            relay_from: loopback(),
+        };
+    };
+    let listen = table.or("listen", here);
+    let allow: Vec<IpNet> = table.list("allow");
+    if !listen.is_local() && allow.is_empty() && !table.has("allow") {
+        table.error(
+            "listen",
+            format!("{listen} can be reached from other hosts: name those that may connect in grpc.allow, or listen on loopback or a Unix socket"),
+        );
+    }
+    let relay_from = if table.has("relay_from") {
+        table.list("relay_from")
+    } else {
+        loopback()
+    };
+    table.finish();
+    Grpc {
+        listen,
+        allow,
+        relay_from,
+    }
+}
+
+fn telemetry(root: &Table<'_>) -> Telemetry {
+    let Some(table) = root.table("telemetry") else {
+        return Telemetry {
+            otlp: None,
+            log: "info".into(),
+        };
+    };
+    let otlp = table.parse_with("otlp", |text| {
+        let known = text.starts_with("http://") || text.starts_with("https://");
+        if known {
+            Ok(text.to_owned())
+        } else {
+            Err(format!(
+                "{text:?} is not an endpoint; expected http://HOST:PORT"
+            ))
+        }
+    });
+    let log = table.parse_with("log", |text| {
+        linkmail_service::telemetry::check_filter(text).map(|()| text.to_owned())
+    });
+    table.finish();
+    Telemetry {
+        otlp,
+        log: log.unwrap_or_else(|| "info".into()),
+    }
+}
+
+fn limits(root: &Table<'_>) -> Limits {
+    let mut limits = Limits {
+        message_size: 25_000_000,
+        recipients: 1000,
+        sessions: 200,
+        command_timeout: 5 * MINUTE,
+        data_timeout: 5 * MINUTE,
+    };
+    if let Some(table) = root.table("limits") {
+        limits.message_size = table.or("message_size", ByteSize(limits.message_size)).0;
+        limits.recipients = table.or("recipients", limits.recipients);
+        limits.sessions = table.or("sessions", limits.sessions);
+        limits.command_timeout = positive(&table, "command_timeout", limits.command_timeout);
+        limits.data_timeout = positive(&table, "data_timeout", limits.data_timeout);
+        if limits.message_size < 64 * 1024 {
+            table.error(
+                "message_size",
+                "too small; RFC 5321 4.5.3.1.7 asks for at least 64KiB",
+            );
+        }
+        if limits.recipients < 100 {
+            table.error(
+                "recipients",
+                "too small; RFC 5321 4.5.3.1.8 asks for at least 100",
+            );
+        }
+        if limits.sessions == 0 {
+            table.error("sessions", "expected at least 1");
+        }
+        table.finish();
+    }
+    limits
+}
+
+fn retry(root: &Table<'_>) -> RetryPolicy {
+    let mut retry = RetryPolicy {
+        first: 5 * MINUTE,
+        longest: 2 * HOUR,
+        expire: 5 * DAY,
+    };
+    if let Some(table) = root.table("retry") {
+        retry.first = positive(&table, "first", retry.first);
+        retry.longest = positive(&table, "longest", retry.longest.max(retry.first));
+        retry.expire = positive(&table, "expire", retry.expire);
+        if retry.longest < retry.first {
+            table.error("longest", "shorter than retry.first");
+        }
+        table.finish();
+    }
+    retry
+}
+
+/// A duration that may not be zero.
+fn positive(table: &Table<'_>, key: &str, default: Duration) -> Duration {
+    let value = table.or(key, default);
+    if value.is_zero() {
+        table.error(key, "expected a duration above zero");
+    }
+    value
+}
+
+fn link_names(document: &Document, root: &Table<'_>, links: &[Option<Link>]) -> HashSet<LinkName> {
+    let mut names = HashSet::new();
+    for (index, link) in links.iter().enumerate() {
+        if let Some(link) = link {
+            if !names.insert(link.name.clone()) {
+                document.error(
+                    &root.position_in("link", index),
+                    format!("a link named {:?} is there already", link.name.as_str()),
+                );
+            }
+        }
+    }
+    names
+}
+
+fn known_link(table: &Table<'_>, key: &str, name: &LinkName, names: &HashSet<LinkName>) {
+    if !names.contains(name) {
+        let mut known: Vec<&str> = names.iter().map(LinkName::as_str).collect();
+        known.sort_unstable();
+        let known = if known.is_empty() {
+            "no [[link]] is configured".into()
+        } else {
+            format!("one of {}", known.join(", "))
+        };
+        table.error(key, format!("unknown link {:?}; {known}", name.as_str()));
+    }
+}
+
+fn listener(table: Table<'_>, names: &HashSet<LinkName>) -> Option<Listener> {
+    let address = table.required("address");
+    let relay_from = table.list("relay_from");
+    let link = table.parse_with("link", LinkName::parse);
+    if let Some(name) = &link {
+        known_link(&table, "link", name, names);
+    }
+    table.finish();
+    Some(Listener {
+        address: address?,
+        relay_from,
+        link,
+    })
+}
+
+fn routes(root: &Table<'_>, names: &HashSet<LinkName>) -> Routes {
+    let mut routes = Routes::default();
+    for table in root.tables("route") {
+        let hop = table.required_with("to", NextHop::parse);
+        let patterns = table.list_with("domains", Pattern::parse);
+        if !table.has("domains") {
+            table.error("domains", "missing; this key is required");
+        }
+        if let Some(NextHop::Link(name)) = &hop {
+            known_link(&table, "to", name, names);
+        }
+        for pattern in patterns {
+            if let Some(hop) = &hop {
+                if let Err(again) = routes.insert(pattern, hop.clone()) {
+                    table.error("domains", format!("{again} is routed already"));
+                }
+            }
+        }
+        table.finish();
+    }
+    routes
+}
+
+fn link(document: &Document, table: Table<'_>) -> Option<Link> {
+    let name = table.required_with("name", LinkName::parse);
+    let smart_host = table.required_with("smart_host", HostPort::parse_url);
+    let dial = table.required_table("dial").and_then(dial);
+    let dequeue: Vec<_> = table
+        .tables("dequeue")
+        .into_iter()
+        .map(|entry| dequeue(entry, smart_host.as_ref()))
+        .collect();
+    let trigger = triggers(document, &table);
+    let released_from = table.list("released_from");
+    let quiet = positive(&table, "quiet", 10 * SECOND);
+    let receive_at_most = positive(&table, "receive_at_most", HOUR);
+    let bounce_wait = table.or("bounce_wait", 3 * SECOND);
+    let redial_after = positive(&table, "redial_after", 2 * MINUTE);
+    table.finish();
+    Some(Link {
+        name: name?,
+        smart_host: smart_host?,
+        dial: dial?,
+        dequeue: dequeue.into_iter().collect::<Option<_>>()?,
+        trigger,
+        released_from,
+        quiet,
+        receive_at_most,
+        bounce_wait,
+        redial_after,
+    })
+}
+
+fn dial(table: Table<'_>) -> Option<Dial> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Implicit,
+        Command,
+    }
+    let kinds = [("implicit", Kind::Implicit), ("command", Kind::Command)];
+    let kind = table.required_with("driver", |text| choice("driver", text, &kinds));
+    let (driver, patience) = match kind {
+        Some(Kind::Implicit) => (Some(Driver::Implicit), 90 * SECOND),
+        Some(Kind::Command) => (command(&table), 30 * SECOND),
+        None => {
+            // The other keys belong to some driver: only the driver is wrong.
+            ["up", "down", "timeout"].iter().for_each(|key| {
+                table.has(key);
+            });
+            (None, 90 * SECOND)
+        }
+    };
+    let patience = positive(&table, "patience", patience);
+    let attempts = table.or("attempts", 3);
+    if attempts == 0 {
+        table.error("attempts", "expected at least 1");
+    }
+    let pause = table.or("pause", 10 * SECOND);
+    table.finish();
+    Some(Dial {
+        driver: driver?,
+        patience,
+        attempts,
+        pause,
+    })
+}
+
+fn command(table: &Table<'_>) -> Option<Driver> {
+    let program = |key: &str| -> Vec<String> {
+        let words: Vec<String> = table.list(key);
+        if let Some(first) = words.first() {
+            if !Path::new(first).is_absolute() {
+                table.error(
+                    key,
+                    format!("{first:?} is not an absolute path to a program"),
+                );
+            }
+        } else if table.has(key) {
+            table.error(
+                key,
+                "expected a program and its arguments, such as [\"/usr/bin/pon\", \"isp\"]",
+            );
+        }
+        words
+    };
+    if !table.has("up") {
+        table.error(
+            "up",
+            "missing; driver \"command\" needs the program that dials",
+        );
+    }
+    let (up, down) = (program("up"), program("down"));
+    let timeout = positive(table, "timeout", 120 * SECOND);
+    Some(Driver::Command { up, down, timeout })
+}
+
+fn dequeue(table: Table<'_>, smart_host: Option<&HostPort>) -> Option<Dequeue> {
+    let host = if table.has("host") {
+        table.parse_with("host", HostPort::parse_url)
+    } else {
+        smart_host.cloned()
+    };
+    let nodes = table.list_with("etrn", |text| {
+        EtrnNode::parse(text.as_bytes()).map_err(|_| {
+            format!("{text:?} is not a node of ETRN; expected a domain, @domain or #queue")
+        })
+    });
+    if !table.has("etrn") {
+        table.error("etrn", "missing; this key is required");
+    } else if nodes.is_empty() {
+        table.error("etrn", "expected at least one node");
+    }
+    table.finish();
+    Some(Dequeue { host: host?, nodes })
+}
+
+fn triggers(document: &Document, link: &Table<'_>) -> Triggers {
+    let mut triggers = Triggers::default();
+    for (index, table) in link.tables("trigger").into_iter().enumerate() {
+        let place = link.position_in("trigger", index);
+        let mut keys = 0;
+        if table.has("every") {
+            keys += 1;
+            once(&table, "every", &mut triggers.every, |t| {
+                at_least_a_second(t, "every")
+            });
+        }
+        if table.has("queued") {
+            keys += 1;
+            once(&table, "queued", &mut triggers.queued, |t| {
+                t.optional("queued").filter(|n| at_least_one(t, *n))
+            });
+        }
+        if table.has("oldest") {
+            keys += 1;
+            once(&table, "oldest", &mut triggers.oldest, |t| {
+                t.optional("oldest")
+            });
+        }
+        if keys != 1 {
+            document.error(
+                &place,
+                "expected one of { every = \"30m\" }, { queued = 20 }, { oldest = \"10m\" }",
+            );
+        }
+        table.finish();
+    }
+    triggers
+}
+
+fn once<T>(
+    table: &Table<'_>,
+    key: &str,
+    slot: &mut Option<T>,
+    read: impl Fn(&Table<'_>) -> Option<T>,
+) {
+    if slot.is_some() {
+        table.error(key, format!("a link has one {key:?}"));
+    }
+    *slot = read(table).or(slot.take());
+}
+
+fn at_least_a_second(table: &Table<'_>, key: &str) -> Option<Duration> {
+    let value: Duration = table.optional(key)?;
+    if value < SECOND {
+        table.error(key, "expected at least 1s");
+    }
+    Some(value)
+}
+
+fn at_least_one(table: &Table<'_>, number: u64) -> bool {
+    if number == 0 {
+        table.error("queued", "expected at least 1");
+    }
+    number > 0
+}

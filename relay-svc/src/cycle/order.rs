@@ -1,0 +1,560 @@
+//! The order of a cycle: what is done next, given what has happened. Pure, with time as an argument.
+//!
+//! dial → forward until idle → ask each provider to release → receive until quiet → ask once more if anything was
+//! forwarded since (or so shortly before that its bounce cannot have been there yet) → receive → hang up. Mail that
+//! arrives meanwhile is forwarded whenever nothing else must be waited for. Asking does not depend on forwarding: a
+//! smart host that refuses our mail does not keep the provider's mail away.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Outcome;
+
+/// So many failed attempts at forwarding end it for this cycle.
+const FORWARD_FAILURES: u32 = 2;
+/// So often one cycle asks at most: mail that keeps coming is forwarded, and released in the next cycle.
+const ASKS: u32 = 20;
+
+/// What a cycle may do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// Tries at bringing the line up.
+    pub(super) dial_attempts: u32,
+    /// The pause between them.
+    pub(super) dial_pause: Duration,
+    /// Whether there is anyone to ask.
+    pub(super) asks: bool,
+    /// Receiving ends when nothing came for so long.
+    pub(super) quiet: Duration,
+    /// Receiving ends after so long.
+    pub(super) receive_at_most: Duration,
+    /// So long after the last forwarded message its bounce may be there.
+    pub(super) bounce_wait: Duration,
+}
+
+/// What is done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Try to bring the line up.
+    Dial,
+    /// Wait before the next try.
+    Pause {
+        /// Until then.
+        until: Instant,
+    },
+    /// Send what is due.
+    Forward,
+    /// Ask every provider to release.
+    Ask,
+    /// Wait for mail, or for mail to forward.
+    Receive {
+        /// Until then.
+        until: Instant,
+    },
+    /// Bring the line down.
+    HangUp,
+    /// It is over.
+    End,
+}
+
+/// What a provider expects to send, as far as it said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Announced {
+    /// Nothing will come (251, or every request was refused).
+    Nothing,
+    /// So many messages (253).
+    Messages(u32),
+    /// It did not say (250, 252).
+    Unknown,
+}
+
+impl Announced {
+    /// Of two requests together.
+    #[must_use]
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, known) | (known, Self::Nothing) => known,
+            (Self::Messages(a), Self::Messages(b)) => Self::Messages(a.saturating_add(b)),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What has arrived over the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Inflow {
+    /// Messages so far.
+    pub(super) messages: u32,
+    /// Transactions under way.
+    pub(super) open: u32,
+    /// When something last happened.
+    pub(super) last: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    at: Instant,
+    announced: Announced,
+    /// Messages that had arrived before.
+    before: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Down,
+    Up,
+    Hung,
+}
+
+/// The state of one cycle.
+#[derive(Debug)]
+pub(super) struct Order {
+    plan: Plan,
+    line: Line,
+    dials: u32,
+    paused_until: Option<Instant>,
+    waiting: bool,
+    forward_failures: u32,
+    last_forward: Option<Instant>,
+    asks: u32,
+    asked: Option<Asked>,
+    inflow: Inflow,
+    received: bool,
+    stopping: bool,
+    attempted: bool,
+    errors: Vec<String>,
+}
+
+impl Order {
+    /// A cycle that begins.
+    #[must_use]
+    pub(super) fn new(plan: Plan, now: Instant) -> Self {
+        Self {
+            plan,
+            line: Line::Down,
+            dials: 0,
+            paused_until: None,
+            waiting: true,
+            forward_failures: 0,
+            last_forward: None,
+            asks: 0,
+            asked: None,
+            inflow: Inflow {
+                messages: 0,
+                open: 0,
+                last: now,
+            },
+            received: false,
+            stopping: false,
+            attempted: false,
+            errors: Vec::new(),
+        }
+    }
+
+    /// The line is up.
+    pub(super) fn dialled(&mut self) {
+        self.dials += 1;
+        self.line = Line::Up;
+    }
+
+    /// The line did not come up.
+    pub(super) fn dial_failed(&mut self, reason: String, now: Instant) {
+        self.dials += 1;
+        self.paused_until = Some(now + self.plan.dial_pause);
+        self.errors.push(reason);
+    }
+
+    /// Mail waits to go out.
+    pub(super) fn mail_waits(&mut self) {
+        self.waiting = true;
+    }
+
+    /// Nothing is due any more; `sent` messages went out.
+    pub(super) fn forwarded(&mut self, sent: u32, now: Instant) {
+        self.waiting = false;
+        self.attempted = true;
+        if sent > 0 {
+            self.last_forward = Some(now);
+        }
+    }
+
+    /// Forwarding failed after `sent` messages. A missing line is not an attempt.
+    pub(super) fn forward_failed(
+        &mut self,
+        sent: u32,
+        reason: String,
+        missing: bool,
+        now: Instant,
+    ) {
+        self.forward_failures += 1;
+        self.attempted |= !missing;
+        if sent > 0 {
+            self.last_forward = Some(now);
+        }
+        self.errors.push(reason);
+    }
+
+    /// Every provider was asked; `failures` are those requests that were refused or not answered.
+    pub(super) fn asked(
+        &mut self,
+        announced: Announced,
+        failures: Vec<String>,
+        answered: bool,
+        now: Instant,
+    ) {
+        self.asks += 1;
+        self.attempted |= answered;
+        self.asked = Some(Asked {
+            at: now,
+            announced,
+            before: self.inflow.messages,
+        });
+        self.received = false;
+        self.errors.extend(failures);
+    }
+
+    /// Something arrived, or is arriving.
+    pub(super) fn arrived(&mut self, inflow: Inflow) {
+        self.inflow = inflow;
+    }
+
+    /// The relay is stopping: nothing more is begun.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// The line is down again.
+    pub(super) fn hung_up(&mut self) {
+        self.line = Line::Hung;
+    }
+
+    /// What is done next.
+    pub(super) fn next(&mut self, now: Instant) -> Action {
+        match self.line {
+            Line::Hung => Action::End,
+            Line::Down if self.stopping || self.dials >= self.plan.dial_attempts => Action::End,
+            Line::Down => match self.paused_until {
+                Some(until) if until > now => Action::Pause { until },
+                _ => Action::Dial,
+            },
+            Line::Up if self.stopping => Action::HangUp,
+            Line::Up => self.on_line(now),
+        }
+    }
+
+    fn on_line(&mut self, now: Instant) -> Action {
+        if self.waiting && self.forward_failures < FORWARD_FAILURES {
+            return Action::Forward;
+        }
+        let Some(asked) = self.asked else {
+            return if self.plan.asks {
+                Action::Ask
+            } else {
+                Action::HangUp
+            };
+        };
+        if !self.received {
+            if let Some(until) = self.receive_until(&asked, now) {
+                return Action::Receive { until };
+            }
+            self.received = true;
+        }
+        // What was forwarded before this moment may have a bounce that the last request came too early for.
+        let bounce_at = self.last_forward.map(|at| at + self.plan.bounce_wait);
+        match bounce_at {
+            Some(at) if asked.at < at && self.asks < ASKS => {
+                if at > now {
+                    Action::Receive { until: at }
+                } else {
+                    Action::Ask
+                }
+            }
+            // A transaction that began in the last moment is not cut off.
+            _ if self.inflow.open > 0 && now < asked.at + self.plan.receive_at_most => {
+                Action::Receive {
+                    until: asked.at + self.plan.receive_at_most,
+                }
+            }
+            _ => Action::HangUp,
+        }
+    }
+
+    /// Until when mail is waited for; nothing if it is all there.
+    fn receive_until(&self, asked: &Asked, now: Instant) -> Option<Instant> {
+        let last = asked.at + self.plan.receive_at_most;
+        if now >= last {
+            return None;
+        }
+        if self.inflow.open > 0 {
+            return Some(last);
+        }
+        let came = self.inflow.messages.saturating_sub(asked.before);
+        match asked.announced {
+            Announced::Nothing => return None,
+            Announced::Messages(count) if came >= count => return None,
+            Announced::Messages(_) | Announced::Unknown => {}
+        }
+        let quiet = self.inflow.last.max(asked.at) + self.plan.quiet;
+        (now < quiet).then_some(quiet.min(last))
+    }
+
+    /// How it went, once it has ended, and why it did not go well.
+    #[must_use]
+    pub(super) fn outcome(&self) -> (Outcome, String) {
+        let reason = || {
+            let mut reasons = self.errors.clone();
+            reasons.dedup();
+            reasons.join("; ")
+        };
+        if self.stopping {
+            return (Outcome::Interrupted, "the relay was stopped".to_owned());
+        }
+        if self.line == Line::Down || !self.attempted {
+            return (Outcome::LineMissing, reason());
+        }
+        // Redials that were followed by a line are handled, and no failure of the cycle.
+        let step_failed = self.forward_failures > 0 || self.errors.len() > self.dial_errors();
+        if step_failed {
+            (Outcome::Incomplete, reason())
+        } else {
+            (Outcome::Complete, String::new())
+        }
+    }
+
+    /// A line that came up had every try fail but the last.
+    fn dial_errors(&self) -> usize {
+        usize::try_from(self.dials.saturating_sub(1)).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: Plan = Plan {
+        dial_attempts: 3,
+        dial_pause: Duration::from_secs(10),
+        asks: true,
+        quiet: Duration::from_secs(10),
+        receive_at_most: Duration::from_secs(3600),
+        bounce_wait: Duration::from_secs(3),
+    };
+
+    fn after(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_line_that_does_not_come_up_is_dialled_three_times_and_is_missing() {
+        let start = Instant::now();
+        let mut order = Order::new(PLAN, start);
+        for attempt in 0..3 {
+            let now = after(start, attempt * 10);
+            assert_eq!(order.next(now), Action::Dial);
+            order.dial_failed("busy".into(), now);
+        }
+        assert_eq!(order.next(after(start, 30)), Action::End);
+        assert_eq!(order.outcome(), (Outcome::LineMissing, "busy".into()));
+    }
+
+    #[test]
+    fn a_redial_that_helps_leaves_the_cycle_complete() {
+        let start = Instant::now();
+        let mut order = Order::new(
+            Plan {
+                asks: false,
+                ..PLAN
+            },
+            start,
+        );
+        order.dial_failed("busy".into(), start);
+        assert_eq!(
+            order.next(start),
+            Action::Pause {
+                until: after(start, 10)
+            }
+        );
+        assert_eq!(order.next(after(start, 10)), Action::Dial);
+        order.dialled();
+        assert_eq!(order.next(start), Action::Forward);
+        order.forwarded(0, start);
+        assert_eq!(order.next(start), Action::HangUp);
+        order.hung_up();
+        assert_eq!(order.next(start), Action::End);
+        assert_eq!(order.outcome(), (Outcome::Complete, String::new()));
+    }
+
+    /// On the line, with `sent` messages forwarded at the start.
+    fn on_line(start: Instant, sent: u32) -> Order {
+        let mut order = Order::new(PLAN, start);
+        order.dialled();
+        assert_eq!(order.next(start), Action::Forward);
+        order.forwarded(sent, start);
+        assert_eq!(order.next(start), Action::Ask);
+        order
+    }
+
+    fn inflow(messages: u32, open: u32, last: Instant) -> Inflow {
+        Inflow {
+            messages,
+            open,
+            last,
+        }
+    }
+
+    #[test]
+    fn without_a_number_receiving_ends_after_quiet_and_the_provider_is_asked_again_for_bounces() {
+        let start = Instant::now();
+        let mut order = on_line(start, 2);
+        order.asked(Announced::Unknown, Vec::new(), true, start);
+        assert_eq!(
+            order.next(start),
+            Action::Receive {
+                until: after(start, 10)
+            }
+        );
+        order.arrived(inflow(1, 0, after(start, 4)));
+        assert_eq!(
+            order.next(after(start, 4)),
+            Action::Receive {
+                until: after(start, 14)
+            }
+        );
+        // The first request came right behind the mail, before any bounce of it.
+        assert_eq!(order.next(after(start, 14)), Action::Ask);
+        order.asked(Announced::Nothing, Vec::new(), true, after(start, 14));
+        assert_eq!(order.next(after(start, 14)), Action::HangUp);
+    }
+
+    #[test]
+    fn with_a_number_receiving_ends_when_they_are_there() {
+        let start = Instant::now();
+        let mut order = on_line(start, 0);
+        order.asked(Announced::Messages(2), Vec::new(), true, start);
+        order.arrived(inflow(1, 0, after(start, 1)));
+        assert_eq!(
+            order.next(after(start, 1)),
+            Action::Receive {
+                until: after(start, 11)
+            }
+        );
+        order.arrived(inflow(1, 1, after(start, 2)));
+        assert!(
+            matches!(order.next(after(start, 60)), Action::Receive { .. }),
+            "a transaction is under way"
+        );
+        order.arrived(inflow(2, 0, after(start, 61)));
+        assert_eq!(order.next(after(start, 61)), Action::HangUp);
+    }
+
+    #[test]
+    fn an_announced_message_that_does_not_come_is_not_waited_for_for_ever() {
+        let start = Instant::now();
+        let mut order = on_line(start, 0);
+        order.asked(Announced::Messages(2), Vec::new(), true, start);
+        assert_eq!(order.next(after(start, 10)), Action::HangUp);
+    }
+
+    #[test]
+    fn mail_that_arrives_while_receiving_is_forwarded_and_the_provider_asked_again() {
+        let start = Instant::now();
+        let mut order = on_line(start, 0);
+        order.asked(Announced::Unknown, Vec::new(), true, start);
+        order.mail_waits();
+        assert_eq!(order.next(after(start, 1)), Action::Forward);
+        order.forwarded(1, after(start, 2));
+        assert_eq!(
+            order.next(after(start, 2)),
+            Action::Receive {
+                until: after(start, 10)
+            }
+        );
+        assert_eq!(order.next(after(start, 10)), Action::Ask);
+    }
+
+    #[test]
+    fn after_an_answer_of_nothing_the_bounce_is_waited_for_before_asking_again() {
+        let start = Instant::now();
+        let mut order = on_line(start, 1);
+        order.asked(Announced::Nothing, Vec::new(), true, start);
+        assert_eq!(
+            order.next(start),
+            Action::Receive {
+                until: after(start, 3)
+            }
+        );
+        assert_eq!(order.next(after(start, 3)), Action::Ask);
+    }
+
+    #[test]
+    fn a_smart_host_that_refuses_does_not_keep_the_provider_from_being_asked() {
+        let start = Instant::now();
+        let mut order = Order::new(PLAN, start);
+        order.dialled();
+        for _ in 0..2 {
+            assert_eq!(order.next(start), Action::Forward);
+            order.forward_failed(0, "554 go away".into(), false, start);
+        }
+        assert_eq!(order.next(start), Action::Ask);
+        order.asked(Announced::Nothing, Vec::new(), true, start);
+        assert_eq!(order.next(start), Action::HangUp);
+        order.hung_up();
+        assert_eq!(order.outcome(), (Outcome::Incomplete, "554 go away".into()));
+    }
+
+    #[test]
+    fn a_line_that_is_lost_before_anything_was_answered_was_missing() {
+        let start = Instant::now();
+        let mut order = Order::new(PLAN, start);
+        order.dialled();
+        for _ in 0..2 {
+            assert_eq!(order.next(start), Action::Forward);
+            order.forward_failed(0, "connect timed out".into(), true, start);
+        }
+        order.asked(
+            Announced::Nothing,
+            vec!["connect timed out".into()],
+            false,
+            start,
+        );
+        order.hung_up();
+        assert_eq!(
+            order.outcome(),
+            (Outcome::LineMissing, "connect timed out".into())
+        );
+    }
+
+    #[test]
+    fn a_stop_hangs_up_whatever_was_next() {
+        let start = Instant::now();
+        let mut order = on_line(start, 1);
+        order.stop();
+        assert_eq!(order.next(start), Action::HangUp);
+        order.hung_up();
+        assert_eq!(order.next(start), Action::End);
+        assert_eq!(order.outcome().0, Outcome::Interrupted);
+    }
+
+    #[test]
+    fn mail_that_never_stops_coming_does_not_keep_the_line_up_by_asking() {
+        let start = Instant::now();
+        let mut order = on_line(start, 1);
+        let (mut now, mut asks) = (start, 0);
+        order.asked(Announced::Nothing, Vec::new(), true, now);
+        for _ in 0..1000 {
+            match order.next(now) {
+                Action::Receive { until } => now = until,
+                Action::Ask => {
+                    asks += 1;
+                    order.asked(Announced::Nothing, Vec::new(), true, now);
+                    order.mail_waits();
+                }
+                Action::Forward => order.forwarded(1, now),
+                Action::HangUp => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((order.next(now), asks), (Action::HangUp, ASKS - 1));
+    }
+}

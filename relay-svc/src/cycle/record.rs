@@ -1,0 +1,235 @@
+//! A cycle as a resource: what is kept, listed and watched.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Stamp,
+    names::{CycleId, LinkName},
+};
+
+/// What started a cycle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// `every`.
+    Schedule,
+    /// `queued` or `oldest`.
+    Queue,
+    /// `RunCycle`.
+    Api,
+    /// The schedule was missed while the relay did not run.
+    CatchUp,
+}
+
+impl Trigger {
+    /// The word for it in logs and spans.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::Queue => "queue",
+            Self::Api => "api",
+            Self::CatchUp => "catch_up",
+        }
+    }
+}
+
+/// Where a cycle is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The line is being dialled.
+    Dial,
+    /// Mail goes to the smart host.
+    Forward,
+    /// The providers are asked to release.
+    Dequeue,
+    /// Mail comes from the providers.
+    Receive,
+    /// The line is being hung up.
+    HangUp,
+    /// It is over.
+    Ended,
+}
+
+impl Phase {
+    /// The word for it in logs and for people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dial => "dial",
+            Self::Forward => "forward",
+            Self::Dequeue => "dequeue",
+            Self::Receive => "receive",
+            Self::HangUp => "hang up",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// How a cycle ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All steps were done.
+    Complete,
+    /// The line did not come up; nothing was attempted.
+    LineMissing,
+    /// The line was up and a step failed.
+    Incomplete,
+    /// The relay stopped while it ran.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The word for it in logs, spans and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::LineMissing => "line_missing",
+            Self::Incomplete => "incomplete",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// A stretch of time in one phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseSpan {
+    /// Which.
+    pub phase: Phase,
+    /// When it was entered.
+    pub start: Stamp,
+    /// When it was left.
+    pub end: Option<Stamp>,
+}
+
+/// One try at bringing the line up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DialAttempt {
+    /// When it began.
+    pub start: Stamp,
+    /// How long it took.
+    pub took: Duration,
+    /// Why the line is not up; empty if it is.
+    pub error: String,
+    /// What the dial program printed, its end.
+    pub output: String,
+}
+
+/// One ETRN and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DequeueRequest {
+    /// When it was sent.
+    pub at: Stamp,
+    /// To whom, `HOST:PORT`.
+    pub host: String,
+    /// For which node, as configured.
+    pub node: String,
+    /// The reply code; 0 if none came.
+    pub code: u16,
+    /// The reply text, or the error.
+    pub text: String,
+}
+
+/// One cycle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its identity.
+    pub id: CycleId,
+    /// Its link.
+    pub link: LinkName,
+    /// What started it.
+    pub trigger: Trigger,
+    /// Where it is.
+    pub phase: Phase,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Why it did not end complete.
+    pub error: String,
+    /// When it began.
+    pub start: Stamp,
+    /// When it ended.
+    pub end: Option<Stamp>,
+    /// Messages that the smart host accepted (for at least one recipient).
+    pub sent: u32,
+    /// Their octets.
+    pub sent_bytes: u64,
+    /// Messages accepted from the provider.
+    pub received: u32,
+    /// Their octets.
+    pub received_bytes: u64,
+    /// Recipients deferred by the smart host.
+    pub deferred: u32,
+    /// Recipients refused for good by the smart host.
+    pub refused: u32,
+    /// The phases in the order in which they were entered.
+    pub phases: Vec<PhaseSpan>,
+    /// The tries at bringing the line up.
+    pub dials: Vec<DialAttempt>,
+    /// What the providers were asked and answered.
+    pub requests: Vec<DequeueRequest>,
+    /// Its trace: 32 hex digits; empty if there is none.
+    pub trace_id: String,
+}
+
+impl Record {
+    /// A cycle that begins now.
+    #[must_use]
+    pub fn begin(link: LinkName, trigger: Trigger, now: Stamp) -> Self {
+        Self {
+            id: CycleId::new(),
+            link,
+            trigger,
+            phase: Phase::Dial,
+            outcome: None,
+            error: String::new(),
+            start: now,
+            end: None,
+            sent: 0,
+            sent_bytes: 0,
+            received: 0,
+            received_bytes: 0,
+            deferred: 0,
+            refused: 0,
+            phases: vec![PhaseSpan {
+                phase: Phase::Dial,
+                start: now,
+                end: None,
+            }],
+            dials: Vec::new(),
+            requests: Vec::new(),
+            trace_id: String::new(),
+        }
+    }
+
+    /// Enters a phase; says whether that is a change.
+    pub fn enter(&mut self, phase: Phase, now: Stamp) -> bool {
+        if self.phase == phase {
+            return false;
+        }
+        self.phase = phase;
+        if let Some(last) = self.phases.last_mut() {
+            last.end = Some(now);
+        }
+        if phase != Phase::Ended {
+            self.phases.push(PhaseSpan {
+                phase,
+                start: now,
+                end: None,
+            });
+        }
+        true
+    }
+
+    /// Ends it.
+    pub fn finish(&mut self, outcome: Outcome, error: String, now: Stamp) {
+        self.enter(Phase::Ended, now);
+        self.outcome = Some(outcome);
+        self.error = error;
+        self.end = Some(now);
+    }
+}

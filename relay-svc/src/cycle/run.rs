@@ -1,0 +1,366 @@
+//! Does what `order` says, and keeps the record of it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{FutureExt, SpanContext, SpanKind, TraceContextExt},
+};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DialAttempt, Outcome, Phase, Record, Shared, Trigger,
+    order::{Action, Inflow, Order, Plan},
+};
+use crate::{
+    arrivals::OpenWindow,
+    clock::Stamp,
+    config::Link,
+    link::{self, LinkState},
+    names::{HostPort, NextHop},
+    outbound::Session,
+    telemetry,
+};
+
+/// The window of a cycle and its span.
+pub(super) struct Window {
+    pub(super) open: OpenWindow,
+    pub(super) span: Context,
+}
+
+/// A session of a cycle and its span.
+pub(super) struct Speaking {
+    pub(super) session: Session,
+    pub(super) span: Context,
+}
+
+/// One cycle on its way.
+pub(super) struct Run {
+    pub(super) shared: Shared,
+    pub(super) link: Arc<Link>,
+    pub(super) hop: NextHop,
+    pub(super) order: Order,
+    pub(super) record: Record,
+    pub(super) span: Context,
+    pub(super) window: Option<Window>,
+    /// Open sessions, by host: the one that forwarded also asks, and forwards again.
+    pub(super) sessions: HashMap<HostPort, Speaking>,
+    /// The connection that brought the line up, until a session takes it.
+    pub(super) dialled: Option<(HostPort, TcpStream)>,
+    woken: watch::Receiver<u64>,
+    begun: Instant,
+}
+
+impl Run {
+    pub(super) fn new(
+        shared: Shared,
+        link: Arc<Link>,
+        trigger: Trigger,
+        caller: SpanContext,
+    ) -> Self {
+        let mut record = Record::begin(link.name.clone(), trigger, Stamp::now());
+        let attributes = vec![
+            KeyValue::new(telemetry::LINK, link.name.to_string()),
+            KeyValue::new(telemetry::TRIGGER, trigger.as_str()),
+            KeyValue::new(telemetry::CYCLE, record.id.to_string()),
+            KeyValue::new(telemetry::DRIVER, link.dial.driver.as_str()),
+        ];
+        let none = Context::new();
+        let span = telemetry::start_linked(
+            "relay.cycle",
+            SpanKind::Internal,
+            &none,
+            attributes,
+            Some(caller),
+        );
+        record.trace_id = span.span().span_context().trace_id().to_string();
+        let plan = Plan {
+            dial_attempts: link.dial.attempts,
+            dial_pause: link.dial.pause,
+            asks: !link.dequeue.is_empty(),
+            quiet: link.quiet,
+            receive_at_most: link.receive_at_most,
+            bounce_wait: link.bounce_wait,
+        };
+        let hop = NextHop::Link(link.name.clone());
+        let woken = shared.forwarder.spool.watch_hop(&hop.to_string());
+        let begun = Instant::now();
+        Self {
+            shared,
+            link,
+            hop,
+            order: Order::new(plan, begun),
+            record,
+            span,
+            window: None,
+            sessions: HashMap::new(),
+            dialled: None,
+            woken,
+            begun,
+        }
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Runs it. Cancelled, it hangs up and ends.
+    pub(super) async fn to_end(mut self, cancel: &CancellationToken) -> Outcome {
+        let span = self.span.clone();
+        async move {
+            tracing::info!(link = %self.link.name, cycle = %self.record.id, trigger = self.record.trigger.as_str(), "cycle started");
+            loop {
+                if cancel.is_cancelled() {
+                    self.order.stop();
+                }
+                self.look();
+                match self.order.next(Instant::now()) {
+                    Action::Dial => self.dial(cancel).await,
+                    Action::Pause { until } => self.pause(until, cancel).await,
+                    Action::Forward => self.forward(cancel).await,
+                    Action::Ask => self.ask(cancel).await,
+                    Action::Receive { until } => self.receive(until, cancel).await,
+                    Action::HangUp => self.hang_up().await,
+                    Action::End => break,
+                }
+            }
+            self.end().await
+        }
+        .with_context(span)
+        .await
+    }
+
+    /// Takes over what has arrived.
+    fn look(&mut self) {
+        if let Some(window) = &self.window {
+            let tally = window.open.tally();
+            self.record.received = tally.messages;
+            self.record.received_bytes = tally.bytes;
+            self.order.arrived(Inflow {
+                messages: tally.messages,
+                open: tally.open,
+                last: tally.last,
+            });
+        }
+    }
+
+    /// Keeps the record as it stands. A spool that cannot take it now does not stop the cycle.
+    pub(super) async fn note(&mut self, event: &str) {
+        self.look();
+        tracing::info!(link = %self.link.name, cycle = %self.record.id, phase = self.record.phase.as_str(), "{event}");
+        if let Err(error) = self
+            .shared
+            .forwarder
+            .spool
+            .save_cycle(&self.record, event, Stamp::now())
+            .await
+        {
+            tracing::error!(cycle = %self.record.id, %error, "the record of the cycle could not be kept");
+        }
+    }
+
+    pub(super) async fn enter(&mut self, phase: Phase) {
+        if self.record.enter(phase, Stamp::now()) {
+            self.note(&format!("phase: {}", phase.as_str())).await;
+        }
+    }
+
+    async fn pause(&mut self, until: Instant, cancel: &CancellationToken) {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = sleep_until(until) => {}
+        }
+    }
+
+    async fn dial(&mut self, cancel: &CancellationToken) {
+        self.shared
+            .desk
+            .set_state(&self.link.name, LinkState::Dialling);
+        let (start, begun) = (Stamp::now(), Instant::now());
+        let attributes = vec![
+            KeyValue::new(telemetry::LINK, self.link.name.to_string()),
+            KeyValue::new(telemetry::DRIVER, self.link.dial.driver.as_str()),
+        ];
+        let span = telemetry::start("relay.dial", SpanKind::Client, &self.span, attributes);
+        let hosts = self.hosts();
+        let dialled = tokio::select! {
+            () = cancel.cancelled() => Err(link::DialError { reason: "the relay is stopping".into(), output: String::new() }),
+            dialled = link::dial(&self.link.dial, &hosts) => dialled,
+        };
+        let took = begun.elapsed();
+        let error = dialled.as_ref().err().map(|error| error.reason.clone());
+        telemetry::end(&span, error.clone().map(|reason| ("dial_failed", reason)));
+        let mut labels = vec![KeyValue::new(telemetry::LINK, self.link.name.to_string())];
+        labels.extend(
+            error
+                .as_ref()
+                .map(|_| KeyValue::new(telemetry::ERROR_TYPE, "dial_failed")),
+        );
+        self.shared
+            .forwarder
+            .instruments
+            .dial_duration
+            .record(took.as_secs_f64(), &labels);
+        let output = match &dialled {
+            Ok(dialled) => dialled.output.clone(),
+            Err(error) => error.output.clone(),
+        };
+        self.record.dials.push(DialAttempt {
+            start,
+            took,
+            error: error.clone().unwrap_or_default(),
+            output,
+        });
+        match dialled {
+            Ok(dialled) => {
+                self.dialled = dialled.connection;
+                self.order.dialled();
+                self.shared.desk.set_state(&self.link.name, LinkState::Up);
+                self.open_window();
+                self.note("line up").await;
+            }
+            Err(error) => {
+                self.order.dial_failed(error.reason.clone(), Instant::now());
+                // A program that failed may have left half a line: the next try, or the end, starts from none.
+                self.take_down().await;
+                self.note(&format!("line not up: {}", error.reason)).await;
+            }
+        }
+    }
+
+    /// Everyone the cycle speaks to, the smart host first, each once.
+    fn hosts(&self) -> Vec<HostPort> {
+        let mut hosts = vec![self.link.smart_host.clone()];
+        for dequeue in &self.link.dequeue {
+            if !hosts.contains(&dequeue.host) {
+                hosts.push(dequeue.host.clone());
+            }
+        }
+        hosts
+    }
+
+    fn open_window(&mut self) {
+        let attributes = vec![KeyValue::new(telemetry::LINK, self.link.name.to_string())];
+        let span = telemetry::start(
+            "relay.inbound.window",
+            SpanKind::Internal,
+            &self.span,
+            attributes,
+        );
+        let open = self
+            .shared
+            .arrivals
+            .open(&self.link.name, self.record.id, span.clone());
+        self.window = Some(Window { open, span });
+    }
+
+    /// Waits for mail in either direction.
+    async fn receive(&mut self, until: Instant, cancel: &CancellationToken) {
+        self.enter(Phase::Receive).await;
+        let Some(window) = &mut self.window else {
+            return;
+        };
+        let before = window.open.tally().messages;
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = sleep_until(until) => {}
+            () = window.open.changed() => {}
+            _ = self.woken.changed() => {}
+        }
+        let came = window.open.tally().messages;
+        if came > before {
+            self.note(&format!("{came} received")).await;
+        }
+        self.find_mail().await;
+    }
+
+    /// Whether mail waits to go out.
+    async fn find_mail(&mut self) {
+        self.woken.mark_unchanged();
+        let spool = &self.shared.forwarder.spool;
+        if spool
+            .backlog(self.hop.to_string(), Stamp::now(), 1)
+            .await
+            .is_ok_and(|backlog| backlog.due > 0)
+        {
+            self.order.mail_waits();
+        }
+    }
+
+    async fn hang_up(&mut self) {
+        self.enter(Phase::HangUp).await;
+        let sessions: Vec<Speaking> = self
+            .sessions
+            .drain()
+            .map(|(_, speaking)| speaking)
+            .collect();
+        for Speaking { session, span } in sessions {
+            session.quit().await;
+            telemetry::end(&span, None);
+        }
+        self.dialled = None;
+        self.look();
+        if let Some(window) = self.window.take() {
+            window.span.span().set_attribute(KeyValue::new(
+                telemetry::RECEIVED,
+                i64::from(self.record.received),
+            ));
+            telemetry::end(&window.span, None);
+        }
+        let attributes = vec![KeyValue::new(telemetry::LINK, self.link.name.to_string())];
+        let span = telemetry::start("relay.hangup", SpanKind::Internal, &self.span, attributes);
+        let failed = self.take_down().await;
+        telemetry::end(&span, failed.map(|reason| ("hang_up_failed", reason)));
+        self.order.hung_up();
+    }
+
+    /// Brings the line down; says why that failed, if it did.
+    async fn take_down(&mut self) -> Option<String> {
+        self.shared
+            .desk
+            .set_state(&self.link.name, LinkState::HangingUp);
+        let failed = link::hang_up(&self.link.dial).await.err();
+        self.shared.desk.set_state(&self.link.name, LinkState::Down);
+        if let Some(error) = &failed {
+            tracing::warn!(link = %self.link.name, %error, output = error.output, "hanging up failed");
+        }
+        failed.map(|error| error.reason)
+    }
+
+    async fn end(mut self) -> Outcome {
+        let (outcome, error) = self.order.outcome();
+        self.record.finish(outcome, error.clone(), Stamp::now());
+        let span = self.span.span();
+        for (key, value) in [
+            (telemetry::SENT, i64::from(self.record.sent)),
+            (telemetry::RECEIVED, i64::from(self.record.received)),
+        ] {
+            span.set_attribute(KeyValue::new(key, value));
+        }
+        span.set_attribute(KeyValue::new(telemetry::CYCLE_OUTCOME, outcome.as_str()));
+        drop(span);
+        let (sent, received) = (self.record.sent, self.record.received);
+        self.note(&format!(
+            "ended {}: {sent} sent, {received} received",
+            outcome.as_str()
+        ))
+        .await;
+        let failed = (outcome != Outcome::Complete).then(|| (outcome.as_str(), error));
+        telemetry::end(&self.span, failed);
+        let link = KeyValue::new(telemetry::LINK, self.link.name.to_string());
+        let outcome_label = KeyValue::new("outcome", outcome.as_str());
+        let trigger = KeyValue::new("trigger", self.record.trigger.as_str());
+        let instruments = &self.shared.forwarder.instruments;
+        instruments.cycle_duration.record(
+            self.begun.elapsed().as_secs_f64(),
+            &[link.clone(), outcome_label.clone()],
+        );
+        instruments.cycles.add(1, &[link, trigger, outcome_label]);
+        outcome
+    }
+}

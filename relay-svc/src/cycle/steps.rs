@@ -1,0 +1,339 @@
+//! The steps of a cycle that speak to hosts: forwarding, and asking for the release of mail.
+
+use std::time::Duration;
+
+use linkmail_smtp::{EtrnNode, Reply};
+use opentelemetry::{
+    KeyValue,
+    trace::{SpanKind, TraceContextExt},
+};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DequeueRequest, Phase,
+    order::Announced,
+    run::{Run, Speaking},
+};
+use crate::{
+    clock::Stamp,
+    names::HostPort,
+    outbound::{ConnectError, End, Session, Stop, Tally, connect},
+    telemetry,
+};
+
+/// While mail flows, its count is kept so often.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// What the requests of one round gave.
+#[derive(Default)]
+struct Asked {
+    announced: Option<Announced>,
+    failures: Vec<String>,
+    answered: bool,
+}
+
+impl Run {
+    pub(super) async fn forward(&mut self, cancel: &CancellationToken) {
+        let spool = self.shared.forwarder.spool.clone();
+        match spool.backlog(self.hop.to_string(), Stamp::now(), 1).await {
+            // Without mail there is no session: the smart host is not bothered, nor the line.
+            Ok(backlog) if backlog.due == 0 => return self.order.forwarded(0, Instant::now()),
+            Ok(_) => {}
+            Err(error) => {
+                return self
+                    .order
+                    .forward_failed(0, error.to_string(), false, Instant::now());
+            }
+        }
+        self.enter(Phase::Forward).await;
+        let host = self.link.smart_host.clone();
+        let mut speaking = match self.speak_to(&host).await {
+            Ok(speaking) => speaking,
+            Err(end) => return self.not_forwarded(&end).await,
+        };
+        let before = self.tally();
+        let (stop, done) = self.drain(&mut speaking, before, cancel).await;
+        self.count(before, &done);
+        let now = Instant::now();
+        let failed = match stop {
+            Stop::Idle | Stop::Cancelled => {
+                self.order.forwarded(done.sent, now);
+                self.keep(host, speaking);
+                None
+            }
+            Stop::Ended(end) => {
+                let reason = end.to_string();
+                self.order.forward_failed(
+                    done.sent,
+                    reason.clone(),
+                    matches!(end, End::Missing(_)),
+                    now,
+                );
+                telemetry::end(&speaking.span, Some(("session_failed", reason.clone())));
+                Some(reason)
+            }
+            Stop::Spool(error) => {
+                self.order
+                    .forward_failed(done.sent, error.to_string(), false, now);
+                self.keep(host, speaking);
+                Some(error.to_string())
+            }
+        };
+        let sent = done.sent;
+        self.note(&match failed {
+            None => format!("{sent} sent"),
+            Some(reason) => format!("{sent} sent, then: {reason}"),
+        })
+        .await;
+    }
+
+    /// Forwards until idle, keeping the count meanwhile.
+    async fn drain(
+        &mut self,
+        speaking: &mut Speaking,
+        before: Tally,
+        cancel: &CancellationToken,
+    ) -> (Stop, Tally) {
+        let forwarder = self.shared.forwarder.clone();
+        let hop = self.hop.clone();
+        let (told, mut progress) = watch::channel(Tally::default());
+        let span = speaking.span.clone();
+        let drain = forwarder.drain(&hop, &mut speaking.session, &span, cancel, |tally| {
+            drop(told.send_replace(*tally))
+        });
+        let mut drain = std::pin::pin!(drain);
+        loop {
+            tokio::select! {
+                drained = &mut drain => return (drained.stop, drained.tally),
+                () = tokio::time::sleep(COUNT_EVERY) => {
+                    if progress.has_changed().unwrap_or(false) {
+                        let done = *progress.borrow_and_update();
+                        self.count(before, &done);
+                        self.note(&format!("{} sent so far", self.record.sent)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn tally(&self) -> Tally {
+        Tally {
+            sent: self.record.sent,
+            sent_bytes: self.record.sent_bytes,
+            deferred: self.record.deferred,
+            refused: self.record.refused,
+        }
+    }
+
+    fn count(&mut self, before: Tally, done: &Tally) {
+        self.record.sent = before.sent + done.sent;
+        self.record.sent_bytes = before.sent_bytes + done.sent_bytes;
+        self.record.deferred = before.deferred + done.deferred;
+        self.record.refused = before.refused + done.refused;
+    }
+
+    /// No session with the smart host: an attempt for what is due first, unless the line is missing.
+    async fn not_forwarded(&mut self, end: &End) {
+        let reason = end.to_string();
+        let missing = matches!(end, End::Missing(_));
+        if !missing {
+            match self.shared.forwarder.fail(&self.hop, &reason).await {
+                Ok(tally) => self.record.deferred += tally.deferred,
+                Err(error) => tracing::error!(%error, "a failed attempt could not be recorded"),
+            }
+        }
+        self.order
+            .forward_failed(0, reason.clone(), missing, Instant::now());
+        self.note(&format!("not forwarded: {reason}")).await;
+    }
+
+    /// An open session with a host: the one that is there, or a new one.
+    async fn speak_to(&mut self, host: &HostPort) -> Result<Speaking, End> {
+        if let Some(speaking) = self.sessions.remove(host) {
+            if speaking.session.end().is_none() && speaking.session.is_alive() {
+                return Ok(speaking);
+            }
+            telemetry::end(&speaking.span, None);
+        }
+        let attributes = vec![
+            KeyValue::new(telemetry::SERVER, host.host.clone()),
+            KeyValue::new(telemetry::PORT, i64::from(host.port)),
+        ];
+        let span = telemetry::start(
+            "relay.smtp.session",
+            SpanKind::Client,
+            &self.span,
+            attributes,
+        );
+        let opened = self.open(host).await;
+        if let Err(end) = &opened {
+            telemetry::end(&span, Some(("session_failed", end.to_string())));
+        }
+        opened.map(|session| Speaking { session, span })
+    }
+
+    async fn open(&mut self, host: &HostPort) -> Result<Session, End> {
+        let stream = match self.dialled.take() {
+            Some((dialled, stream)) if dialled == *host => stream,
+            other => {
+                self.dialled = other;
+                connect(host, self.link.dial.patience)
+                    .await
+                    .map_err(|error| match error {
+                        ConnectError::Missing(reason) | ConnectError::TimedOut(reason) => {
+                            End::Missing(reason)
+                        }
+                        ConnectError::Refused(reason) => End::Failed(reason),
+                    })?
+            }
+        };
+        Session::open(stream, host.clone(), &self.shared.forwarder.hostname).await
+    }
+
+    fn keep(&mut self, host: HostPort, speaking: Speaking) {
+        self.sessions.insert(host, speaking);
+    }
+
+    /// Asks every provider for every node.
+    pub(super) async fn ask(&mut self, cancel: &CancellationToken) {
+        self.enter(Phase::Dequeue).await;
+        let mut asked = Asked::default();
+        for index in 0..self.link.dequeue.len() {
+            if cancel.is_cancelled() {
+                break;
+            }
+            self.ask_host(index, &mut asked).await;
+        }
+        let announced = asked.announced.unwrap_or(Announced::Nothing);
+        self.order
+            .asked(announced, asked.failures, asked.answered, Instant::now());
+    }
+
+    async fn ask_host(&mut self, index: usize, asked: &mut Asked) {
+        let (host, nodes) = (
+            self.link.dequeue[index].host.clone(),
+            self.link.dequeue[index].nodes.clone(),
+        );
+        let mut speaking = match self.speak_to(&host).await {
+            Ok(speaking) => speaking,
+            Err(end) => {
+                for node in &nodes {
+                    self.answered(&host, node, Err(&end), asked).await;
+                }
+                return;
+            }
+        };
+        for node in &nodes {
+            let attributes = vec![KeyValue::new(telemetry::NODE, node.to_string())];
+            let span = telemetry::start("relay.etrn", SpanKind::Client, &speaking.span, attributes);
+            let answer = speaking.session.etrn(node).await;
+            let failed = match &answer {
+                Ok(reply) => {
+                    span.span()
+                        .set_attribute(KeyValue::new(telemetry::REPLY_CODE, i64::from(reply.code)));
+                    (!reply.is_positive()).then(|| ("refused", reply.to_string()))
+                }
+                Err(end) => Some(("session_failed", end.to_string())),
+            };
+            telemetry::end(&span, failed);
+            self.answered(&host, node, answer.as_ref(), asked).await;
+        }
+        match speaking.session.end() {
+            None => self.keep(host, speaking),
+            Some(end) => telemetry::end(&speaking.span, Some(("session_failed", end.to_string()))),
+        }
+    }
+
+    async fn answered(
+        &mut self,
+        host: &HostPort,
+        node: &EtrnNode,
+        answer: Result<&Reply, &End>,
+        asked: &mut Asked,
+    ) {
+        let (code, text) = match answer {
+            Ok(reply) => (reply.code, reply.text()),
+            Err(end) => (0, end.to_string()),
+        };
+        let labels = [
+            KeyValue::new(telemetry::LINK, self.link.name.to_string()),
+            KeyValue::new(telemetry::REPLY_CODE, i64::from(code)),
+        ];
+        self.shared
+            .forwarder
+            .instruments
+            .etrn_requests
+            .add(1, &labels);
+        asked.answered |= answer.is_ok();
+        let announced = announced(code, &text);
+        asked.announced = Some(
+            asked
+                .announced
+                .map_or(announced, |before| before.and(announced)),
+        );
+        if !(200..300).contains(&code) {
+            asked
+                .failures
+                .push(format!("ETRN {node} at {host}: {text}"));
+        }
+        let event = format!("ETRN {node} at {host}: {code} {text}");
+        self.record.requests.push(DequeueRequest {
+            at: Stamp::now(),
+            host: host.to_string(),
+            node: node.to_string(),
+            code,
+            text,
+        });
+        self.note(&event).await;
+    }
+}
+
+/// What an answer to ETRN promises (RFC 1985 5.3). 458 is also the word of servers that are at it already.
+fn announced(code: u16, text: &str) -> Announced {
+    let number = || {
+        text.split(|c: char| !c.is_ascii_digit())
+            .find(|digits| !digits.is_empty())?
+            .parse()
+            .ok()
+    };
+    match code {
+        253 => number().map_or(Announced::Unknown, Announced::Messages),
+        200..=299 if code != 251 => Announced::Unknown,
+        458 => Announced::Unknown,
+        _ => Announced::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_to_etrn_promise_what_rfc_1985_says() {
+        for (code, text, expected) in [
+            (250, "Queuing started", Announced::Unknown),
+            (
+                251,
+                "OK, no messages waiting for node x",
+                Announced::Nothing,
+            ),
+            (
+                252,
+                "OK, pending messages for node x started",
+                Announced::Unknown,
+            ),
+            (
+                253,
+                "OK, 14 pending messages for node x started",
+                Announced::Messages(14),
+            ),
+            (253, "OK, messages for node x started", Announced::Unknown),
+            (458, "Already processing", Announced::Unknown),
+            (459, "Node x not allowed: no", Announced::Nothing),
+            (0, "connection refused", Announced::Nothing),
+        ] {
+            assert_eq!(announced(code, text), expected, "{code} {text}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The wiring: open, bind, take over, announce, run until told to stop, drain.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+
+use linkmail_service::{
+    allow::PeerFilter,
+    exit::Exit,
+    grpc::CallLayer,
+    listen::BindError,
+    shutdown,
+    telemetry::{Telemetry, TelemetryConfig},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::{self, Services},
+    arrivals::Arrivals,
+    clock::Stamp,
+    config::Config,
+    cycle::{Desk, Keeper, Shared},
+    inbound::{self, Inbound},
+    names::NextHop,
+    outbound::{self, Forwarder},
+    spool::{Spool, SpoolError},
+    telemetry::{Instruments, SCOPE},
+};
+
+/// What is in progress when the relay is told to stop gets so long: a message on its way, a program that hangs up.
+const DRAIN: Duration = Duration::from_secs(25);
+/// The last telemetry gets so long to leave.
+const FLUSH: Duration = Duration::from_secs(3);
+/// Finished messages can be looked up for so long.
+const KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// What is older is looked for so often.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+
+/// Why the relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Telemetry could not start.
+    #[error(transparent)]
+    Telemetry(#[from] linkmail_service::telemetry::TelemetryError),
+    /// The spool could not be opened.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// A listener could not be bound.
+    #[error("listener {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The gRPC address could not be bound.
+    #[error("grpc.listen: {0}")]
+    Grpc(#[from] BindError),
+    /// The signals could not be caught.
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+}
+
+impl StartError {
+    /// The exit status that tells the kind of failure.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+        match self {
+            Self::Telemetry(_) => Exit::Config,
+            Self::Spool(SpoolError::InUse { .. }) => Exit::TempFail,
+            Self::Spool(SpoolError::TooNew { .. } | SpoolError::Damaged(_)) => Exit::DataError,
+            Self::Spool(_) => Exit::CannotCreate,
+            Self::Listen { source, .. } if denied(source) => Exit::NoPermission,
+            Self::Grpc(BindError::Refused { source, .. }) if denied(source) => Exit::NoPermission,
+            Self::Listen { .. } | Self::Grpc(_) | Self::Signals(_) => Exit::OsError,
+        }
+    }
+}
+
+/// Runs the relay until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It could not start.
+pub async fn serve(config: Config) -> Result<(), StartError> {
+    let telemetry = Telemetry::start(TelemetryConfig {
+        service_name: SCOPE.to_owned(),
+        service_version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance_id: config.hostname.to_string(),
+        otlp_endpoint: config.telemetry.otlp.clone(),
+        log_filter: config.telemetry.log.clone(),
+        dropped_metric: "relay.telemetry.dropped",
+    })?;
+    let result = run(config, &telemetry).await;
+    telemetry.shutdown(FLUSH).await;
+    result
+}
+
+async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
+    let spool = Spool::open(&config.state)?;
+    let moved = spool.reroute(config.policy.routes.clone()).await?;
+    if moved > 0 {
+        tracing::info!(
+            recipients = moved,
+            "the routes changed: queued mail was routed anew"
+        );
+    }
+    let mut sockets = Vec::new();
+    for listener in &config.listeners {
+        let refused = |source| StartError::Listen {
+            address: listener.address,
+            source,
+        };
+        sockets.push(TcpListener::bind(listener.address).await.map_err(refused)?);
+    }
+    let grpc = config.grpc.listen.bind().await?;
+    let announced = grpc.address().to_string();
+    let signals = shutdown::signals().map_err(StartError::Signals)?;
+
+    let tasks = Tasks {
+        cancel: CancellationToken::new(),
+        tracker: TaskTracker::new(),
+    };
+    let addresses: Vec<_> = sockets
+        .iter()
+        .filter_map(|socket| socket.local_addr().ok())
+        .map(|a| a.to_string())
+        .collect();
+    let desk = start(&config, &spool, sockets, &tasks).await?;
+    let services = Services {
+        spool: spool.clone(),
+        desk,
+        policy: Arc::clone(&config.policy),
+        relay_from: config.grpc.relay_from.clone(),
+        message_size: config.limits.message_size,
+        recipients: config.limits.recipients,
+        hostname: Arc::clone(&config.hostname),
+        instruments: Instruments::default(),
+        shutdown: tasks.cancel.clone(),
+    };
+    let incoming = grpc.incoming(PeerFilter::new(config.grpc.allow.iter().copied()));
+    let calls = CallLayer::new(telemetry.tracer(), &telemetry.meter());
+    tasks.tracker.spawn(async move {
+        if let Err(error) = api::serve(services, incoming, calls).await {
+            tracing::error!(%error, "the gRPC services ended");
+        }
+    });
+    tracing::info!(
+        grpc = announced,
+        listeners = serde_json::json!(addresses).to_string(),
+        "ready"
+    );
+    signals.cancelled().await;
+    tasks.cancel.cancel();
+    tasks.tracker.close();
+    if tokio::time::timeout(DRAIN, tasks.tracker.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(after = ?DRAIN, "stopping with work in progress; what it was is in the spool");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What runs, and what stops it.
+struct Tasks {
+    cancel: CancellationToken,
+    tracker: TaskTracker,
+}
+
+async fn start(
+    config: &Config,
+    spool: &Spool,
+    sockets: Vec<TcpListener>,
+    tasks: &Tasks,
+) -> Result<Desk, StartError> {
+    let arrivals = Arrivals::default();
+    let forwarder = Forwarder {
+        spool: spool.clone(),
+        policy: Arc::clone(&config.policy),
+        retry: config.retry,
+        hostname: Arc::clone(&config.hostname),
+        postmaster: config.postmaster.clone(),
+        instruments: Instruments::default(),
+    };
+    let (desk, places) = Desk::new(&config.links);
+    let shared = Shared {
+        forwarder: forwarder.clone(),
+        arrivals: arrivals.clone(),
+        desk: desk.clone(),
+    };
+    for (link, requests) in places {
+        let keeper = Keeper::take_over(shared.clone(), link).await?;
+        tasks
+            .tracker
+            .spawn(keeper.run(requests, tasks.cancel.clone()));
+    }
+    let always: BTreeSet<_> = config.policy.routes.hops().into_iter().cloned().collect();
+    for hop in always {
+        if let NextHop::Smtp(host) = hop {
+            tasks.tracker.spawn(outbound::run_always(
+                forwarder.clone(),
+                host,
+                tasks.cancel.clone(),
+            ));
+        }
+    }
+    let inbound = Arc::new(Inbound::new(
+        config,
+        spool.clone(),
+        arrivals,
+        Instruments::default(),
+    ));
+    for (listener, socket) in config.listeners.iter().zip(sockets) {
+        let serve = inbound::serve(
+            Arc::clone(&inbound),
+            listener.clone(),
+            socket,
+            tasks.cancel.clone(),
+        );
+        tasks.tracker.spawn(serve);
+    }
+    tasks
+        .tracker
+        .spawn(forget(spool.clone(), tasks.cancel.clone()));
+    Ok(desk)
+}
+
+/// Forgets finished messages that are older than they need to be kept.
+async fn forget(spool: Spool, cancel: CancellationToken) {
+    loop {
+        match spool.forget(Stamp::now().minus(KEPT)).await {
+            Ok(0) => {}
+            Ok(_) => continue,
+            Err(error) => tracing::warn!(%error, "old messages could not be forgotten"),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(FORGET_EVERY) => {}
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! SMTP listeners: socket ↔ pure server session ↔ draft in the spool.
+//!
+//! Must not touch: the queue, outbound sessions, links. A message that is durable is found by whoever sends it on.
+//! 250 after end of data is sent only after the spool said so (invariant 1).
+
+mod listen;
+mod session;
+mod transaction;
+
+pub use listen::{Inbound, serve};

@@ -1,0 +1,226 @@
+//! One session with a client: the pure server session over a socket, with a named timer for each wait.
+
+use std::{net::SocketAddr, time::Duration};
+
+use linkmail_smtp::{Enhanced, Recorder, Reply, ServerPhase, ServerSession, ServerStep, replies};
+use opentelemetry::KeyValue;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Inbound, transaction::Transaction};
+use crate::{config::Listener, policy};
+
+/// The wait for a client to take our replies.
+const WRITE: Duration = Duration::from_secs(60);
+/// After our last word a client may still send so long, and so much, before the connection is cut: data that is
+/// unread when a connection closes would destroy the reply on its way.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
+
+/// Speaks with one client until either side ends it.
+pub(super) async fn run(
+    inbound: &Inbound,
+    listener: &Listener,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    cancel: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let mut session = Session {
+        inbound,
+        link: inbound.link_of(listener, peer),
+        may_relay: policy::contains(&listener.relay_from, peer.ip()),
+        peer,
+        smtp: ServerSession::new(inbound.smtp.clone()),
+        recorder: Recorder::new(),
+        transaction: None,
+        accepted: 0,
+        refused: false,
+        trouble: None,
+    };
+    session.converse(&mut stream, &cancel).await;
+    session.close(stream).await;
+}
+
+struct Session<'a> {
+    inbound: &'a Inbound,
+    link: Option<crate::names::LinkName>,
+    may_relay: bool,
+    peer: SocketAddr,
+    smtp: ServerSession,
+    recorder: Recorder,
+    transaction: Option<Transaction>,
+    accepted: u32,
+    /// Whether anything was answered with 4yz or 5yz.
+    refused: bool,
+    /// What went wrong with the session, if anything.
+    trouble: Option<String>,
+}
+
+impl Session<'_> {
+    async fn converse(&mut self, stream: &mut TcpStream, cancel: &CancellationToken) {
+        loop {
+            match self.smtp.step() {
+                ServerStep::Write(octets) => {
+                    self.recorder.server(&octets);
+                    self.refused |= octets
+                        .split(|octet| *octet == b'\n')
+                        .any(|line| matches!(line, [b'4' | b'5', ..]));
+                    if !matches!(timeout(WRITE, stream.write_all(&octets)).await, Ok(Ok(()))) {
+                        self.trouble = Some("the client does not take replies".into());
+                        return;
+                    }
+                }
+                ServerStep::Read => self.read(stream, cancel).await,
+                ServerStep::Mail {
+                    reverse_path,
+                    eight_bit: _,
+                    size: _,
+                } => {
+                    let context = self
+                        .link
+                        .as_ref()
+                        .map(|link| self.inbound.arrivals.begin(link));
+                    self.transaction =
+                        Some(Transaction::begin(reverse_path, self.link.clone(), context));
+                    self.smtp.answer(replies::sender_ok());
+                }
+                ServerStep::Recipient(path) => {
+                    let answer = match self.inbound.policy.recipient(&path, self.may_relay) {
+                        Ok(admitted) => {
+                            self.transaction
+                                .iter_mut()
+                                .for_each(|t| t.add(admitted.clone()));
+                            replies::recipient_ok()
+                        }
+                        Err(denied) => denied.reply(),
+                    };
+                    self.smtp.answer(answer);
+                }
+                ServerStep::BeginData => {
+                    if let Some(transaction) = &mut self.transaction {
+                        transaction.open(self.inbound, self.peer, &self.smtp).await;
+                    }
+                    self.smtp.answer(replies::start_data());
+                }
+                ServerStep::Body(octets) => {
+                    if let Some(transaction) = &mut self.transaction {
+                        transaction.write(&octets).await;
+                    }
+                }
+                ServerStep::EndOfData => {
+                    let answer = match self.transaction.take() {
+                        Some(transaction) => self.accept(transaction).await,
+                        None => replies::spool_unavailable(),
+                    };
+                    self.smtp.answer(answer);
+                }
+                ServerStep::Abort(reason) => {
+                    if self
+                        .transaction
+                        .take()
+                        .is_some_and(|transaction| transaction.has_data())
+                    {
+                        tracing::info!(peer = %self.peer, ?reason, "message dropped");
+                        self.trouble
+                            .get_or_insert_with(|| format!("message dropped: {reason:?}"));
+                    }
+                }
+                ServerStep::Etrn(_) => {
+                    self.smtp
+                        .answer(Reply::new(502, Enhanced(5, 5, 1), "no mail is held here"));
+                }
+                ServerStep::Close => return,
+            }
+        }
+    }
+
+    async fn read(&mut self, stream: &mut TcpStream, cancel: &CancellationToken) {
+        let limit = match self.smtp.phase() {
+            ServerPhase::Command => self.inbound.limits.command_timeout,
+            ServerPhase::Data => self.inbound.limits.data_timeout,
+        };
+        let mut octets = [0; 16 * 1024];
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => self.smtp.shut_down(),
+            read = timeout(limit, stream.read(&mut octets)) => match read {
+                Ok(Ok(count @ 1..)) => {
+                    self.recorder.client(&octets[..count]);
+                    self.smtp.receive(&octets[..count]);
+                }
+                Ok(Ok(_) | Err(_)) => self.smtp.end_of_input(),
+                Err(_) => {
+                    self.trouble = Some(format!("silent for {limit:?}"));
+                    self.smtp.time_out();
+                }
+            },
+        }
+    }
+
+    async fn accept(&mut self, transaction: Transaction) -> Reply {
+        let link = self.link.clone();
+        match transaction.accept(self.inbound).await {
+            Ok(accepted) => {
+                self.accepted += 1;
+                tracing::info!(
+                    message = %accepted.id,
+                    peer = %self.peer,
+                    size = accepted.size,
+                    link = link.as_ref().map(crate::names::LinkName::as_str),
+                    "message accepted"
+                );
+                self.inbound
+                    .instruments
+                    .accepted
+                    .add(1, &[KeyValue::new("origin", "smtp")]);
+                replies::message_accepted(&accepted.id.to_string())
+            }
+            Err(reply) => {
+                tracing::warn!(peer = %self.peer, %reply, "message refused");
+                reply
+            }
+        }
+    }
+
+    async fn close(mut self, mut stream: TcpStream) {
+        let refused = self.refused || self.trouble.is_some();
+        let outcome = if self.trouble.is_some() {
+            "failed"
+        } else {
+            "ended"
+        };
+        self.inbound
+            .instruments
+            .sessions
+            .add(1, &[KeyValue::new("outcome", outcome)]);
+        if refused {
+            tracing::warn!(
+                peer = %self.peer,
+                accepted = self.accepted,
+                trouble = self.trouble,
+                transcript = self.recorder.text(),
+                "inbound session had refusals"
+            );
+        } else {
+            tracing::debug!(peer = %self.peer, accepted = self.accepted, "inbound session ended");
+        }
+        drop(self);
+        let _ = timeout(LINGER.0, async {
+            let mut octets = [0; 4096];
+            let mut rest = LINGER.1;
+            stream.shutdown().await?;
+            while rest > 0 {
+                match stream.read(&mut octets).await? {
+                    0 => break,
+                    count => rest = rest.saturating_sub(count),
+                }
+            }
+            std::io::Result::Ok(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,201 @@
+//! One message on its way in: its envelope, its draft, and the moment it becomes durable.
+
+use std::net::SocketAddr;
+
+use linkmail_smtp::{
+    Enhanced, ForwardPath, Reply, ReversePath, ServerSession, replies,
+    trace::{HeaderScan, Received, received_line},
+};
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{SpanKind, TraceContextExt},
+};
+
+use super::Inbound;
+use crate::{
+    arrivals::Arrival,
+    clock::Stamp,
+    names::{LinkName, MessageId},
+    policy::Admitted,
+    spool::{Accepted, Draft, NewMessage, NewRecipient, Origin, SpoolError},
+    telemetry,
+};
+
+/// So many `Received` fields are a loop (RFC 5321 6.3 asks for at least 100).
+const HOPS: usize = 100;
+
+pub(super) struct Transaction {
+    id: MessageId,
+    reverse_path: ReversePath,
+    recipients: Vec<Admitted>,
+    link: Option<LinkName>,
+    /// Held until the message is durable or dropped: the link's window sees it as under way.
+    arrival: Option<Arrival>,
+    data: Option<Data>,
+}
+
+struct Data {
+    draft: Draft,
+    scan: HeaderScan,
+    begun: Stamp,
+    span: Context,
+    /// The first thing that went wrong with the draft; the client hears of it after its data.
+    failed: Option<SpoolError>,
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        // Ends the span of a message that was dropped; one that was accepted has ended it.
+        self.span.span().end();
+    }
+}
+
+impl Transaction {
+    pub(super) fn begin(
+        reverse_path: ReversePath,
+        link: Option<LinkName>,
+        arrival: Option<Arrival>,
+    ) -> Self {
+        Self {
+            id: MessageId::new(),
+            reverse_path,
+            recipients: Vec::new(),
+            link,
+            arrival,
+            data: None,
+        }
+    }
+
+    /// The same mailbox twice is one recipient: a message is delivered once (RFC 5321 4.1.1.3 leaves it open).
+    pub(super) fn add(&mut self, admitted: Admitted) {
+        if !self
+            .recipients
+            .iter()
+            .any(|known| known.address == admitted.address)
+        {
+            self.recipients.push(admitted);
+        }
+    }
+
+    pub(super) fn has_data(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Opens the draft with the relay's own `Received` field (RFC 5321 4.4).
+    pub(super) async fn open(&mut self, inbound: &Inbound, peer: SocketAddr, smtp: &ServerSession) {
+        let begun = Stamp::now();
+        let only = match self.recipients.as_slice() {
+            [one] => Some(ForwardPath::Mailbox(one.address.clone())),
+            _ => None,
+        };
+        let id = self.id.to_string();
+        let line = received_line(&Received {
+            from: smtp.client_name().unwrap_or(b"unknown"),
+            peer: peer.ip(),
+            by: &inbound.smtp.hostname,
+            protocol: smtp.protocol(),
+            id: &id,
+            recipient: only.as_ref(),
+            date: &begun.rfc2822(),
+        });
+        let attributes = vec![
+            KeyValue::new(telemetry::SYSTEM, "smtp"),
+            KeyValue::new(telemetry::MESSAGE, id),
+        ];
+        let span = match (&self.arrival, &self.link) {
+            (Some(arrival), Some(link)) => {
+                let mut attributes = attributes;
+                attributes.push(KeyValue::new(telemetry::LINK, link.to_string()));
+                let parent = arrival.context().unwrap_or_default();
+                telemetry::start("receive inbound", SpanKind::Consumer, &parent, attributes)
+            }
+            _ => telemetry::start(
+                "create outbound",
+                SpanKind::Producer,
+                &Context::new(),
+                attributes,
+            ),
+        };
+        let mut data = Data {
+            draft: inbound.spool.draft(),
+            scan: HeaderScan::new(),
+            begun,
+            span,
+            failed: None,
+        };
+        data.write(&line).await;
+        self.data = Some(data);
+    }
+
+    pub(super) async fn write(&mut self, octets: &[u8]) {
+        if let Some(arrival) = &self.arrival {
+            arrival.progress();
+        }
+        if let Some(data) = &mut self.data {
+            data.scan.feed(octets);
+            data.write(octets).await;
+        }
+    }
+
+    /// Makes the message durable.
+    pub(super) async fn accept(self, inbound: &Inbound) -> Result<Accepted, Reply> {
+        let Some(mut data) = self.data else {
+            return Err(replies::spool_unavailable());
+        };
+        if let Some(error) = data.failed.take() {
+            return Err(refuse(&error));
+        }
+        if data.scan.received() >= HOPS {
+            return Err(replies::mail_loop());
+        }
+        let recipients = self.recipients.into_iter().map(|r| NewRecipient {
+            address: r.address,
+            hop: r.hop,
+        });
+        let message = NewMessage {
+            id: self.id,
+            reverse_path: self.reverse_path,
+            recipients: recipients.collect(),
+            origin: Origin::Smtp,
+            cycle: self.arrival.as_ref().and_then(Arrival::cycle),
+            link: self.link,
+            traceparent: telemetry::to_text(&data.span),
+            accepted: data.begun,
+            request: None,
+        };
+        let draft = std::mem::replace(&mut data.draft, inbound.spool.draft());
+        let accepted = inbound
+            .spool
+            .accept(draft, message)
+            .await
+            .map_err(|error| refuse(&error))?;
+        if let Some(arrival) = &self.arrival {
+            arrival.accepted(accepted.size);
+        }
+        data.span.span().set_attribute(KeyValue::new(
+            telemetry::SIZE,
+            i64::try_from(accepted.size).unwrap_or(i64::MAX),
+        ));
+        Ok(accepted)
+    }
+}
+
+impl Data {
+    async fn write(&mut self, octets: &[u8]) {
+        if self.failed.is_none() {
+            self.failed = self.draft.write(octets).await.err();
+        }
+    }
+}
+
+fn refuse(error: &SpoolError) -> Reply {
+    tracing::error!(%error, "a message could not be stored");
+    match error {
+        SpoolError::Full => Reply::new(
+            452,
+            Enhanced(4, 3, 1),
+            "no room in the spool, try again later",
+        ),
+        _ => replies::spool_unavailable(),
+    }
+}

@@ -1,0 +1,138 @@
+//! Next hops that need no link, such as the site's mailbox server: mail goes at once.
+
+use std::time::Duration;
+
+use opentelemetry::{Context, KeyValue, trace::SpanKind};
+use tokio_util::sync::CancellationToken;
+
+use super::{ConnectError, End, Forwarder, Session, Stop, connect};
+use crate::{
+    clock::Stamp,
+    names::{HostPort, NextHop},
+    telemetry,
+};
+
+/// How long one connect may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A session stays open for more mail so long.
+const IDLE: Duration = Duration::from_secs(5);
+/// The pauses after a session that failed: from the first, doubling, to the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Forwards to one host until cancelled.
+pub async fn run(forwarder: Forwarder, host: HostPort, cancel: CancellationToken) {
+    let hop = NextHop::Smtp(host.clone());
+    let mut woken = forwarder.spool.watch_hop(&hop.to_string());
+    let mut pause = PAUSE.0;
+    while !cancel.is_cancelled() {
+        woken.mark_unchanged();
+        let wait = match forwarder
+            .spool
+            .backlog(hop.to_string(), Stamp::now(), 1)
+            .await
+        {
+            Ok(backlog) if backlog.due > 0 => match deliver(&forwarder, &hop, &host, &cancel).await
+            {
+                Ok(()) => {
+                    pause = PAUSE.0;
+                    continue;
+                }
+                Err(()) => {
+                    tokio::select! {
+                        () = cancel.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(PAUSE.1);
+                    continue;
+                }
+            },
+            Ok(backlog) => backlog.next_due.map(|due| due.since(Stamp::now())),
+            Err(error) => {
+                tracing::error!(%error, "the queue cannot be read");
+                Some(PAUSE.1)
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = woken.changed() => {}
+            () = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600))) => {}
+        }
+    }
+}
+
+/// One session: all that is due, and what comes within [`IDLE`] behind it.
+async fn deliver(
+    forwarder: &Forwarder,
+    hop: &NextHop,
+    host: &HostPort,
+    cancel: &CancellationToken,
+) -> Result<(), ()> {
+    let attributes = vec![
+        KeyValue::new(telemetry::SERVER, host.host.clone()),
+        KeyValue::new(telemetry::PORT, i64::from(host.port)),
+    ];
+    let span = telemetry::start(
+        "relay.smtp.session",
+        SpanKind::Client,
+        &Context::new(),
+        attributes,
+    );
+    let end = converse(forwarder, hop, host, &span, cancel).await;
+    telemetry::end(
+        &span,
+        end.as_ref()
+            .err()
+            .map(|reason| ("session_failed", reason.clone())),
+    );
+    end.map_err(|reason| tracing::warn!(host = %host, reason, "delivery paused"))
+}
+
+async fn converse(
+    forwarder: &Forwarder,
+    hop: &NextHop,
+    host: &HostPort,
+    span: &Context,
+    cancel: &CancellationToken,
+) -> Result<(), String> {
+    let opened = match connect(host, PATIENCE).await {
+        Ok(stream) => Session::open(stream, host.clone(), &forwarder.hostname).await,
+        // There is no line to wait for: a host that does not answer counts. A name that does not resolve never does.
+        Err(ConnectError::Refused(reason) | ConnectError::TimedOut(reason)) => {
+            Err(End::Failed(reason))
+        }
+        Err(ConnectError::Missing(reason)) => Err(End::Missing(reason)),
+    };
+    let mut session = match opened {
+        Ok(session) => session,
+        Err(end) => {
+            if let End::Failed(reason) = &end {
+                forwarder
+                    .fail(hop, reason)
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+            return Err(end.to_string());
+        }
+    };
+    let mut woken = forwarder.spool.watch_hop(&hop.to_string());
+    loop {
+        woken.mark_unchanged();
+        match forwarder
+            .drain(hop, &mut session, span, cancel, |_| {})
+            .await
+            .stop
+        {
+            Stop::Idle => {}
+            Stop::Ended(end) => return Err(end.to_string()),
+            Stop::Cancelled => break,
+            Stop::Spool(error) => return Err(error.to_string()),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            _ = woken.changed() => {}
+            () = tokio::time::sleep(IDLE) => break,
+        }
+    }
+    session.quit().await;
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! What an attempt does to a recipient: delivered, tried again later, or given up. Pure.
+//!
+//! Permanent against transient is decided here and nowhere else. A line that is missing is not an attempt
+//! (invariant 4): [`settle`] gives nothing to record for it.
+
+use std::time::Duration;
+
+use linkmail_smtp::{Reply, Severity};
+
+use crate::clock::Stamp;
+
+/// When a recipient is tried again, and when it is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The wait after the first counted attempt; it doubles with each further one.
+    pub first: Duration,
+    /// The longest wait between two attempts.
+    pub longest: Duration,
+    /// Given up once counted attempts have failed for so long.
+    pub expire: Duration,
+}
+
+impl RetryPolicy {
+    /// The wait after so many counted attempts (at least one).
+    #[must_use]
+    pub fn wait(&self, attempts: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1));
+        self.first.saturating_mul(doubled).min(self.longest)
+    }
+}
+
+/// What an attempt gave for one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The next hop answers for it now.
+    Delivered(Reply),
+    /// The next hop answered 4xx or 5xx for this recipient.
+    Refused(Reply),
+    /// The session failed in a way that counts as an attempt: refused connection, 4xx or 5xx to the session itself,
+    /// loss after the greeting. Never permanent.
+    Failed(String),
+    /// The body was sent and its reply was lost: it may be delivered, and is sent again.
+    InDoubt(String),
+    /// The line is missing, or the session ended before this recipient's turn: nothing was attempted.
+    NotAttempted(String),
+    /// The stored body cannot be sent.
+    Unsendable(String),
+}
+
+/// What has been recorded of a recipient before the attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct History {
+    /// Counted attempts.
+    pub attempts: u32,
+    /// Time that passed between counted attempts.
+    pub waited: Duration,
+    /// The last of them.
+    pub tried: Option<Stamp>,
+}
+
+/// What is to be recorded of a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// The next hop answers for it.
+    Delivered {
+        /// The reply.
+        reply: String,
+    },
+    /// It is tried again.
+    Retry {
+        /// When.
+        due: Stamp,
+        /// Counted attempts, with this one.
+        attempts: u32,
+        /// Time that passed between counted attempts.
+        waited: Duration,
+        /// When this attempt was.
+        tried: Stamp,
+        /// The reply or error.
+        reply: String,
+    },
+    /// Given up; the sender gets a report.
+    Bounced {
+        /// The reply or error.
+        reply: String,
+    },
+    /// Given up with nobody to tell: the reverse path is null.
+    Discarded {
+        /// The reply or error.
+        reply: String,
+    },
+    /// Cannot be sent; kept for an operator.
+    SetAside {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What is to be recorded after an attempt; nothing if there was none.
+#[must_use]
+pub fn settle(
+    history: History,
+    outcome: &Outcome,
+    policy: &RetryPolicy,
+    null_sender: bool,
+    now: Stamp,
+) -> Option<Settlement> {
+    let give_up = |reply: String| {
+        if null_sender {
+            Settlement::Discarded { reply }
+        } else {
+            Settlement::Bounced { reply }
+        }
+    };
+    Some(match outcome {
+        Outcome::NotAttempted(_) => return None,
+        Outcome::Unsendable(reason) => Settlement::SetAside {
+            reason: reason.clone(),
+        },
+        Outcome::Delivered(reply) => Settlement::Delivered {
+            reply: reply.to_string(),
+        },
+        Outcome::Refused(reply) if reply.severity() == Severity::Permanent => {
+            give_up(reply.to_string())
+        }
+        Outcome::Refused(reply) => later(history, reply.to_string(), policy, now, give_up),
+        Outcome::Failed(reason) => later(history, reason.clone(), policy, now, give_up),
+        Outcome::InDoubt(reason) => {
+            let reason = format!("in doubt, may be delivered twice: {reason}");
+            later(history, reason, policy, now, give_up)
+        }
+    })
+}
+
+fn later(
+    history: History,
+    reply: String,
+    policy: &RetryPolicy,
+    now: Stamp,
+    give_up: impl FnOnce(String) -> Settlement,
+) -> Settlement {
+    // Only what was scheduled counts as waiting: time without a line, or a step of the clock, adds nothing to it.
+    let scheduled = if history.attempts == 0 {
+        Duration::ZERO
+    } else {
+        policy.wait(history.attempts)
+    };
+    let passed = history
+        .tried
+        .map_or(Duration::ZERO, |tried| now.since(tried))
+        .min(scheduled);
+    let waited = history.waited.saturating_add(passed);
+    let attempts = history.attempts.saturating_add(1);
+    if waited >= policy.expire {
+        return give_up(format!(
+            "given up after {attempts} attempts; the last: {reply}"
+        ));
+    }
+    Settlement::Retry {
+        due: now.plus(policy.wait(attempts)),
+        attempts,
+        waited,
+        tried: now,
+        reply,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        first: Duration::from_secs(300),
+        longest: Duration::from_secs(7200),
+        expire: Duration::from_secs(5 * 86_400),
+    };
+    const NOW: Stamp = Stamp(1_000_000_000_000);
+
+    fn reply(code: u16) -> Reply {
+        Reply::new(code, None, "said so")
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let minutes: Vec<u64> = (1..=8).map(|n| POLICY.wait(n).as_secs() / 60).collect();
+        assert_eq!(minutes, [5, 10, 20, 40, 80, 120, 120, 120]);
+        assert_eq!(POLICY.wait(u32::MAX), POLICY.longest);
+    }
+
+    #[test]
+    fn a_permanent_refusal_bounces_and_that_of_a_null_sender_is_discarded() {
+        let outcome = Outcome::Refused(reply(550));
+        let settled = |null| settle(History::default(), &outcome, &POLICY, null, NOW);
+        assert_eq!(
+            settled(false),
+            Some(Settlement::Bounced {
+                reply: "550 said so".into()
+            })
+        );
+        assert_eq!(
+            settled(true),
+            Some(Settlement::Discarded {
+                reply: "550 said so".into()
+            })
+        );
+    }
+
+    #[test]
+    fn a_missing_line_records_nothing() {
+        let outcome = Outcome::NotAttempted("connect timed out".into());
+        assert_eq!(
+            settle(History::default(), &outcome, &POLICY, false, NOW),
+            None
+        );
+    }
+
+    #[test]
+    fn a_recipient_is_given_up_after_its_attempts_failed_for_five_days_of_scheduled_waiting() {
+        let mut history = History::default();
+        let mut now = NOW;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match settle(history, &Outcome::Refused(reply(451)), &POLICY, false, now).unwrap() {
+                Settlement::Retry {
+                    due,
+                    attempts: counted,
+                    waited,
+                    tried,
+                    ..
+                } => {
+                    assert_eq!(counted, attempts);
+                    history = History {
+                        attempts: counted,
+                        waited,
+                        tried: Some(tried),
+                    };
+                    now = due;
+                }
+                Settlement::Bounced { reply } => {
+                    assert!(
+                        reply.starts_with("given up after 64 attempts; the last: 451"),
+                        "{reply}"
+                    );
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(now.since(NOW) >= POLICY.expire);
+        assert!(now.since(NOW) < POLICY.expire + POLICY.longest);
+    }
+
+    #[test]
+    fn a_year_without_a_line_between_two_attempts_gives_nothing_up() {
+        let history = History {
+            attempts: 3,
+            waited: Duration::from_secs(2100),
+            tried: Some(NOW),
+        };
+        let year = NOW.plus(Duration::from_secs(365 * 86_400));
+        let settled = settle(
+            history,
+            &Outcome::Failed("connection refused".into()),
+            &POLICY,
+            false,
+            year,
+        );
+        let Some(Settlement::Retry { waited, .. }) = settled else {
+            panic!("{settled:?}")
+        };
+        assert_eq!(waited, Duration::from_secs(2100 + 1200));
+    }
+}

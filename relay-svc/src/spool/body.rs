@@ -1,0 +1,208 @@
+//! Bodies: written while they arrive, read while they are sent, never wholly in memory above [`INLINE_LIMIT`].
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::Connection;
+use sha2::{Digest, Sha256};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncWriteExt},
+};
+
+use super::{INLINE_LIMIT, SpoolError};
+
+/// The end of the name of a file that no row names yet.
+const UNFINISHED: &str = ".part";
+
+/// The body of a message that is being received. Dropped without being accepted, it leaves nothing behind.
+pub struct Draft {
+    folder: PathBuf,
+    hash: Sha256,
+    size: u64,
+    eight_bit: bool,
+    memory: Vec<u8>,
+    file: Option<PartFile>,
+}
+
+struct PartFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        // After acceptance the file has its final name, and this finds nothing.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A body that is complete and, where it lies in a file, synced under its final name.
+pub(super) enum Finished {
+    Inline(Vec<u8>),
+    File(String),
+}
+
+/// What is known of a finished body.
+pub(super) struct Facts {
+    pub(super) size: u64,
+    pub(super) eight_bit: bool,
+    pub(super) hash: [u8; 32],
+}
+
+impl Draft {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            hash: Sha256::new(),
+            size: 0,
+            eight_bit: false,
+            memory: Vec::new(),
+            file: None,
+        }
+    }
+
+    /// Octets so far.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Appends octets; above [`INLINE_LIMIT`] they go to a file.
+    ///
+    /// # Errors
+    /// The file cannot be written; a full disk is [`SpoolError::Full`].
+    pub async fn write(&mut self, octets: &[u8]) -> Result<(), SpoolError> {
+        self.hash.update(octets);
+        self.size += octets.len() as u64;
+        self.eight_bit |= !octets.is_ascii();
+        self.memory.extend_from_slice(octets);
+        if self.memory.len() > INLINE_LIMIT {
+            self.spill().await.map_err(full_or_io)?;
+        }
+        Ok(())
+    }
+
+    async fn spill(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let path = self
+                .folder
+                .join(format!("{}{UNFINISHED}", uuid::Uuid::new_v4().as_simple()));
+            let file = File::create(&path).await?;
+            self.file = Some(PartFile { path, file });
+        }
+        if let Some(part) = &mut self.file {
+            part.file.write_all(&self.memory).await?;
+            part.file.flush().await?;
+        }
+        self.memory.clear();
+        Ok(())
+    }
+
+    /// Makes the body durable where it lies in a file, and gives what its row needs.
+    pub(super) async fn finish(mut self) -> Result<(Finished, Facts), SpoolError> {
+        if self.file.is_some() {
+            self.spill().await.map_err(full_or_io)?;
+        }
+        let facts = Facts {
+            size: self.size,
+            eight_bit: self.eight_bit,
+            hash: self.hash.finalize().into(),
+        };
+        let Some(part) = self.file.take() else {
+            return Ok((Finished::Inline(self.memory), facts));
+        };
+        part.file.sync_data().await.map_err(full_or_io)?;
+        let name = part
+            .path
+            .file_name()
+            .map(|n| n.to_string_lossy().replace(UNFINISHED, ""))
+            .unwrap_or_default();
+        let (folder, target) = (self.folder, name.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            fs::rename(&part.path, folder.join(target))?;
+            fs::File::open(&folder)?.sync_all()
+        });
+        task.await
+            .map_err(|_| SpoolError::Closed)?
+            .map_err(full_or_io)?;
+        Ok((Finished::File(name), facts))
+    }
+}
+
+fn full_or_io(error: io::Error) -> SpoolError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SpoolError::Full,
+        _ => SpoolError::Io(error),
+    }
+}
+
+/// A stored body, read piece by piece.
+pub enum Body {
+    /// It lies in memory: at most [`INLINE_LIMIT`] octets; taken by the first read.
+    Inline(Vec<u8>),
+    /// It lies in a file.
+    File(File),
+}
+
+impl Body {
+    pub(super) async fn open(folder: &Path, name: &str) -> Result<Self, SpoolError> {
+        Ok(Self::File(
+            File::open(folder.join("bodies").join(name)).await?,
+        ))
+    }
+
+    /// The next piece, of up to 64 KiB; empty at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn next(&mut self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Inline(octets) => Ok(std::mem::take(octets)),
+            Self::File(file) => {
+                let mut piece = vec![0; INLINE_LIMIT];
+                let read = file.read(&mut piece).await?;
+                piece.truncate(read);
+                Ok(piece)
+            }
+        }
+    }
+
+    /// At most `limit` octets from the start, for the header of a report.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn head(mut self, limit: usize) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        while head.len() < limit {
+            let piece = self.next().await?;
+            if piece.is_empty() {
+                break;
+            }
+            head.extend_from_slice(&piece);
+        }
+        head.truncate(limit);
+        Ok(head)
+    }
+}
+
+/// Removes body files that no row names: left by a crash between rename and commit, or between commit and removal.
+pub(super) fn sweep(folder: &Path, connection: &Connection) -> Result<(), SpoolError> {
+    let mut known =
+        connection.prepare("SELECT 1 FROM messages WHERE body_file = ?1 AND done_ms IS NULL")?;
+    for entry in fs::read_dir(folder.join("bodies"))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let named = match name.to_str() {
+            Some(name) if !name.ends_with(UNFINISHED) => known.exists([name])?,
+            _ => false,
+        };
+        if !named {
+            fs::remove_file(entry.path())?;
+            tracing::info!(file = %name.to_string_lossy(), "spool: removed a body that no message names");
+        }
+    }
+    Ok(())
+}

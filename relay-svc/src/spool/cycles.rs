@@ -1,0 +1,277 @@
+//! Cycles and the journal of their changes, in the same database as the mail.
+//!
+//! Each change of a cycle is a row of the journal with a revision that only grows, so that a watcher can resume
+//! after a restart of either side. The newest [`JOURNAL_KEPT`] rows are kept, and the newest [`CYCLES_KEPT`] cycles
+//! of each link.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Spool, SpoolError, requests, requests::RequestKey};
+use crate::{
+    clock::Stamp,
+    cycle::Record,
+    names::{CycleId, LinkName},
+};
+
+const JOURNAL_KEPT: i64 = 20_000;
+const CYCLES_KEPT: i64 = 10_000;
+
+/// One change of a cycle.
+#[derive(Debug, Clone)]
+pub struct JournalEntry {
+    /// Grows with each change.
+    pub revision: i64,
+    /// What happened, in words.
+    pub event: String,
+    /// The cycle after it.
+    pub record: Record,
+}
+
+/// What the journal holds after a revision.
+#[derive(Debug, Clone)]
+pub enum Since {
+    /// The changes, oldest first, up to the limit.
+    Entries(Vec<JournalEntry>),
+    /// Some of them are no longer kept; this is the oldest revision that can be resumed from.
+    Compacted {
+        /// Pass this, or a later one.
+        oldest: i64,
+    },
+}
+
+impl Spool {
+    /// Keeps a cycle that begins. A repeat of the call that started one gives that one's identity instead.
+    ///
+    /// # Errors
+    /// The disk is full, or the request id was used with other arguments.
+    pub async fn begin_cycle(
+        &self,
+        record: &Record,
+        request: Option<RequestKey>,
+    ) -> Result<Option<CycleId>, SpoolError> {
+        let record = record.clone();
+        let (repeated, revision) = self
+            .write(move |connection| {
+                if let Some(key) = &request {
+                    if let Some(target) = requests::find(connection, key)? {
+                        return Ok((CycleId::from_bytes(&target), 0));
+                    }
+                    requests::remember(connection, key, record.id.as_bytes(), record.start)?;
+                }
+                connection
+                    .prepare_cached("INSERT INTO cycles (id, link, record) VALUES (?1, ?2, ?3)")?
+                    .execute(params![
+                        record.id.as_bytes(),
+                        record.link.as_str(),
+                        to_json(&record)?
+                    ])?;
+                let event = format!("started by {}", record.trigger.as_str());
+                trim(connection, &record.link)?;
+                Ok((None, note(connection, &record, &event, record.start)?))
+            })
+            .await?;
+        self.inner.signals.journal_grew(revision);
+        Ok(repeated)
+    }
+
+    /// What a call with this request id started, if it was made before.
+    ///
+    /// # Errors
+    /// The database cannot be read, or the id was used with other arguments.
+    pub async fn repeated_cycle(&self, request: RequestKey) -> Result<Option<CycleId>, SpoolError> {
+        let target = self
+            .read(move |connection| requests::find(connection, &request))
+            .await?;
+        Ok(target.and_then(|id| CycleId::from_bytes(&id)))
+    }
+
+    /// Keeps a cycle as it stands now, with a line of the journal.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub async fn save_cycle(
+        &self,
+        record: &Record,
+        event: &str,
+        now: Stamp,
+    ) -> Result<(), SpoolError> {
+        let (record, event) = (record.clone(), event.to_owned());
+        let change = self.write(move |connection| {
+            let complete = record.outcome == Some(crate::cycle::Outcome::Complete);
+            connection
+                .prepare_cached(
+                    "UPDATE cycles SET ended_ms = ?2, complete = ?3, record = ?4 WHERE id = ?1",
+                )?
+                .execute(params![
+                    record.id.as_bytes(),
+                    record.end.map(|end| end.0),
+                    complete,
+                    to_json(&record)?
+                ])?;
+            note(connection, &record, &event, now)
+        });
+        let revision = change.await?;
+        self.inner.signals.journal_grew(revision);
+        Ok(())
+    }
+
+    /// One cycle, if it is kept.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn cycle(&self, id: CycleId) -> Result<Option<Record>, SpoolError> {
+        self.read(move |connection| {
+            let json: Option<String> = connection
+                .prepare_cached("SELECT record FROM cycles WHERE id = ?1")?
+                .query_row([id.as_bytes()], |row| row.get(0))
+                .optional()?;
+            json.map(|json| from_json(&json)).transpose()
+        })
+        .await
+    }
+
+    /// Cycles of a link (or of all), newest first, each with its place; only those before a place.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn cycles(
+        &self,
+        link: Option<LinkName>,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, Record)>, SpoolError> {
+        self.read(move |connection| {
+            let sql = match link {
+                Some(_) => "SELECT seq, record FROM cycles WHERE link = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
+                None => "SELECT seq, record FROM cycles WHERE ?1 = '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
+            };
+            let name = link.as_ref().map_or("", LinkName::as_str);
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![name, before, limit])?;
+            let mut cycles = Vec::new();
+            while let Some(row) = rows.next()? {
+                cycles.push((row.get(0)?, from_json(&row.get::<_, String>(1)?)?));
+            }
+            Ok(cycles)
+        })
+        .await
+    }
+
+    /// The cycles that have not ended: after a start, those that the process before left behind.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open_cycles(&self) -> Result<Vec<Record>, SpoolError> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare("SELECT record FROM cycles WHERE ended_ms IS NULL ORDER BY seq")?;
+            let mut rows = statement.query([])?;
+            let mut cycles = Vec::new();
+            while let Some(row) = rows.next()? {
+                cycles.push(from_json(&row.get::<_, String>(0)?)?);
+            }
+            Ok(cycles)
+        })
+        .await
+    }
+
+    /// When the last complete cycle of a link ended.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn last_complete(&self, link: LinkName) -> Result<Option<Stamp>, SpoolError> {
+        let sql = "SELECT max(ended_ms) FROM cycles WHERE link = ?1 AND complete = 1";
+        let found = self.read(move |connection| {
+            Ok(connection
+                .prepare_cached(sql)?
+                .query_row([link.as_str()], |row| row.get::<_, Option<i64>>(0))?)
+        });
+        Ok(found.await?.map(Stamp))
+    }
+
+    /// The newest revision of the journal; 0 while it is empty.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn newest_revision(&self) -> Result<i64, SpoolError> {
+        let sql = "SELECT coalesce(max(revision), 0) FROM journal";
+        self.read(move |connection| {
+            Ok(connection
+                .prepare_cached(sql)?
+                .query_row([], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// What the journal holds of a link (or of all) after a revision, with the revision up to which that is all.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn journal(
+        &self,
+        link: Option<LinkName>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Since, SpoolError> {
+        self.read(move |connection| {
+            let oldest: Option<i64> =
+                connection.prepare_cached("SELECT min(revision) FROM journal")?.query_row([], |row| row.get(0))?;
+            if oldest.is_some_and(|oldest| after + 1 < oldest) {
+                return Ok(Since::Compacted { oldest: oldest.unwrap_or(1) - 1 });
+            }
+            let name = link.as_ref().map_or("", LinkName::as_str);
+            let mut statement = connection.prepare_cached(
+                "SELECT revision, event, record FROM journal WHERE revision > ?1 AND (?2 = '' OR link = ?2) \
+                 ORDER BY revision LIMIT ?3",
+            )?;
+            let mut rows = statement.query(params![after, name, limit])?;
+            let mut entries = Vec::new();
+            while let Some(row) = rows.next()? {
+                let record = from_json(&row.get::<_, String>(2)?)?;
+                entries.push(JournalEntry { revision: row.get(0)?, event: row.get(1)?, record });
+            }
+            Ok(Since::Entries(entries))
+        })
+        .await
+    }
+}
+
+fn note(
+    connection: &Connection,
+    record: &Record,
+    event: &str,
+    now: Stamp,
+) -> Result<i64, SpoolError> {
+    connection
+        .prepare_cached("INSERT INTO journal (at_ms, link, event, record) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![
+            now.0,
+            record.link.as_str(),
+            event,
+            to_json(record)?
+        ])?;
+    Ok(connection.last_insert_rowid())
+}
+
+fn trim(connection: &Connection, link: &LinkName) -> Result<(), SpoolError> {
+    connection
+        .prepare_cached(
+            "DELETE FROM journal WHERE revision <= (SELECT max(revision) FROM journal) - ?1",
+        )?
+        .execute([JOURNAL_KEPT])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM cycles WHERE link = ?1 AND ended_ms IS NOT NULL AND seq <= \
+             (SELECT seq FROM cycles WHERE link = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![link.as_str(), CYCLES_KEPT])?;
+    Ok(())
+}
+
+fn to_json(record: &Record) -> Result<String, SpoolError> {
+    serde_json::to_string(record).map_err(|error| SpoolError::Damaged(format!("cycle: {error}")))
+}
+
+fn from_json(json: &str) -> Result<Record, SpoolError> {
+    serde_json::from_str(json).map_err(|error| SpoolError::Damaged(format!("cycle: {error}")))
+}

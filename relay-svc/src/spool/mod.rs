@@ -1,0 +1,197 @@
+//! What is durable: messages with their envelopes, recipients with their fates, cycles, and the identities of calls.
+//!
+//! One commit point: a message exists once its row is committed. [`Spool::accept`] returns after that commit is
+//! synced, so its caller may answer for the message (invariant 1). Small bodies lie in the database; a body above
+//! [`INLINE_LIMIT`] is streamed to a file that is synced and renamed before its row is committed. Files without a
+//! row are left by a crash and swept at start.
+//!
+//! The embedded engine is SQLite (WAL, `synchronous=FULL`) behind one writer thread that commits together what
+//! waits together. One process at a time: the folder is locked.
+//!
+//! May touch: the state folder. Must not touch: sockets.
+//!
+//! Limits: waiting times are kept by the wall clock between attempts; a step of it can delay an attempt, and can
+//! add at most one scheduled wait to the time after which a recipient is given up.
+
+mod body;
+mod cycles;
+mod messages;
+mod requests;
+mod schema;
+mod signals;
+mod writer;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::Connection;
+
+pub use body::{Body, Draft};
+pub use cycles::{JournalEntry, Since};
+pub use messages::{
+    Accepted, Backlog, Due, DueRecipient, ListFilter, NewMessage, NewRecipient, Origin,
+    RecipientRow, RecipientState, Settled, StoredMessage,
+};
+pub use requests::{RequestConflict, RequestKey};
+
+/// Bodies up to this many octets lie in the database; larger ones in files.
+pub const INLINE_LIMIT: usize = 64 * 1024;
+
+/// How many read connections are kept open.
+const READERS: usize = 4;
+
+/// Why the spool could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The state folder cannot be made or written to.
+    #[error("{path}: cannot be used as the state folder: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the spool.
+    #[error("{path}: another relay-svc is using this state folder")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The spool was written by a newer version.
+    #[error(
+        "{path}: written by a newer version (schema {found}; this one knows {known}): upgrade relay-svc"
+    )]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// The schema version that was found.
+        found: i64,
+        /// The newest schema version that this program knows.
+        known: i64,
+    },
+    /// The disk is full; nothing was stored.
+    #[error("the disk of the spool is full")]
+    Full,
+    /// The database refused.
+    #[error("spool: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// A body file could not be written or read.
+    #[error("spool: {0}")]
+    Io(#[from] io::Error),
+    /// A stored row does not make sense.
+    #[error("spool: damaged row: {0}")]
+    Damaged(String),
+    /// The same request id came with other content, or for another thing.
+    #[error(transparent)]
+    Request(#[from] RequestConflict),
+    /// The spool is closing.
+    #[error("the spool is closed")]
+    Closed,
+}
+
+/// The spool of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Spool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    folder: PathBuf,
+    writer: writer::Writer,
+    readers: Mutex<Vec<Connection>>,
+    signals: signals::Signals,
+    /// Held for the life of the process: the lock goes with the descriptor.
+    _lock: File,
+}
+
+impl Spool {
+    /// Opens the spool in `folder`, making it if it is missing, and sweeps what a crash left.
+    ///
+    /// # Errors
+    /// The folder cannot be used, another process uses it, or it was written by a newer version.
+    pub fn open(folder: &Path) -> Result<Self, SpoolError> {
+        let unusable = |source| SpoolError::Folder {
+            path: folder.to_owned(),
+            source,
+        };
+        fs::create_dir_all(folder.join("bodies")).map_err(unusable)?;
+        let lock = File::create(folder.join("lock")).map_err(unusable)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+            |_| SpoolError::InUse {
+                path: folder.to_owned(),
+            },
+        )?;
+        let mut connection = schema::open(folder)?;
+        schema::migrate(folder, &mut connection)?;
+        body::sweep(folder, &connection)?;
+        let writer = writer::Writer::start(connection)?;
+        let inner = Inner {
+            folder: folder.to_owned(),
+            writer,
+            readers: Mutex::new(Vec::new()),
+            signals: signals::Signals::default(),
+            _lock: lock,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// A place for the body of a message that is being received.
+    #[must_use]
+    pub fn draft(&self) -> Draft {
+        Draft::new(self.inner.folder.join("bodies"))
+    }
+
+    /// Wakes each time mail is queued for a next hop, or the fate of some of it changed.
+    #[must_use]
+    pub fn watch_hop(&self, hop: &str) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.signals.hop(hop).subscribe()
+    }
+
+    /// Wakes each time the journal of cycles grows; holds its newest revision that this process wrote.
+    #[must_use]
+    pub fn watch_journal(&self) -> tokio::sync::watch::Receiver<i64> {
+        self.inner.signals.journal().subscribe()
+    }
+
+    /// Runs a change in the writer thread; returns after it is committed and synced.
+    async fn write<T, F>(&self, change: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, SpoolError> + Send + 'static,
+    {
+        self.inner.writer.run(change).await
+    }
+
+    /// Runs a look-up on a read connection, off the runtime's own threads.
+    async fn read<T, F>(&self, look_up: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, SpoolError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::task::spawn_blocking(move || {
+            let kept = inner
+                .readers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => schema::open_reader(&inner.folder)?,
+            };
+            let result = look_up(&connection);
+            let mut readers = inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if readers.len() < READERS {
+                readers.push(connection);
+            }
+            result
+        });
+        task.await.map_err(|_| SpoolError::Closed)?
+    }
+}

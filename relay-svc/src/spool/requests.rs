@@ -1,0 +1,74 @@
+//! The identities of calls (AIP-155): a repeat gets what the first one made.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use super::SpoolError;
+use crate::{clock::Stamp, names::RequestId};
+
+/// How long an identity is remembered.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The same request id came with other arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request id was used before, with other arguments")]
+pub struct RequestConflict;
+
+/// The identity of a call, with what a repeat of it must agree in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    id: RequestId,
+    digest: [u8; 32],
+}
+
+impl RequestKey {
+    /// Of the call's arguments; each is framed by its length.
+    #[must_use]
+    pub fn new<'a>(id: RequestId, arguments: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for argument in arguments {
+            hash.update((argument.len() as u64).to_be_bytes());
+            hash.update(argument);
+        }
+        Self {
+            id,
+            digest: hash.finalize().into(),
+        }
+    }
+}
+
+/// What the first call with this identity made, if there was one.
+pub(super) fn find(
+    connection: &Connection,
+    key: &RequestKey,
+) -> Result<Option<Vec<u8>>, SpoolError> {
+    let found: Option<(Vec<u8>, Vec<u8>)> = connection
+        .prepare_cached("SELECT target, digest FROM requests WHERE id = ?1")?
+        .query_row([key.id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match found {
+        Some((_, other)) if other != key.digest => Err(RequestConflict.into()),
+        Some((target, _)) => Ok(Some(target)),
+        None => Ok(None),
+    }
+}
+
+/// Remembers what the call made, and forgets what is older than seven days.
+pub(super) fn remember(
+    connection: &Connection,
+    key: &RequestKey,
+    target: &[u8],
+    now: Stamp,
+) -> Result<(), SpoolError> {
+    connection
+        .prepare_cached("DELETE FROM requests WHERE created_ms < ?1")?
+        .execute([now.minus(KEPT).0])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO requests (id, target, digest, created_ms) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![key.id.as_bytes(), target, key.digest, now.0])?;
+    Ok(())
+}

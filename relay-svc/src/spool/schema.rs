@@ -1,0 +1,154 @@
+//! The tables of the embedded engine, and how an older spool becomes a newer one.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::SpoolError;
+
+/// The file in the state folder.
+const FILE: &str = "spool.sqlite";
+
+/// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
+const MIGRATIONS: [&str; 1] = [r"
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE messages (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id           BLOB NOT NULL UNIQUE,
+    accepted_ms  INTEGER NOT NULL,
+    reverse_path BLOB NOT NULL,          -- empty: the null reverse path
+    origin       TEXT NOT NULL,          -- smtp, grpc, report
+    link         TEXT,                   -- the link it came over
+    cycle        BLOB,                   -- the cycle during which it came
+    size         INTEGER NOT NULL,       -- octets of the body
+    eight_bit    INTEGER NOT NULL,
+    hash         BLOB NOT NULL,          -- SHA-256 of the body
+    body_file    TEXT,                   -- in bodies/; NULL: the body is in the table bodies
+    traceparent  TEXT NOT NULL,          -- the creation context; empty: none
+    done_ms      INTEGER                 -- when the last recipient got its outcome; the body is gone then
+) STRICT;
+CREATE INDEX messages_file ON messages (body_file) WHERE body_file IS NOT NULL;
+CREATE INDEX messages_done ON messages (done_ms) WHERE done_ms IS NOT NULL;
+
+CREATE TABLE bodies (
+    seq     INTEGER PRIMARY KEY REFERENCES messages (seq) ON DELETE CASCADE,
+    content BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE recipients (
+    seq        INTEGER NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
+    idx        INTEGER NOT NULL,
+    address    BLOB NOT NULL,
+    hop        TEXT NOT NULL,
+    state      INTEGER NOT NULL,         -- RecipientState
+    due_ms     INTEGER NOT NULL,         -- next attempt, while queued
+    attempts   INTEGER NOT NULL DEFAULT 0,
+    waited_ms  INTEGER NOT NULL DEFAULT 0, -- between counted attempts
+    tried_ms   INTEGER,                  -- the last counted attempt
+    last_reply TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (seq, idx)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX recipients_due ON recipients (hop, due_ms, seq) WHERE state = 1;
+CREATE INDEX recipients_state ON recipients (state, seq);
+
+CREATE TABLE requests (
+    id         BLOB PRIMARY KEY,
+    target     BLOB NOT NULL,            -- the message or cycle that the first call made
+    digest     BLOB NOT NULL,            -- of the call's arguments
+    created_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX requests_age ON requests (created_ms);
+
+CREATE TABLE cycles (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         BLOB NOT NULL UNIQUE,
+    link       TEXT NOT NULL,
+    ended_ms   INTEGER,
+    complete   INTEGER NOT NULL DEFAULT 0,
+    record     TEXT NOT NULL             -- JSON of cycle::Record
+) STRICT;
+CREATE INDEX cycles_link ON cycles (link, seq);
+CREATE INDEX cycles_complete ON cycles (link, ended_ms) WHERE complete = 1;
+
+CREATE TABLE journal (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_ms    INTEGER NOT NULL,
+    link     TEXT NOT NULL,
+    event    TEXT NOT NULL,
+    record   TEXT NOT NULL
+) STRICT;
+"];
+
+/// Opens the database for the writer thread.
+pub(super) fn open(folder: &Path) -> Result<Connection, SpoolError> {
+    let path = folder.join(FILE);
+    let unusable = |error: &rusqlite::Error| SpoolError::Folder {
+        path: folder.to_owned(),
+        source: std::io::Error::other(error.to_string()),
+    };
+    let connection = Connection::open(&path).map_err(|error| unusable(&error))?;
+    connection.pragma_update(None, "page_size", 8192)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(|error| unusable(&error))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// Opens the database for look-ups.
+pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(folder.join(FILE), flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// Brings the tables to this program's version, each step in a transaction of its own.
+pub(super) fn migrate(folder: &Path, connection: &mut Connection) -> Result<(), SpoolError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(SpoolError::TooNew {
+            path: folder.join(FILE),
+            found,
+            known,
+        });
+    }
+    let first = usize::try_from(found)
+        .map_err(|_| SpoolError::Damaged(format!("schema version {found}")))?;
+    for (version, step) in (1_i64..).zip(MIGRATIONS).skip(first) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_of_a_newer_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut connection = open(folder.path()).unwrap();
+        migrate(folder.path(), &mut connection).unwrap();
+        migrate(folder.path(), &mut connection).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        let error = migrate(folder.path(), &mut connection).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("written by a newer version (schema 99; this one knows 1)"),
+            "{error}"
+        );
+    }
+}

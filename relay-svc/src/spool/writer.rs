@@ -1,0 +1,108 @@
+//! The one writer of the embedded engine: a thread that commits together what waits together.
+//!
+//! While one commit syncs, further changes gather in the channel; the next transaction takes them all. Each change
+//! runs in a savepoint, so one that fails takes nothing else with it, and its caller alone hears of it. Callers
+//! hear after the commit. A commit that fails for anything but a full disk ends the process: after a failed sync
+//! nobody knows what is on the disk, and nothing may be acknowledged any more.
+
+use std::{
+    sync::mpsc::{self, Receiver, Sender},
+    thread,
+};
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::oneshot;
+
+use super::SpoolError;
+
+/// At most this many changes share a commit, which bounds how long the first of them waits.
+const BATCH: usize = 256;
+
+/// The exit status after a failed sync: `EX_IOERR` of sysexits.
+const EXIT_IO: i32 = 74;
+
+/// Tells the caller, once the commit is done (true) or was rolled back for a full disk (false).
+type Finish = Box<dyn FnOnce(bool) + Send>;
+/// A change: does its work, and says whether it is to be kept.
+type Change = Box<dyn FnOnce(&Connection) -> (bool, Finish) + Send>;
+
+pub(super) struct Writer {
+    changes: Sender<Change>,
+}
+
+impl Writer {
+    /// Starts the thread. It ends when the last handle is gone and all changes are committed.
+    pub(super) fn start(connection: Connection) -> Result<Self, SpoolError> {
+        let (changes, waiting) = mpsc::channel();
+        thread::Builder::new()
+            .name("spool-writer".into())
+            .spawn(move || write_all(&connection, &waiting))?;
+        Ok(Self { changes })
+    }
+
+    pub(super) async fn run<T, F>(&self, change: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, SpoolError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let boxed: Change = Box::new(move |connection| {
+            let result = change(connection);
+            let keep = result.is_ok();
+            let finish: Finish = Box::new(move |committed| {
+                let lost = keep && !committed;
+                // The caller may have gone; the change stands all the same.
+                let _ = answer.send(if lost { Err(SpoolError::Full) } else { result });
+            });
+            (keep, finish)
+        });
+        self.changes.send(boxed).map_err(|_| SpoolError::Closed)?;
+        answered.await.map_err(|_| SpoolError::Closed)?
+    }
+}
+
+fn write_all(connection: &Connection, waiting: &Receiver<Change>) {
+    while let Ok(first) = waiting.recv() {
+        let mut finishes = Vec::new();
+        match commit_batch(connection, first, waiting, &mut finishes) {
+            Ok(()) => finishes.into_iter().for_each(|finish| finish(true)),
+            Err(error) if is_full(&error) => {
+                tracing::error!(error = %error, "spool: the disk is full");
+                finishes.into_iter().for_each(|finish| finish(false));
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "spool: a commit failed; nothing can be acknowledged any more");
+                std::process::exit(EXIT_IO);
+            }
+        }
+    }
+}
+
+fn commit_batch(
+    connection: &Connection,
+    first: Change,
+    waiting: &Receiver<Change>,
+    finishes: &mut Vec<Finish>,
+) -> rusqlite::Result<()> {
+    // An immediate transaction rolls back by itself when it is dropped without a commit.
+    let transaction =
+        rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)?;
+    let mut next = Some(first);
+    while let Some(change) = next.take() {
+        transaction.execute_batch("SAVEPOINT change")?;
+        let (keep, finish) = change(&transaction);
+        finishes.push(finish);
+        if !keep {
+            transaction.execute_batch("ROLLBACK TO change")?;
+        }
+        transaction.execute_batch("RELEASE change")?;
+        if finishes.len() < BATCH {
+            next = waiting.try_recv().ok();
+        }
+    }
+    transaction.commit()
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull))
+}

@@ -1,0 +1,45 @@
+"""Shared fixtures: a place for each test, and everything started there stopped again."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness.place import Place  # noqa: E402
+from harness.scene import Scene  # noqa: E402
+
+
+@pytest.fixture
+def place(request):
+    """A folder and a loopback address of the test's own."""
+    made = Place(request.node.name.replace("[", "-").replace("]", "").replace("/", "-"))
+    yield made
+    if request.session.testsfailed == 0:
+        made.remove()
+
+
+@pytest.fixture
+def running():
+    """`running(x)` returns x and calls `x.stop()` at the end of the test, the latest first."""
+    things = []
+
+    def remember(thing):
+        things.append(thing)
+        return thing
+
+    yield remember
+    errors = []
+    for thing in reversed(things):
+        try:
+            thing.stop()
+        except Exception as error:  # the others must be stopped too
+            errors.append(error)
+    assert not errors, errors
+
+
+@pytest.fixture
+def scene(place, running):
+    """`scene(...)` builds a `Scene` in the test's place; everything in it stops with the test."""
+    return lambda **settings: Scene(place, running, **settings)

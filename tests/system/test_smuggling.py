@@ -1,0 +1,304 @@
+"""Only CRLF ends a line and only CRLF.CRLF ends data: refused in, asserted out. And nobody relays through us."""
+
+from collections import Counter
+
+import pytest
+
+from harness import smtp, spool, wait
+from harness.grpc_client import failure
+from harness.line import Line
+
+# What follows a malformed end of data in an attack: a second message that the first server never saw as one.
+SMUGGLED = (
+    b"MAIL FROM:<ceo@branch.example>\r\nRCPT TO:<victim@remote.example>\r\nDATA\r\n"
+    b"Subject: smuggled\r\n\r\nsmuggled\r\n.\r\n"
+)
+
+ENDS = {
+    "LF.LF": b"\n.\n",
+    "LF.CRLF": b"\n.\r\n",
+    "CRLF.LF": b"\r\n.\n",
+    "CR.CR": b"\r.\r",
+    "CRLF.CRCRLF": b"\r\n.\r\r\n",
+    "CR.CRLF": b"\r.\r\n",
+    "CRLF.CR": b"\r\n.\r",
+    "LF.CR": b"\n.\r",
+    "CRLFNUL.CRLF": b"\r\n\0.\r\n",
+    "CRLF.NULCRLF": b"\r\n.\0\r\n",
+}
+TEXTS = {
+    "bare LF": b"one\ntwo\r\n",
+    "bare CR": b"one\rtwo\r\n",
+    "CRCRLF": b"one\r\r\n",
+    "LFCR": b"one\n\rtwo\r\n",
+    "NUL": b"one\0two\r\n",
+    "bare LF in the header": None,
+}
+HEAD = b"From: alice@branch.example\r\nSubject: test\r\nMessage-ID: <planted@test.example>\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def module_running():
+    things = []
+    yield lambda thing: things.append(thing) or thing
+    for thing in reversed(things):
+        thing.stop()
+
+
+@pytest.fixture(scope="module")
+def edge(module_running, request):
+    """One relay for all inbound cases of this file; each leaves nothing behind."""
+    from harness.place import Place
+    from harness.scene import Scene
+
+    place = Place("smuggling")
+    yield Scene(place, module_running, provider=False)
+    if request.session.testsfailed == 0:
+        place.remove()
+
+
+def begin(dialogue):
+    dialogue.expect(250, "EHLO client.branch.example")
+    dialogue.expect(250, "MAIL FROM:<alice@branch.example>")
+    dialogue.expect(250, "RCPT TO:<bob@remote.example>")
+    dialogue.expect(354, "DATA")
+
+
+def assert_refused(edge, listener, raw):
+    """`raw`, sent after 354 and ended by a real CRLF.CRLF, gets exactly one reply, a refusal; nothing is stored."""
+    before = len(edge.relay.messages())
+    with smtp.Dialogue(listener) as dialogue:
+        begin(dialogue)
+        dialogue.send(raw)
+        code, text = dialogue.reply()
+        assert 500 <= code <= 599, (code, text)
+        # The next reply answers NOOP, or the server has closed: nothing in between was taken for a command.
+        dialogue.send(b"NOOP\r\n")
+        after = dialogue.reply()[0]
+        assert after in (250, 0), after
+        if after == 250:
+            dialogue.expect(221, "QUIT")
+    assert len(edge.relay.messages()) == before
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+def test_malformed_end_of_data(edge, end):
+    """Must show: each malformed end of data of mail-protocol.md 3.6 is refused inbound; what follows it is never taken
+    for commands."""
+    assert_refused(edge, edge.relay.site, HEAD + b"text" + end + SMUGGLED)
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+def test_malformed_end_in_pieces(edge, end):
+    """The same when each byte of the end comes in a segment of its own: a decoder must keep its state."""
+    import socket
+
+    with smtp.Dialogue(edge.relay.site) as dialogue:
+        dialogue.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        begin(dialogue)
+        dialogue.send(HEAD + b"text")
+        for byte in end:
+            dialogue.send(bytes([byte]))
+        dialogue.send(b"more\r\n.\r\n")
+        assert 500 <= dialogue.reply()[0] <= 599
+    assert edge.relay.messages() == []
+
+
+@pytest.mark.parametrize("end", [ENDS["LF.LF"], ENDS["CRLF.LF"], ENDS["CR.CR"]], ids=["LF.LF", "CRLF.LF", "CR.CR"])
+def test_provider_is_not_trusted_more(edge, end):
+    """The listener of a link is under the same rule: no local hop and no provider is exempt."""
+    with smtp.Dialogue(edge.relay.released) as dialogue:
+        dialogue.expect(250, "EHLO isp.provider.example")
+        dialogue.expect(250, "MAIL FROM:<bob@remote.example>")
+        dialogue.expect(250, "RCPT TO:<user@branch.example>")
+        dialogue.expect(354, "DATA")
+        dialogue.send(HEAD + b"text" + end + SMUGGLED)
+        assert 500 <= dialogue.reply()[0] <= 599
+    assert edge.relay.messages() == []
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+def test_bare_newlines_in_text(edge, text):
+    """Bare CR, bare LF and NUL anywhere in the text are refused, never repaired."""
+    raw = HEAD + text if text is not None else b"From: a@branch.example\nSubject: x\r\n\r\nbody\r\n"
+    assert_refused(edge, edge.relay.site, raw + b".\r\n")
+
+
+def test_bare_newline_in_commands(edge):
+    """Only CRLF ends a command line: a bare LF never makes two commands out of one line."""
+    with smtp.Dialogue(edge.relay.site) as dialogue:
+        dialogue.expect(250, "EHLO client")
+        dialogue.send(b"NOOP\nNOOP\r\n")
+        assert 500 <= dialogue.reply()[0] <= 599
+        dialogue.send(b"NOOP\r\n")
+        assert dialogue.reply()[0] in (250, 0)
+
+
+def test_right_message_passes(edge):
+    """The counter-check: dots, long lines, 8-bit octets and an empty body pass byte for byte."""
+    bodies = [b"..\r\n.\r\n.a\r\n\r\n.\r\n", b"x" * 998 + b"\r\n", bytes(range(128, 256)) + b"\r\n", b""]
+    expected = {}
+    for body in bodies:
+        content, id = smtp.message()
+        content = content.removesuffix(b"Hello.\r\n") + body
+        smtp.submit(edge.relay.site, "alice@branch.example", ["user@branch.example"], content)
+        expected[id] = content
+    for mail in edge.mailbox.wait_for(len(bodies)):
+        assert mail.content.endswith(expected.pop(mail.id)), mail
+    assert expected == {}
+
+
+BAD_BODIES = {
+    "LF.LF": b"good line\r\ntext\n.\nMAIL FROM:<ceo@branch.example>\r\n",
+    "LF.CRLF": b"good line\r\ntext\n.\r\nMAIL FROM:<ceo@branch.example>\r\n",
+    "CR.CR": b"good line\r\ntext\r.\rMAIL FROM:<ceo@branch.example>\r\n",
+    "CRLF.LF": b"good line\r\ntext\r\n.\nMAIL FROM:<ceo@branch.example>\r\n",
+    "CRLF.CRCRLF": b"good line\r\ntext\r\n.\r\r\nMAIL FROM:<ceo@branch.example>\r\n",
+    "no end of line": b"good line\r\ntext without an end",
+    "CR at the end": b"good line\r\ntext\r",
+    "NUL": b"good line\r\ntext\0text\r\n",
+    "far inside": b"good line\r\n" * 60_000 + b"text\n.\nMAIL FROM:<ceo@branch.example>\r\n",
+}
+
+
+def first_bad(body):
+    """The index of the first byte that must not be sent; the length when only the end is missing."""
+    for index, byte in enumerate(body):
+        if byte == 0:
+            return index
+        if byte == 10 and body[index - 1 : index] != b"\r":
+            return index
+        if byte == 13 and body[index + 1 : index + 2] != b"\n":
+            return index
+    return len(body)
+
+
+@pytest.mark.parametrize("bad", BAD_BODIES.values(), ids=BAD_BODIES.keys())
+def test_planted_body_is_set_aside(place, running, scene, bad):
+    """Must show: malformed bodies planted straight into the spool stop the outbound session before the first bad byte
+    and set the message aside; the others still go."""
+    lines = []
+
+    def recorded(far):
+        lines.append(running(Line(place, far)).up())
+        return lines[0].endpoint
+
+    stage = scene(provider=False, smart_host=recorded)
+    ids = []
+    for number in range(5):
+        # The third is the one to be damaged; a large one is stored as a large one.
+        body = "x" * 70 if number != 2 or len(bad) < 100_000 else "\n".join(["y" * 70] * 9000)
+        content, id = smtp.message(body=body)
+        smtp.submit(stage.relay.site, "alice@branch.example", [f"bob{number}@remote.example"], content)
+        ids.append(id)
+    assert stage.relay.terminate() == 0
+    stored = spool.read_body(stage.relay.state, ids[2])
+    head = stored[: stored.index(b"\r\n\r\n") + 4]
+    spool.plant(stage.relay.state, ids[2], head + bad)
+    stage.relay.start()
+
+    stage.relay.run_cycle()
+
+    good = [id for id in ids if id != ids[2]]
+    wait.until(lambda: len(stage.world.mails) >= 4, "the others still go")
+    stage.relay.run_cycle()
+    assert stage.world.ids() == Counter(good)
+    states = {address: state for address, (state, _) in stage.relay.recipients().items()}
+    assert states == {f"bob{number}@remote.example": "SET_ASIDE" if number == 2 else "DELIVERED" for number in range(5)}
+    assert stage.mailbox.mails == [], "a damaged message is for an operator, not for a report"
+    # On the wire: at most what stands before the first bad byte, and no end of data behind it.
+    cut = first_bad(bad)
+    for sent in lines[0].recorded:
+        assert head + bad[:cut] + bad[cut : cut + 1] not in bytes(sent) or cut == len(bad)
+        if head in sent:
+            tail = bytes(sent[sent.index(head) :])
+            wire = (head + bad[:cut]).replace(b"\r\n.", b"\r\n..")
+            assert wire.startswith(tail), f"went on after the bad byte: {tail[-80:]!r}"
+    # It stays for the operator, over a restart too.
+    assert stage.relay.terminate() == 0
+    stage.relay.start()
+    assert [message["recipients"][0]["address"] for message in stage.relay.messages(state="SET_ASIDE")] == [
+        "bob2@remote.example"
+    ]
+
+
+def test_damaged_body_is_set_aside(scene):
+    """A body that is well formed and is not what was accepted (the stored SHA-256 tells) is not sent either."""
+    stage = scene(provider=False)
+    [id] = stage.send(1)
+    assert stage.relay.terminate() == 0
+    body = spool.read_body(stage.relay.state, id)
+    spool.plant(stage.relay.state, id, body.replace(b"Hello.", b"Jello."), consistent=False)
+    stage.relay.start()
+    assert stage.relay.run_cycle()["sent"] == 0
+    stage.relay.wait_for_states({"bob@remote.example": "SET_ASIDE"})
+    assert stage.world.mails == []
+
+
+OUTSIDE = "127.0.0.2"  # not in relay_from
+
+
+@pytest.mark.parametrize("listener", ["site", "released"])
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "<bob@remote.example>",
+        "<@branch.example:bob@remote.example>",
+        "<bob@[127.0.0.1]>",
+        "<bob@branch.example.remote.example>",
+        "<bob@xbranch.example>",
+        "<bob@sub.branch.example>",
+        "<bob@>",
+        "<bob>",
+        "<@>",
+        "<bob@remote.example@branch.example>",
+        "<bob@branch.example@remote.example>",
+        "<bob@remote.example.>",
+    ],
+)
+def test_not_an_open_relay(edge, listener, recipient):
+    """Must show: not an open relay over SMTP: a client outside `relay_from` reaches only our own domains, whatever it
+    writes as sender, on both listeners."""
+    for sender in ("<eve@evil.example>", "<alice@branch.example>", "<>"):
+        with smtp.Dialogue(getattr(edge.relay, listener), source=OUTSIDE) as dialogue:
+            dialogue.expect(250, "EHLO branch.example")
+            dialogue.expect(250, f"MAIL FROM:{sender}")
+            code = dialogue.command(f"RCPT TO:{recipient}")
+            assert 500 <= code <= 599, (recipient, code)
+            assert dialogue.command("DATA") in (503, 554)
+    assert edge.relay.messages(state="QUEUED") == []
+
+
+def test_own_domains_from_anyone(edge):
+    """The counter-check: anyone may deliver to our own domains, in any case, and to a quoted or percent local part,
+    which stays a local part."""
+    with smtp.Dialogue(edge.relay.site, source=OUTSIDE) as dialogue:
+        dialogue.expect(250, "EHLO elsewhere.example")
+        dialogue.expect(250, "MAIL FROM:<bob@remote.example>")
+        for recipient in (
+            "<User@branch.example>",
+            "<user@BRANCH.Example>",
+            "<bob%remote.example@branch.example>",
+            '<"bob@remote.example"@branch.example>',
+        ):
+            dialogue.expect(250, f"RCPT TO:{recipient}")
+        dialogue.expect(250, "RSET")
+
+
+def test_etrn_is_for_providers(edge):
+    """Nobody may ask an edge to release: nothing is held here."""
+    with smtp.Dialogue(edge.relay.site, source=OUTSIDE) as dialogue:
+        dialogue.expect(250, "EHLO elsewhere.example")
+        assert dialogue.command("ETRN branch.example") in (458, 459, 500, 502)
+
+
+def test_forged_arguments_over_grpc(edge):
+    """Line ends in gRPC addresses never reach an SMTP session."""
+    for field, value in (
+        ("recipients", ["bob@remote.example>\r\nRCPT TO:<eve@evil.example"]),
+        ("reverse_path", "alice@branch.example>\r\nRSET"),
+    ):
+        request = {"reverse_path": "a@branch.example", "recipients": ["bob@remote.example"], "content": HEAD} | {
+            field: value
+        }
+        assert failure(edge.relay.client.call, "MessageService/SubmitMessage", request).code == "INVALID_ARGUMENT"

@@ -1,0 +1,310 @@
+//! Plays every transcript below `transcripts/` against our pure sessions, and checks that the player itself can fail.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p linkmail-tests --test transcripts` rewrites what the files expect.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use linkmail_smtp::Recorder;
+use linkmail_tests::pure::PureServer;
+use linkmail_tests::{
+    Drives, Failure, Side, Transcript, play, play_file, socket, transcripts_below,
+};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts")
+}
+
+fn play_all(name: &str) {
+    let update = std::env::var_os("UPDATE_EXPECT").is_some();
+    let files = transcripts_below(&folder().join(name)).unwrap();
+    assert!(!files.is_empty(), "no transcripts in {name}");
+    let mut failures = Vec::new();
+    for file in files {
+        match play_file(&file, update) {
+            Ok(()) => println!("ok      {}", file.display()),
+            Err(failure) => {
+                println!("FAILED  {}", file.display());
+                failures.push(failure.to_string());
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn rfc() {
+    play_all("rfc");
+}
+
+#[test]
+fn server() {
+    play_all("server");
+}
+
+#[test]
+fn client() {
+    play_all("client");
+}
+
+#[test]
+fn smuggling() {
+    play_all("smuggling");
+}
+
+#[test]
+fn quirks() {
+    play_all("quirks");
+}
+
+#[test]
+fn every_transcript_is_in_a_folder_that_is_played() {
+    let all = transcripts_below(&folder()).unwrap();
+    let played: usize = ["rfc", "server", "client", "smuggling", "quirks"]
+        .iter()
+        .map(|name| transcripts_below(&folder().join(name)).unwrap().len())
+        .sum();
+    assert_eq!(all.len(), played);
+    assert!(played >= 30, "{played}");
+}
+
+fn parse(text: &str) -> Result<Transcript, Failure> {
+    Transcript::parse(Path::new("wrong.smtp"), text)
+}
+
+const GOOD: &str = "# wrong\n-- given --\nown b.example\n-- session --\nS: 220 relay.test ESMTP\nC: HELO a.example\nS: 250 relay.test\nC: QUIT\nS: 221 2.0.0 relay.test closing connection\n";
+
+#[test]
+fn a_wrong_transcript_fails_at_its_line() {
+    for (from, to, line, expected, got) in [
+        ("", "", 0, "", ""),
+        (
+            "S: 250 relay.test\n",
+            "S: 250 relay\n",
+            7,
+            "S: 250 relay",
+            "S: 250 relay.test",
+        ),
+        (
+            "S: 250 relay.test\n",
+            "S~ 25 relay.*\n",
+            7,
+            "S~ 25 relay.*",
+            "S: 250 relay.test",
+        ),
+        (
+            "S: 250 relay.test\n",
+            "S~ 250\n",
+            7,
+            "S~ 250",
+            "S: 250 relay.test",
+        ),
+        (
+            "S: 250 relay.test\n",
+            "S: 250 relay.test\nS: 250 more\n",
+            8,
+            "S: 250 more",
+            "nothing",
+        ),
+        (
+            "S: 221 2.0.0 relay.test closing connection\n",
+            "",
+            8,
+            "nothing more",
+            "S: 221 2.0.0 relay.test closing connection",
+        ),
+        (
+            "C: QUIT\n",
+            "C: BDAT 1\n",
+            9,
+            "S: 221 2.0.0 relay.test closing connection",
+            "S: 521 5.5.1 not SMTP, closing connection",
+        ),
+        (
+            "C: QUIT\nS: 221 2.0.0 relay.test closing connection\n",
+            "!closed\n",
+            8,
+            "!closed",
+            "an open connection",
+        ),
+        (
+            "C: QUIT\nS: 221 2.0.0 relay.test closing connection\n",
+            "C: GET /\nS: 521 5.5.1 not SMTP, closing connection\n",
+            9,
+            "an open connection, or the mark !closed",
+            "!closed",
+        ),
+        (
+            "connection\n",
+            "connection\n-- then --\nrelease b.example\n",
+            11,
+            "release b.example",
+            "nothing more",
+        ),
+        (
+            "own b.example",
+            "owns b.example",
+            3,
+            "one of: drives: | hostname | client | own | unknown | held | size_limit | max_recipients | etrn off | after data",
+            "owns b.example",
+        ),
+    ] {
+        let result = parse(&GOOD.replace(from, to)).and_then(|transcript| {
+            let mut server = PureServer::new(&transcript)?;
+            play(&transcript, &mut server)
+        });
+        match result {
+            Ok(()) => assert_eq!(line, 0, "{to} passes"),
+            Err(failure) => assert_eq!(
+                (
+                    failure.line,
+                    failure.expected.as_str(),
+                    failure.got.as_str()
+                ),
+                (line, expected, got)
+            ),
+        }
+    }
+}
+
+#[test]
+fn a_malformed_file_is_refused_at_its_line() {
+    for (text, line) in [
+        ("-- session --\nX: 1\n", 2),
+        ("-- session --\nC:no space\n", 2),
+        ("-- session --\nC\\ \\q\n", 2),
+        ("-- session --\n!wait soon\n", 2),
+        ("stray\n-- session --\nC: QUIT\n", 1),
+        ("# nothing\n", 1),
+    ] {
+        assert_eq!(parse(text).unwrap_err().line, line, "{text}");
+    }
+}
+
+#[test]
+fn a_failure_shows_where_and_the_session_so_far() {
+    let transcript = parse(&GOOD.replace("250 relay.test", "250 other")).unwrap();
+    let mut server = PureServer::new(&transcript).unwrap();
+    assert_eq!(
+        play(&transcript, &mut server).unwrap_err().to_string(),
+        "wrong.smtp:7\n  expected S: 250 other\n  got      S: 250 relay.test\n    S: 220 relay.test ESMTP\n    C: HELO a.example\n"
+    );
+}
+
+/// A listener that says the right lines, or one wrong one, without reading what it is told in between.
+fn scripted_server(lines: &'static [&'static str]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut piece = [0; 1024];
+        for (index, line) in lines.iter().enumerate() {
+            if index > 0 && stream.read(&mut piece).unwrap() == 0 {
+                return;
+            }
+            stream.write_all(line.as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn the_same_file_plays_over_a_socket() {
+    let file = file_in_target();
+    std::fs::write(&file, GOOD).unwrap();
+    let good = scripted_server(&[
+        "220 relay.test ESMTP\r\n",
+        "250 relay.test\r\n",
+        "221 2.0.0 relay.test closing connection\r\n",
+    ]);
+    socket::play(&file, good).unwrap();
+    let wrong = scripted_server(&["220 relay.test ESMTP\r\n", "250 other.test\r\n"]);
+    let failure = socket::play(&file, wrong).unwrap_err();
+    assert_eq!(
+        (failure.line, failure.got.as_str()),
+        (7, "S: 250 other.test")
+    );
+    let chatty = scripted_server(&[
+        "220 relay.test ESMTP\r\n",
+        "250 relay.test\r\n",
+        "221 2.0.0 relay.test closing connection\r\n250 more\r\n",
+    ]);
+    let failure = socket::play(&file, chatty).unwrap_err();
+    assert_eq!(failure.expected, "nothing more");
+}
+
+fn file_in_target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("socket.smtp")
+}
+
+/// The pure server of a transcript behind a listener, for one session.
+fn listening(transcript: Transcript) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut server = PureServer::new(&transcript).unwrap();
+        let mut piece = [0; 65536];
+        loop {
+            while let Some(line) = server.next_line() {
+                stream.write_all(&line).unwrap();
+            }
+            if server.is_closed() {
+                return;
+            }
+            match stream.read(&mut piece).unwrap() {
+                0 => server.end_of_input(),
+                count => server.receive(&piece[..count]),
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn every_server_transcript_plays_over_a_socket() {
+    let mut played = 0;
+    for file in transcripts_below(&folder()).unwrap() {
+        let transcript = Transcript::read(&file).unwrap();
+        if transcript.drives() == Drives::Client || transcript.needs_clock() {
+            continue;
+        }
+        let address = listening(transcript);
+        if let Err(failure) = socket::play(&file, address) {
+            panic!("{failure}");
+        }
+        played += 1;
+    }
+    assert!(played >= 30, "{played}");
+}
+
+#[test]
+fn a_recorded_session_plays_again() {
+    let mut recorder = Recorder::new();
+    let mut server = PureServer::new(&parse(GOOD).unwrap()).unwrap();
+    for said in [
+        "HELO a.example\r\nMAIL FROM:<>\r\nRCPT TO:<b@b.example>\r\nDATA\r\n",
+        "Subject: private\r\n\r\n..text\r\n.\r\n",
+        "NO\0OP\r\nQUIT\r\n",
+    ] {
+        while let Some(line) = server.next_line() {
+            recorder.server(&line);
+        }
+        recorder.client(said.as_bytes());
+        server.receive(said.as_bytes());
+    }
+    while let Some(line) = server.next_line() {
+        recorder.server(&line);
+    }
+    let record = recorder.text();
+    assert!(record.contains("C# 27 octets of data\n"), "{record}");
+    assert!(!record.contains("private"));
+    let text = format!("-- given --\nown b.example\n-- session --\n{record}-- then --\n");
+    let again = parse(&text).unwrap();
+    let mut server = PureServer::new(&again).unwrap();
+    let failure = play(&again, &mut server).unwrap_err();
+    assert_eq!(failure.got, "message from <> to <b@b.example>", "{failure}");
+}
