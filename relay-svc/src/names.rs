@@ -137,14 +137,11 @@ impl HostPort {
             Some(v6) => {
                 let (host, after) = v6.split_once(']').ok_or_else(wrong)?;
                 host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
-                (
-                    host,
-                    after.strip_prefix(':').or(if after.is_empty() {
-                        None
-                    } else {
-                        return Err(wrong());
-                    }),
-                )
+                match after.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None if after.is_empty() => (host, None),
+                    None => return Err(wrong()),
+                }
             }
             None => match rest.split_once(':') {
                 Some((host, port)) => (host, Some(port)),

@@ -239,7 +239,7 @@ mod tests {
                 }
                 Settlement::Bounced { reply } => {
                     assert!(
-                        reply.starts_with("given up after 64 attempts; the last: 451"),
+                        reply.starts_with("given up after 65 attempts; the last: 451"),
                         "{reply}"
                     );
                     break;

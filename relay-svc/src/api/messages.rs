@@ -182,7 +182,7 @@ impl Messages {
             .await
             .map_err(|failed| of_spool(&failed))?;
         if accepted.id == message.id {
-            tracing::info!(message = %accepted.id, %peer, size = accepted.size, "message accepted");
+            tracing::info!(id = %accepted.id, %peer, size = accepted.size, "message accepted");
             self.services
                 .instruments
                 .accepted

@@ -61,7 +61,9 @@ pub(super) enum Action {
 /// What a provider expects to send, as far as it said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Announced {
-    /// Nothing will come (251, or every request was refused).
+    /// Every request was refused or not answered: asking again gives nothing else.
+    Refused,
+    /// Nothing will come (251).
     Nothing,
     /// So many messages (253).
     Messages(u32),
@@ -74,6 +76,7 @@ impl Announced {
     #[must_use]
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
+            (Self::Refused, known) | (known, Self::Refused) => known,
             (Self::Nothing, known) | (known, Self::Nothing) => known,
             (Self::Messages(a), Self::Messages(b)) => Self::Messages(a.saturating_add(b)),
             _ => Self::Unknown,
@@ -263,7 +266,9 @@ impl Order {
         // What was forwarded before this moment may have a bounce that the last request came too early for.
         let bounce_at = self.last_forward.map(|at| at + self.plan.bounce_wait);
         match bounce_at {
-            Some(at) if asked.at < at && self.asks < ASKS => {
+            Some(at)
+                if asked.at < at && self.asks < ASKS && asked.announced != Announced::Refused =>
+            {
                 if at > now {
                     Action::Receive { until: at }
                 } else {
@@ -291,7 +296,7 @@ impl Order {
         }
         let came = self.inflow.messages.saturating_sub(asked.before);
         match asked.announced {
-            Announced::Nothing => return None,
+            Announced::Nothing | Announced::Refused => return None,
             Announced::Messages(count) if came >= count => return None,
             Announced::Messages(_) | Announced::Unknown => {}
         }

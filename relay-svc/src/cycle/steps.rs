@@ -100,7 +100,7 @@ impl Run {
         let (told, mut progress) = watch::channel(Tally::default());
         let span = speaking.span.clone();
         let drain = forwarder.drain(&hop, &mut speaking.session, &span, cancel, |tally| {
-            drop(told.send_replace(*tally))
+            told.send_replace(*tally);
         });
         let mut drain = std::pin::pin!(drain);
         loop {
@@ -205,7 +205,7 @@ impl Run {
             }
             self.ask_host(index, &mut asked).await;
         }
-        let announced = asked.announced.unwrap_or(Announced::Nothing);
+        let announced = asked.announced.unwrap_or(Announced::Refused);
         self.order
             .asked(announced, asked.failures, asked.answered, Instant::now());
     }
@@ -299,9 +299,10 @@ fn announced(code: u16, text: &str) -> Announced {
     };
     match code {
         253 => number().map_or(Announced::Unknown, Announced::Messages),
-        200..=299 if code != 251 => Announced::Unknown,
+        250 | 252 | 254..=299 => Announced::Unknown,
         458 => Announced::Unknown,
-        _ => Announced::Nothing,
+        251 => Announced::Nothing,
+        _ => Announced::Refused,
     }
 }
 
@@ -330,8 +331,8 @@ mod tests {
             ),
             (253, "OK, messages for node x started", Announced::Unknown),
             (458, "Already processing", Announced::Unknown),
-            (459, "Node x not allowed: no", Announced::Nothing),
-            (0, "connection refused", Announced::Nothing),
+            (459, "Node x not allowed: no", Announced::Refused),
+            (0, "connection refused", Announced::Refused),
         ] {
             assert_eq!(announced(code, text), expected, "{code} {text}");
         }

@@ -167,7 +167,7 @@ impl Session<'_> {
             Ok(accepted) => {
                 self.accepted += 1;
                 tracing::info!(
-                    message = %accepted.id,
+                    id = %accepted.id,
                     peer = %self.peer,
                     size = accepted.size,
                     link = link.as_ref().map(crate::names::LinkName::as_str),

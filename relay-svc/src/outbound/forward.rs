@@ -274,7 +274,7 @@ impl Forwarder {
         } else {
             "outbound"
         };
-        tracing::info!(message = %message.id, recipient = %recipient.address, outcome, reply, "recipient settled");
+        tracing::info!(id = %message.id, recipient = %recipient.address, outcome, reply, "recipient settled");
         let labels = [
             KeyValue::new("direction", direction),
             KeyValue::new("outcome", outcome),
@@ -304,7 +304,7 @@ impl Forwarder {
         {
             Ok(admitted) => admitted,
             Err(_) => {
-                tracing::warn!(message = %message.id, "no report: the sender's domain has no route");
+                tracing::warn!(id = %message.id, "no report: the sender's domain has no route");
                 return Ok(None);
             }
         };
@@ -322,7 +322,7 @@ impl Forwarder {
         let text = match report::write(&subject, failures, now) {
             Ok(text) => text,
             Err(error) => {
-                tracing::error!(message = %message.id, %error, "no report");
+                tracing::error!(id = %message.id, %error, "no report");
                 return Ok(None);
             }
         };
@@ -342,7 +342,7 @@ impl Forwarder {
             accepted: now,
             request: None,
         };
-        tracing::info!(message = %new.id, about = %message.id, "report written");
+        tracing::info!(id = %new.id, about = %message.id, "report written");
         Ok(Some((draft, new)))
     }
 }

@@ -5,8 +5,8 @@
 use std::{sync::Arc, time::Duration};
 
 use linkmail_smtp::{
-    ClientPhase, ClientSession, ClientStep, CloseReason, EtrnNode, RecipientOutcome, Recorder,
-    Reply, Transaction,
+    BadBody, ClientPhase, ClientSession, ClientStep, CloseReason, EtrnNode, RecipientOutcome,
+    Recorder, Reply, Transaction,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -183,12 +183,9 @@ impl Session {
             .await
             .map_err(|error| format!("the stored body cannot be read: {error}"))?;
         if piece.is_empty() {
-            self.smtp.end_body();
-            return Ok(());
+            return self.smtp.end_body().map_err(unsendable);
         }
-        self.smtp
-            .body(&piece)
-            .map_err(|bad| format!("the stored body cannot be sent: {bad}"))
+        self.smtp.body(&piece).map_err(unsendable)
     }
 
     fn outcome(&self, outcome: RecipientOutcome) -> Outcome {
@@ -301,4 +298,8 @@ impl Session {
             .get_or_insert_with(|| format!("{}: {reason}", self.peer));
         self.smtp.end_of_input();
     }
+}
+
+fn unsendable(bad: BadBody) -> String {
+    format!("the stored body cannot be sent: {bad}")
 }
