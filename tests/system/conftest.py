@@ -1,5 +1,6 @@
 """Shared fixtures: a place for each test, and everything started there stopped again."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,12 +12,24 @@ from harness.place import Place  # noqa: E402
 from harness.scene import Scene  # noqa: E402
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Remembers which tests failed: their folders are kept."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture
 def place(request):
     """A folder and a loopback address of the test's own."""
-    made = Place(request.node.name.replace("[", "-").replace("]", "").replace("/", "-"))
+    made = Place(re.sub(r"\W+", "-", request.node.name))
     yield made
-    if request.session.testsfailed == 0:
+    if not request.node.stash.get(FAILED, False):
         made.remove()
 
 

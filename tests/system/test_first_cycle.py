@@ -52,7 +52,7 @@ def test_nothing_to_send(scene):
     stage = scene()
     held = stage.hold(2)
     cycle = stage.relay.run_cycle()
-    assert Counter(held) == Counter(mail.id for mail in stage.mailbox.wait_for(2))
+    assert Counter(held.keys()) == Counter(mail.id for mail in stage.mailbox.wait_for(2))
     assert (cycle["sent"], cycle["received"]) == (0, 2)
     assert len(cycle["dequeue_requests"]) == 1
 
@@ -72,14 +72,15 @@ def test_etrn_to_a_host_that_does_not_forward(place, running, scene):
 
     assert stage.world.wait_for(2) and stage.world.ids() == Counter(ids)
     stage.mailbox.wait_for(2)
-    assert stage.mailbox.ids() == Counter(held)
+    assert stage.mailbox.ids() == Counter(held.keys())
     assert (cycle["sent"], cycle["received"]) == (2, 2)
     assert {one["host"] for one in cycle["dequeue_requests"]} == {keeper.endpoint}
     assert len(stage.postfix.queue()) == len(at_smart_host), "the smart host was not asked"
 
 
 def test_both_hosts_are_asked(place, running, scene):
-    """Any number of ETRN targets per link: the smart host and another one, each node of each, in the order given."""
+    """Any number of ETRN targets per link: the smart host and another one, each node of each, in the order
+    given. A node that is refused does not stop the others; the cycle says that a step failed."""
     keeper = Postfix(place, "keeper")
     stage = scene(
         relay=False,
@@ -92,9 +93,9 @@ def test_both_hosts_are_asked(place, running, scene):
     running(keeper).start()
     stage.relay.start()
     held = stage.hold(1) | stage.hold(2, postfix=keeper)
-    cycle = stage.relay.run_cycle()
+    cycle = stage.relay.run_cycle(expected="INCOMPLETE")
     stage.mailbox.wait_for(3)
-    assert stage.mailbox.ids() == Counter(held)
+    assert stage.mailbox.ids() == Counter(held.keys())
     assert cycle["received"] == 3
     assert [(one["host"], one["node"], one["reply_code"]) for one in cycle["dequeue_requests"]] == [
         (stage.postfix.endpoint, "branch.example", 250),
@@ -161,9 +162,13 @@ def test_triggers(scene, trigger, name):
     ids = stage.send(2)
     stage.world.wait_for(2, seconds=10)
     assert stage.world.ids() == Counter(ids)
-    cycles = stage.relay.client.call("CycleService/ListCycles", parent="links/isp")["cycles"]
-    assert {cycle["trigger"] for cycle in cycles} == {name}
-    assert sum(cycle["sent"] for cycle in cycles if cycle["phase"] == "ENDED") <= 2
+
+    def of_that_trigger():
+        cycles = stage.relay.client.call("CycleService/ListCycles", parent="links/isp")["cycles"]
+        return [cycle for cycle in cycles if cycle["trigger"] == name and cycle["phase"] == "ENDED"]
+
+    # A schedule may begin with a cycle that catches up.
+    wait.until(of_that_trigger, f"a cycle by {name}")
 
 
 def test_restart_keeps_everything(scene):

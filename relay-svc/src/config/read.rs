@@ -232,13 +232,13 @@ fn positive(table: &Table<'_>, key: &str, default: Duration) -> Duration {
 fn link_names(document: &Document, root: &Table<'_>, links: &[Option<Link>]) -> HashSet<LinkName> {
     let mut names = HashSet::new();
     for (index, link) in links.iter().enumerate() {
-        if let Some(link) = link {
-            if !names.insert(link.name.clone()) {
-                document.error(
-                    &root.position_in("link", index),
-                    format!("a link named {:?} is there already", link.name.as_str()),
-                );
-            }
+        if let Some(link) = link
+            && !names.insert(link.name.clone())
+        {
+            document.error(
+                &root.position_in("link", index),
+                format!("a link named {:?} is there already", link.name.as_str()),
+            );
         }
     }
     names
@@ -284,10 +284,10 @@ fn routes(root: &Table<'_>, names: &HashSet<LinkName>) -> Routes {
             known_link(&table, "to", name, names);
         }
         for pattern in patterns {
-            if let Some(hop) = &hop {
-                if let Err(again) = routes.insert(pattern, hop.clone()) {
-                    table.error("domains", format!("{again} is routed already"));
-                }
+            if let Some(hop) = &hop
+                && let Err(again) = routes.insert(pattern, hop.clone())
+            {
+                table.error("domains", format!("{again} is routed already"));
             }
         }
         table.finish();

@@ -58,6 +58,9 @@ pub struct RunRequest {
     pub(super) answer: oneshot::Sender<Result<Record, RunError>>,
 }
 
+/// What the keeper of a link starts with: the link, and the end at which it takes requests.
+pub type Post = (Arc<Link>, mpsc::Receiver<RunRequest>);
+
 struct Place {
     link: Arc<Link>,
     view: Mutex<LinkView>,
@@ -73,7 +76,7 @@ pub struct Desk {
 impl Desk {
     /// A desk for these links, with the ends at which their keepers take requests.
     #[must_use]
-    pub fn new(links: &[Link]) -> (Self, Vec<(Arc<Link>, mpsc::Receiver<RunRequest>)>) {
+    pub fn new(links: &[Link]) -> (Self, Vec<Post>) {
         let mut places = BTreeMap::new();
         let mut keepers = Vec::new();
         for link in links {

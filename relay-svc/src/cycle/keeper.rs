@@ -71,10 +71,8 @@ impl Keeper {
                 left_open = true;
             }
         }
-        if left_open {
-            if let Err(error) = link::hang_up(&link.dial).await {
-                tracing::warn!(link = %link.name, %error, "hanging up after an interrupted cycle failed");
-            }
+        if left_open && let Err(error) = link::hang_up(&link.dial).await {
+            tracing::warn!(link = %link.name, %error, "hanging up after an interrupted cycle failed");
         }
         let last = spool.cycles(Some(link.name.clone()), i64::MAX, 1).await?;
         let since_last = last
@@ -194,7 +192,7 @@ impl Keeper {
         let id = run.record().id;
         let spool = self.shared.forwarder.spool.clone();
         let outcome = {
-            let mut running = std::pin::pin!(run.to_end(cancel));
+            let mut running = std::pin::pin!(run.finish(cancel));
             loop {
                 tokio::select! {
                     outcome = &mut running => break outcome,
@@ -232,12 +230,11 @@ async fn busy(
     request: Option<crate::spool::RequestKey>,
     running: CycleId,
 ) -> Result<Record, RunError> {
-    if let Some(key) = request {
-        if let Some(first) = spool.repeated_cycle(key).await? {
-            let kept = spool.cycle(first).await?;
-            return kept
-                .ok_or_else(|| SpoolError::Damaged(format!("cycle {first} is gone")).into());
-        }
+    if let Some(key) = request
+        && let Some(first) = spool.repeated_cycle(key).await?
+    {
+        let kept = spool.cycle(first).await?;
+        return kept.ok_or_else(|| SpoolError::Damaged(format!("cycle {first} is gone")).into());
     }
     Err(RunError::Busy(Busy(running)))
 }

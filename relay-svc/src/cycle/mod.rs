@@ -14,6 +14,6 @@ mod run;
 mod schedule;
 mod steps;
 
-pub use desk::{Busy, Desk, LinkView, RunError, RunRequest};
+pub use desk::{Busy, Desk, LinkView, Post, RunError, RunRequest};
 pub use keeper::{Keeper, Shared};
 pub use record::{DequeueRequest, DialAttempt, Outcome, Phase, PhaseSpan, Record, Trigger};

@@ -110,7 +110,7 @@ impl Run {
     }
 
     /// Runs it. Cancelled, it hangs up and ends.
-    pub(super) async fn to_end(mut self, cancel: &CancellationToken) -> Outcome {
+    pub(super) async fn finish(mut self, cancel: &CancellationToken) -> Outcome {
         let span = self.span.clone();
         async move {
             tracing::info!(link = %self.link.name, cycle = %self.record.id, trigger = self.record.trigger.as_str(), "cycle started");
@@ -343,7 +343,6 @@ impl Run {
             span.set_attribute(KeyValue::new(key, value));
         }
         span.set_attribute(KeyValue::new(telemetry::CYCLE_OUTCOME, outcome.as_str()));
-        drop(span);
         let (sent, received) = (self.record.sent, self.record.received);
         self.note(&format!(
             "ended {}: {sent} sent, {received} received",
