@@ -51,7 +51,7 @@ def start(stage):
 def assert_waits(stage, ids, cycle):
     """After a cycle without a line: all queued, no attempt, no report, nothing sent, and a reason is given."""
     assert (cycle["sent"], cycle["deferred"], cycle["refused"]) == (0, 0, 0)
-    assert cycle["error"] and all(attempt["error"] for attempt in cycle["dial_attempts"]), cycle
+    assert cycle["error"], cycle
     messages = stage.relay.messages()
     assert len(messages) == len(ids), "a report was written"
     for message in messages:
@@ -216,19 +216,31 @@ def test_refused_connect_is_an_attempt(scene, line):
 
 
 def test_lost_before_the_greeting_is_the_line(scene, line):
-    """A connection that is lost before the greeting counts as a missing line."""
+    """Connections that are lost before the greeting are a missing line."""
+    stage = scene(provider=False, relay=False, smart_host=line)
+    line.get().drop()
+    start(stage)
+    ids = stage.send(2)
+    assert_waits(stage, ids, stage.relay.run_cycle(expected="LINE_MISSING"))
+    line.get().up()
+    assert_next_cycle_carries(stage, ids)
+
+
+def test_no_greeting_in_time_is_no_bounce(scene, line):
+    """A far end that accepts and never greets holds a cycle for a bounded time, and nothing is lost."""
     stage = scene(provider=False, relay=False, smart_host=line)
     line.get().silent()
     start(stage)
     ids = stage.send(2)
     started = stage.relay.client.call("CycleService/RunCycle", parent="links/isp")
-    wait.until(lambda: line.get().accepted, "the relay connects")
-    line.get().refuse()
-    cycle = stage.relay.ended(started["name"])
-    assert cycle["outcome"] == "LINE_MISSING", cycle
-    assert_waits(stage, ids, cycle)
+    wait.until(lambda: line.get().held, "the relay connects")
     line.get().up()
-    assert_next_cycle_carries(stage, ids)
+    cycle = stage.relay.ended(started["name"])
+    assert cycle["outcome"] != "INTERRUPTED"
+    wait.until(lambda: stage.world.mails or stage.relay.run_cycle()["sent"], "carried by this cycle or a later one")
+    stage.world.wait_for(2)
+    assert stage.world.ids() == Counter(ids)
+    assert stage.mailbox.mails == []
 
 
 def test_stop_while_dialling(place, scene):

@@ -3,6 +3,7 @@
 //! Reading it checks everything that can be known from the file alone, and reports all that is wrong at once.
 
 mod read;
+mod read_link;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -15,10 +15,15 @@
 
 mod body;
 mod cycles;
+mod look;
 mod messages;
 mod requests;
+mod reroute;
 mod schema;
 mod signals;
+mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{

@@ -2,7 +2,7 @@
 
 `up` carries. `refuse` closes the port, so connects are refused at once. `blackhole` swallows the SYN: the port listens
 with a backlog of one that is full, and Linux drops the SYN of whoever comes then, so a connect hangs until the client
-gives up (no packet filter and no name space is needed). `silent` accepts and never says a byte. `hang_up` resets what
+gives up (no packet filter and no name space is needed). `silent` accepts and never says a byte, `drop` accepts and closes at once. `hang_up` resets what
 is being carried. One port through all of it.
 """
 
@@ -53,8 +53,8 @@ class Line:
         self._plugs, self._held = [], []
 
     @property
-    def accepted(self):
-        """Connections that `silent` holds."""
+    def held(self):
+        """How many connections `silent` has taken."""
         return len(self._held)
 
     def refuse(self):
@@ -66,6 +66,9 @@ class Line:
 
     def silent(self):
         threading.Thread(target=self._serve, args=(self._listen(64), self._held.append), daemon=True).start()
+
+    def drop(self):
+        threading.Thread(target=self._serve, args=(self._listen(64), socket.socket.close), daemon=True).start()
 
     def blackhole(self):
         self._listen(0)

@@ -1,0 +1,186 @@
+//! The `[[link]]` part of the file.
+
+use std::{path::Path, time::Duration};
+
+use linkmail_service::config::{Document, Table, choice};
+use linkmail_smtp::EtrnNode;
+
+use super::{
+    Dequeue, Dial, Driver, Link, Triggers,
+    read::{HOUR, MINUTE, SECOND, positive},
+};
+use crate::names::{HostPort, LinkName};
+
+pub(super) fn link(document: &Document, table: Table<'_>) -> Option<Link> {
+    let name = table.required_with("name", LinkName::parse);
+    let smart_host = table.required_with("smart_host", HostPort::parse_url);
+    let dial = table.required_table("dial").and_then(dial);
+    let dequeue: Vec<_> = table
+        .tables("dequeue")
+        .into_iter()
+        .map(|entry| dequeue(entry, smart_host.as_ref()))
+        .collect();
+    let trigger = triggers(document, &table);
+    let released_from = table.list("released_from");
+    let quiet = positive(&table, "quiet", 10 * SECOND);
+    let receive_at_most = positive(&table, "receive_at_most", HOUR);
+    let bounce_wait = table.or("bounce_wait", 3 * SECOND);
+    let redial_after = positive(&table, "redial_after", 2 * MINUTE);
+    table.finish();
+    Some(Link {
+        name: name?,
+        smart_host: smart_host?,
+        dial: dial?,
+        dequeue: dequeue.into_iter().collect::<Option<_>>()?,
+        trigger,
+        released_from,
+        quiet,
+        receive_at_most,
+        bounce_wait,
+        redial_after,
+    })
+}
+
+fn dial(table: Table<'_>) -> Option<Dial> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Implicit,
+        Command,
+    }
+    let kinds = [("implicit", Kind::Implicit), ("command", Kind::Command)];
+    let kind = table.required_with("driver", |text| choice("driver", text, &kinds));
+    let (driver, patience) = match kind {
+        Some(Kind::Implicit) => (Some(Driver::Implicit), 90 * SECOND),
+        Some(Kind::Command) => (command(&table), 30 * SECOND),
+        None => {
+            // The other keys belong to some driver: only the driver is wrong.
+            ["up", "down", "timeout"].iter().for_each(|key| {
+                table.has(key);
+            });
+            (None, 90 * SECOND)
+        }
+    };
+    let patience = positive(&table, "patience", patience);
+    let attempts = table.or("attempts", 3);
+    if attempts == 0 {
+        table.error("attempts", "expected at least 1");
+    }
+    let pause = table.or("pause", 10 * SECOND);
+    table.finish();
+    Some(Dial {
+        driver: driver?,
+        patience,
+        attempts,
+        pause,
+    })
+}
+
+fn command(table: &Table<'_>) -> Option<Driver> {
+    let program = |key: &str| -> Vec<String> {
+        let words: Vec<String> = table.list(key);
+        if let Some(first) = words.first() {
+            if !Path::new(first).is_absolute() {
+                table.error(
+                    key,
+                    format!("{first:?} is not an absolute path to a program"),
+                );
+            }
+        } else if table.has(key) {
+            table.error(
+                key,
+                "expected a program and its arguments, such as [\"/usr/bin/pon\", \"isp\"]",
+            );
+        }
+        words
+    };
+    if !table.has("up") {
+        table.error(
+            "up",
+            "missing; driver \"command\" needs the program that dials",
+        );
+    }
+    let (up, down) = (program("up"), program("down"));
+    let timeout = positive(table, "timeout", 120 * SECOND);
+    Some(Driver::Command { up, down, timeout })
+}
+
+fn dequeue(table: Table<'_>, smart_host: Option<&HostPort>) -> Option<Dequeue> {
+    let host = if table.has("host") {
+        table.parse_with("host", HostPort::parse_url)
+    } else {
+        smart_host.cloned()
+    };
+    let nodes = table.list_with("etrn", |text| {
+        EtrnNode::parse(text.as_bytes()).map_err(|_| {
+            format!("{text:?} is not a node of ETRN; expected a domain, @domain or #queue")
+        })
+    });
+    if !table.has("etrn") {
+        table.error("etrn", "missing; this key is required");
+    } else if nodes.is_empty() {
+        table.error("etrn", "expected at least one node");
+    }
+    table.finish();
+    Some(Dequeue { host: host?, nodes })
+}
+
+fn triggers(document: &Document, link: &Table<'_>) -> Triggers {
+    let mut triggers = Triggers::default();
+    for (index, table) in link.tables("trigger").into_iter().enumerate() {
+        let place = link.position_in("trigger", index);
+        let mut keys = 0;
+        if table.has("every") {
+            keys += 1;
+            once(&table, "every", &mut triggers.every, |t| {
+                at_least_a_second(t, "every")
+            });
+        }
+        if table.has("queued") {
+            keys += 1;
+            once(&table, "queued", &mut triggers.queued, |t| {
+                t.optional("queued").filter(|n| at_least_one(t, *n))
+            });
+        }
+        if table.has("oldest") {
+            keys += 1;
+            once(&table, "oldest", &mut triggers.oldest, |t| {
+                t.optional("oldest")
+            });
+        }
+        if keys != 1 {
+            document.error(
+                &place,
+                "expected one of { every = \"30m\" }, { queued = 20 }, { oldest = \"10m\" }",
+            );
+        }
+        table.finish();
+    }
+    triggers
+}
+
+fn once<T>(
+    table: &Table<'_>,
+    key: &str,
+    slot: &mut Option<T>,
+    read: impl Fn(&Table<'_>) -> Option<T>,
+) {
+    if slot.is_some() {
+        table.error(key, format!("a link has one {key:?}"));
+    }
+    *slot = read(table).or(slot.take());
+}
+
+fn at_least_a_second(table: &Table<'_>, key: &str) -> Option<Duration> {
+    let value: Duration = table.optional(key)?;
+    if value < SECOND {
+        table.error(key, "expected at least 1s");
+    }
+    Some(value)
+}
+
+fn at_least_one(table: &Table<'_>, number: u64) -> bool {
+    if number == 0 {
+        table.error("queued", "expected at least 1");
+    }
+    number > 0
+}

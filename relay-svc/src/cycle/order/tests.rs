@@ -1,0 +1,229 @@
+//! The order of a cycle, step by step, without a line.
+
+use super::*;
+
+const PLAN: Plan = Plan {
+    dial_attempts: 3,
+    dial_pause: Duration::from_secs(10),
+    asks: true,
+    quiet: Duration::from_secs(10),
+    receive_at_most: Duration::from_secs(3600),
+    bounce_wait: Duration::from_secs(3),
+};
+
+fn after(start: Instant, seconds: u64) -> Instant {
+    start + Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_line_that_does_not_come_up_is_dialled_three_times_and_is_missing() {
+    let start = Instant::now();
+    let mut order = Order::new(PLAN, start);
+    for attempt in 0..3 {
+        let now = after(start, attempt * 10);
+        assert_eq!(order.next(now), Action::Dial);
+        order.dial_failed("busy".into(), now);
+    }
+    assert_eq!(order.next(after(start, 30)), Action::End);
+    assert_eq!(order.outcome(), (Outcome::LineMissing, "busy".into()));
+}
+
+#[test]
+fn a_redial_that_helps_leaves_the_cycle_complete() {
+    let start = Instant::now();
+    let mut order = Order::new(
+        Plan {
+            asks: false,
+            ..PLAN
+        },
+        start,
+    );
+    order.dial_failed("busy".into(), start);
+    assert_eq!(
+        order.next(start),
+        Action::Pause {
+            until: after(start, 10)
+        }
+    );
+    assert_eq!(order.next(after(start, 10)), Action::Dial);
+    order.dialled();
+    assert_eq!(order.next(start), Action::Forward);
+    order.forwarded(0, start);
+    assert_eq!(order.next(start), Action::HangUp);
+    order.hung_up();
+    assert_eq!(order.next(start), Action::End);
+    assert_eq!(order.outcome(), (Outcome::Complete, String::new()));
+}
+
+/// On the line, with `sent` messages forwarded at the start.
+fn on_line(start: Instant, sent: u32) -> Order {
+    let mut order = Order::new(PLAN, start);
+    order.dialled();
+    assert_eq!(order.next(start), Action::Forward);
+    order.forwarded(sent, start);
+    assert_eq!(order.next(start), Action::Ask);
+    order
+}
+
+fn inflow(messages: u32, open: u32, last: Instant) -> Inflow {
+    Inflow {
+        messages,
+        open,
+        last,
+    }
+}
+
+#[test]
+fn without_a_number_receiving_ends_after_quiet_and_the_provider_is_asked_again_for_bounces() {
+    let start = Instant::now();
+    let mut order = on_line(start, 2);
+    order.asked(Announced::Unknown, Vec::new(), true, start);
+    assert_eq!(
+        order.next(start),
+        Action::Receive {
+            until: after(start, 10)
+        }
+    );
+    order.arrived(inflow(1, 0, after(start, 4)));
+    assert_eq!(
+        order.next(after(start, 4)),
+        Action::Receive {
+            until: after(start, 14)
+        }
+    );
+    // The first request came right behind the mail, before any bounce of it.
+    assert_eq!(order.next(after(start, 14)), Action::Ask);
+    order.asked(Announced::Nothing, Vec::new(), true, after(start, 14));
+    assert_eq!(order.next(after(start, 14)), Action::HangUp);
+}
+
+#[test]
+fn with_a_number_receiving_ends_when_they_are_there() {
+    let start = Instant::now();
+    let mut order = on_line(start, 0);
+    order.asked(Announced::Messages(2), Vec::new(), true, start);
+    order.arrived(inflow(1, 0, after(start, 1)));
+    assert_eq!(
+        order.next(after(start, 1)),
+        Action::Receive {
+            until: after(start, 11)
+        }
+    );
+    order.arrived(inflow(1, 1, after(start, 2)));
+    assert!(
+        matches!(order.next(after(start, 60)), Action::Receive { .. }),
+        "a transaction is under way"
+    );
+    order.arrived(inflow(2, 0, after(start, 61)));
+    assert_eq!(order.next(after(start, 61)), Action::HangUp);
+}
+
+#[test]
+fn an_announced_message_that_does_not_come_is_not_waited_for_for_ever() {
+    let start = Instant::now();
+    let mut order = on_line(start, 0);
+    order.asked(Announced::Messages(2), Vec::new(), true, start);
+    assert_eq!(order.next(after(start, 10)), Action::HangUp);
+}
+
+#[test]
+fn mail_that_arrives_while_receiving_is_forwarded_and_the_provider_asked_again() {
+    let start = Instant::now();
+    let mut order = on_line(start, 0);
+    order.asked(Announced::Unknown, Vec::new(), true, start);
+    order.mail_waits();
+    assert_eq!(order.next(after(start, 1)), Action::Forward);
+    order.forwarded(1, after(start, 2));
+    assert_eq!(
+        order.next(after(start, 2)),
+        Action::Receive {
+            until: after(start, 10)
+        }
+    );
+    assert_eq!(order.next(after(start, 10)), Action::Ask);
+}
+
+#[test]
+fn after_an_answer_of_nothing_the_bounce_is_waited_for_before_asking_again() {
+    let start = Instant::now();
+    let mut order = on_line(start, 1);
+    order.asked(Announced::Nothing, Vec::new(), true, start);
+    assert_eq!(
+        order.next(start),
+        Action::Receive {
+            until: after(start, 3)
+        }
+    );
+    assert_eq!(order.next(after(start, 3)), Action::Ask);
+}
+
+#[test]
+fn a_smart_host_that_refuses_does_not_keep_the_provider_from_being_asked() {
+    let start = Instant::now();
+    let mut order = Order::new(PLAN, start);
+    order.dialled();
+    for _ in 0..2 {
+        assert_eq!(order.next(start), Action::Forward);
+        order.forward_failed(0, "554 go away".into(), false, start);
+    }
+    assert_eq!(order.next(start), Action::Ask);
+    order.asked(Announced::Nothing, Vec::new(), true, start);
+    assert_eq!(order.next(start), Action::HangUp);
+    order.hung_up();
+    assert_eq!(order.outcome(), (Outcome::Incomplete, "554 go away".into()));
+}
+
+#[test]
+fn a_line_that_is_lost_before_anything_was_answered_was_missing() {
+    let start = Instant::now();
+    let mut order = Order::new(PLAN, start);
+    order.dialled();
+    for _ in 0..2 {
+        assert_eq!(order.next(start), Action::Forward);
+        order.forward_failed(0, "connect timed out".into(), true, start);
+    }
+    order.asked(
+        Announced::Nothing,
+        vec!["connect timed out".into()],
+        false,
+        start,
+    );
+    order.hung_up();
+    assert_eq!(
+        order.outcome(),
+        (Outcome::LineMissing, "connect timed out".into())
+    );
+}
+
+#[test]
+fn a_stop_hangs_up_whatever_was_next() {
+    let start = Instant::now();
+    let mut order = on_line(start, 1);
+    order.stop();
+    assert_eq!(order.next(start), Action::HangUp);
+    order.hung_up();
+    assert_eq!(order.next(start), Action::End);
+    assert_eq!(order.outcome().0, Outcome::Interrupted);
+}
+
+#[test]
+fn mail_that_never_stops_coming_does_not_keep_the_line_up_by_asking() {
+    let start = Instant::now();
+    let mut order = on_line(start, 1);
+    let (mut now, mut asks) = (start, 0);
+    order.asked(Announced::Nothing, Vec::new(), true, now);
+    for _ in 0..1000 {
+        match order.next(now) {
+            Action::Receive { until } => now = until,
+            Action::Ask => {
+                asks += 1;
+                order.asked(Announced::Nothing, Vec::new(), true, now);
+                order.mail_waits();
+            }
+            Action::Forward => order.forwarded(1, now),
+            Action::HangUp => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((order.next(now), asks), (Action::HangUp, ASKS - 1));
+}

@@ -1,0 +1,263 @@
+//! Reading messages: what is due, what waits, what became of them.
+
+use std::{collections::HashSet, time::Duration};
+
+use linkmail_smtp::{Mailbox, ReversePath};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{
+    Backlog, Body, Due, DueRecipient, ListFilter, Origin, RecipientRow, RecipientState, Spool,
+    SpoolError, StoredMessage,
+};
+use crate::{
+    clock::Stamp,
+    names::{CycleId, LinkName, MessageId},
+};
+
+impl Spool {
+    /// Up to `limit` messages that have recipients due for a next hop, those first that are due longest.
+    ///
+    /// # Errors
+    /// The database cannot be read. A message whose row is damaged is set aside and does not stop the rest.
+    pub async fn due(&self, hop: String, now: Stamp, limit: u32) -> Result<Vec<Due>, SpoolError> {
+        let (messages, damaged) = self
+            .read(move |connection| due(connection, &hop, now, limit))
+            .await?;
+        for (seq, what) in damaged {
+            tracing::error!(seq, what, "spool: a damaged message is set aside");
+            let sql =
+                "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state = 1";
+            self.write(move |c| Ok(c.prepare_cached(sql)?.execute(params![seq, what])?))
+                .await?;
+        }
+        Ok(messages)
+    }
+
+    /// What waits for a next hop; messages are counted up to `cap`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn backlog(&self, hop: String, now: Stamp, cap: u64) -> Result<Backlog, SpoolError> {
+        self.read(move |connection| backlog(connection, &hop, now, cap))
+            .await
+    }
+
+    /// How many messages wait for a next hop, due or not.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn queued(&self, hop: String) -> Result<u64, SpoolError> {
+        let sql = "SELECT count(DISTINCT seq) FROM recipients WHERE hop = ?1 AND state = 1";
+        let count = self.read(move |c| {
+            Ok(c.prepare_cached(sql)?
+                .query_row([&hop], |row| row.get::<_, i64>(0))?)
+        });
+        Ok(unsigned(count.await?))
+    }
+
+    /// The body of a message.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be read.
+    pub async fn body(&self, seq: i64) -> Result<Body, SpoolError> {
+        let found = self.read(move |connection| {
+            let sql = "SELECT m.body_file, b.content FROM messages m LEFT JOIN bodies b USING (seq) WHERE seq = ?1";
+            let row: Option<(Option<String>, Option<Vec<u8>>)> =
+                connection.prepare_cached(sql)?.query_row([seq], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
+            Ok(row)
+        });
+        match found.await? {
+            Some((Some(file), _)) => Body::open(&self.inner.folder, &file).await,
+            Some((None, Some(content))) => Ok(Body::Inline(content)),
+            _ => Err(SpoolError::Damaged(format!("message {seq} has no body"))),
+        }
+    }
+
+    /// One message, if it is there.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn message(&self, id: MessageId) -> Result<Option<StoredMessage>, SpoolError> {
+        self.read(move |connection| {
+            let seq: Option<i64> = connection
+                .prepare_cached("SELECT seq FROM messages WHERE id = ?1")?
+                .query_row([id.as_bytes()], |row| row.get(0))
+                .optional()?;
+            seq.map(|seq| load(connection, seq)).transpose()
+        })
+        .await
+    }
+
+    /// Messages in the order of their acceptance.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn list(&self, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
+        self.read(move |connection| {
+            let sql = match filter.state {
+                None => "SELECT seq FROM messages WHERE seq > ?1 AND ?2 = 0 ORDER BY seq LIMIT ?3",
+                Some(_) => {
+                    "SELECT DISTINCT seq FROM recipients WHERE state = ?2 AND seq > ?1 ORDER BY seq LIMIT ?3"
+                }
+            };
+            let state = filter.state.map_or(0, |state| state as i64);
+            let mut statement = connection.prepare_cached(sql)?;
+            let seqs: Vec<i64> = statement
+                .query_map(params![filter.after, state, filter.limit], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            seqs.into_iter().map(|seq| load(connection, seq)).collect()
+        })
+        .await
+    }
+}
+
+/// The messages that are due, and those that are too damaged to be read: their place and what is wrong.
+type DueAndDamaged = (Vec<Due>, Vec<(i64, String)>);
+
+fn due(
+    connection: &Connection,
+    hop: &str,
+    now: Stamp,
+    limit: u32,
+) -> Result<DueAndDamaged, SpoolError> {
+    // Walks the partial index in order; recipients of one message that are due at different times give several rows.
+    let mut seqs = connection.prepare_cached(
+        "SELECT seq FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
+         GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?3",
+    )?;
+    let (mut seen, mut messages, mut damaged) = (HashSet::new(), Vec::new(), Vec::new());
+    for seq in seqs.query_map(params![hop, now.0, limit], |row| row.get::<_, i64>(0))? {
+        let seq = seq?;
+        if !seen.insert(seq) {
+            continue;
+        }
+        match load_due(connection, seq, hop, now) {
+            Ok(message) => messages.push(message),
+            Err(SpoolError::Damaged(what)) => damaged.push((seq, what)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((messages, damaged))
+}
+
+fn load_due(connection: &Connection, seq: i64, hop: &str, now: Stamp) -> Result<Due, SpoolError> {
+    let mut message = connection.prepare_cached(
+        "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent FROM messages WHERE seq = ?1",
+    )?;
+    let mut rows = message.query([seq])?;
+    let row = rows
+        .next()?
+        .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
+    let mut recipients = connection.prepare_cached(
+        "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms FROM recipients \
+         WHERE seq = ?1 AND hop = ?2 AND state = 1 AND due_ms <= ?3 ORDER BY idx",
+    )?;
+    let mut rows = recipients.query(params![seq, hop, now.0])?;
+    let mut due = Due {
+        seq,
+        id: message_id(row, 0)?,
+        reverse_path: reverse_path(row, 1)?,
+        size: unsigned(row.get(2)?),
+        eight_bit: row.get(3)?,
+        origin: Origin::parse(&row.get::<_, String>(4)?)?,
+        link: row
+            .get::<_, Option<String>>(5)?
+            .and_then(|name| LinkName::parse(&name).ok()),
+        accepted: Stamp(row.get(6)?),
+        traceparent: row.get(7)?,
+        recipients: Vec::new(),
+    };
+    while let Some(row) = rows.next()? {
+        let address: Vec<u8> = row.get(1)?;
+        due.recipients.push(DueRecipient {
+            idx: row.get(0)?,
+            address: Mailbox::parse(&address)
+                .map_err(|e| SpoolError::Damaged(format!("message {seq}: {e}")))?,
+            attempts: row.get(2)?,
+            waited: Duration::from_millis(unsigned(row.get(3)?)),
+            tried: row.get::<_, Option<i64>>(4)?.map(Stamp),
+            due: Stamp(row.get(5)?),
+        });
+    }
+    Ok(due)
+}
+
+fn backlog(
+    connection: &Connection,
+    hop: &str,
+    now: Stamp,
+    cap: u64,
+) -> Result<Backlog, SpoolError> {
+    let due: i64 = connection
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
+             GROUP BY due_ms, seq LIMIT ?3)",
+        )?
+        .query_row(params![hop, now.0, i64::try_from(cap).unwrap_or(i64::MAX)], |row| row.get(0))?;
+    let first = |sql: &str| -> Result<Option<Stamp>, SpoolError> {
+        let found: Option<i64> = connection
+            .prepare_cached(sql)?
+            .query_row(params![hop, now.0], |row| row.get(0))?;
+        Ok(found.map(Stamp))
+    };
+    let of = "SELECT min(due_ms) FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms";
+    Ok(Backlog {
+        due: unsigned(due),
+        oldest_due: first(&format!("{of} <= ?2"))?,
+        next_due: first(&format!("{of} > ?2"))?,
+    })
+}
+
+fn load(connection: &Connection, seq: i64) -> Result<StoredMessage, SpoolError> {
+    let mut message = connection.prepare_cached(
+        "SELECT id, accepted_ms, reverse_path, origin, link, cycle, size, traceparent FROM messages WHERE seq = ?1",
+    )?;
+    let mut rows = message.query([seq])?;
+    let row = rows
+        .next()?
+        .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
+    let mut recipients = connection.prepare_cached(
+        "SELECT address, state, hop, attempts, due_ms, last_reply FROM recipients WHERE seq = ?1 ORDER BY idx",
+    )?;
+    let mut recipient_rows = recipients.query([seq])?;
+    let mut stored = StoredMessage {
+        seq,
+        id: message_id(row, 0)?,
+        accepted: Stamp(row.get(1)?),
+        reverse_path: reverse_path(row, 2)?,
+        origin: Origin::parse(&row.get::<_, String>(3)?)?,
+        link: row.get(4)?,
+        cycle: row
+            .get::<_, Option<Vec<u8>>>(5)?
+            .and_then(|id| CycleId::from_bytes(&id)),
+        size: unsigned(row.get(6)?),
+        traceparent: row.get(7)?,
+        recipients: Vec::new(),
+    };
+    while let Some(row) = recipient_rows.next()? {
+        stored.recipients.push(RecipientRow {
+            address: String::from_utf8_lossy(&row.get::<_, Vec<u8>>(0)?).into_owned(),
+            state: RecipientState::read(row.get(1)?)?,
+            hop: row.get(2)?,
+            attempts: row.get(3)?,
+            due: Stamp(row.get(4)?),
+            last_reply: row.get(5)?,
+        });
+    }
+    Ok(stored)
+}
+
+fn message_id(row: &Row<'_>, column: usize) -> Result<MessageId, SpoolError> {
+    let bytes: Vec<u8> = row.get(column)?;
+    MessageId::from_bytes(&bytes).ok_or_else(|| SpoolError::Damaged("message id".into()))
+}
+
+fn reverse_path(row: &Row<'_>, column: usize) -> Result<ReversePath, SpoolError> {
+    let bytes: Vec<u8> = row.get(column)?;
+    ReversePath::parse(&bytes)
+        .map_err(|error| SpoolError::Damaged(format!("reverse path: {error}")))
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
