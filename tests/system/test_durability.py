@@ -11,32 +11,33 @@ from harness import smtp, strace, wait
 CLIENTS, EACH = 8, 25
 
 
-def hand_in(stage, client, accepted, attempted, each=EACH):
+def hand_in(stage, client, accepted, attempted, killed=None, each=EACH):
     """One client that hands in messages on one connection until done or disconnected; notes each that got 250."""
     try:
         with smtp.Dialogue(stage.relay.site) as dialogue:
             dialogue.expect(250, "EHLO client.branch.example")
             for number in range(each):
                 content, id = smtp.message(
-                    body=f"message {number} of client {client}\n" + "x" * random.randint(0, 20000)
+                    body=f"message {number} of client {client}\n" + ("x" * 70 + "\n") * random.randint(0, 300)
                 )
                 attempted.add(id)
                 code = dialogue.transaction("alice@branch.example", ["bob@remote.example"], smtp.stuffed(content))
                 assert code == 250, f"answered {code}"
                 accepted.add(id)
     except (OSError, AssertionError):
-        # Only a relay that was killed may refuse, reset, close or break off a line.
-        if stage.relay.process is not None and stage.relay.process.poll() is None:
+        # Only a relay that is killed may refuse, reset, close or break off a line.
+        if killed is None or not killed.is_set():
             raise
 
 
 def hand_in_and_kill(stage, after):
     """8 clients hand in 25 messages each; the relay is killed as soon as `after` of the 200 have got their 250."""
-    accepted, attempted = set(), set()
-    clients = [threading.Thread(target=hand_in, args=(stage, number, accepted, attempted)) for number in range(CLIENTS)]
+    accepted, attempted, killed = set(), set(), threading.Event()
+    clients = [threading.Thread(target=hand_in, args=(stage, number, accepted, attempted, killed)) for number in range(CLIENTS)]
     for client in clients:
         client.start()
     wait.until(lambda: len(accepted) >= after, lambda: f"{after} accepted; have {len(accepted)}", 60)
+    killed.set()
     stage.relay.kill()
     for client in clients:
         client.join(timeout=30)

@@ -170,7 +170,7 @@ pub(super) fn cycle(record: &Record) -> wire::Cycle {
         error: dial.error.clone(),
         output: dial.output.clone(),
     });
-    let requests = record.requests.iter().map(|request| wire::DequeueRequest {
+    let requests = record.requests.iter().map(|request| wire::DequeueRecord {
         request_time: Some(time(request.at)),
         host: request.host.clone(),
         node: request.node.clone(),

@@ -45,7 +45,7 @@ def read(path):
                 continue
             thread, text = match.groups()
             if text.endswith("<unfinished ...>"):
-                open_calls[thread] = (number, text.removesuffix("<unfinished ...>"))
+                open_calls[thread] = (number, text.removesuffix("<unfinished ...>").rstrip())
                 continue
             start = number
             if resumed := RESUMED.match(text):

@@ -1,0 +1,251 @@
+//! The rules of ARCHITECTURE.md that can be read off the source: who may touch what, and what must stand in the
+//! documents and the shipped example.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use regex::Regex;
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// Every Rust file at or below a path, with its text up to its tests and without its comments.
+fn sources(at: &str) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let mut waiting = vec![top().join(at)];
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            waiting.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            let lines = code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            files.push((
+                path.display().to_string(),
+                lines.collect::<Vec<_>>().join("\n"),
+            ));
+        }
+    }
+    assert!(!files.is_empty(), "no sources at {at}");
+    files
+}
+
+/// What must not appear in a module, as regular expressions.
+fn forbid(at: &str, forbidden: &[&str]) {
+    for (file, code) in sources(at) {
+        for pattern in forbidden {
+            let found = Regex::new(pattern)
+                .unwrap()
+                .find(&code)
+                .map(|found| found.as_str().to_owned());
+            assert!(
+                found.is_none(),
+                "{file} must not touch {:?}",
+                found.unwrap()
+            );
+        }
+    }
+}
+
+/// Sockets, files, clocks, tasks: what pure code does without.
+const IMPURE: [&str; 9] = [
+    r"std::fs",
+    r"std::io\b",
+    r"tokio::(net|fs|process|io|spawn|select)",
+    r"std::net::(Tcp|Udp)",
+    r"rusqlite",
+    r"Stamp::now",
+    r"SystemTime::now",
+    r"Instant::now",
+    r"std::thread",
+];
+
+#[test]
+fn pure_modules_touch_neither_the_world_nor_its_clock() {
+    for module in [
+        "policy.rs",
+        "route.rs",
+        "queue.rs",
+        "report.rs",
+        "names.rs",
+        "link/state.rs",
+        "cycle/order",
+        "cycle/schedule.rs",
+        "cycle/record.rs",
+    ] {
+        forbid(&format!("relay-svc/src/{module}"), &IMPURE);
+    }
+    forbid("crates/smtp/src", &IMPURE);
+    forbid(
+        "crates/smtp/src",
+        &[r"\btokio\b", r"\bInstant\b", r"SystemTime"],
+    );
+}
+
+/// `crate::x` in any of the forms in which it can be used.
+fn module(name: &str) -> String {
+    // As a path, or as an item of the braces of `use crate::{…}` at the start of a line.
+    format!(r"crate::{name}\b|use crate::\{{[^;]*?[\s{{]{name}(::|,|\}})")
+}
+
+#[test]
+fn modules_meet_only_where_the_architecture_says() {
+    let rules: [(&str, &[&str]); 7] = [
+        ("inbound", &["queue", "outbound", "link", "cycle", "api"]),
+        ("outbound", &["inbound", "link", "cycle", "api", "arrivals"]),
+        ("spool", &["inbound", "outbound", "link", "api", "policy"]),
+        ("link", &["inbound", "spool", "cycle", "api", "queue"]),
+        ("cycle", &["inbound", "api", "report"]),
+        ("api", &["inbound", "outbound"]),
+        (
+            "policy.rs",
+            &["inbound", "outbound", "spool", "link", "cycle", "api"],
+        ),
+    ];
+    for (at, forbidden) in rules {
+        let patterns: Vec<String> = forbidden.iter().map(|name| module(name)).collect();
+        forbid(
+            &format!("relay-svc/src/{at}"),
+            &patterns.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+    }
+    assert!(
+        Regex::new(&module("queue"))
+            .unwrap()
+            .is_match("use crate::{\n    names::X,\n    queue::Outcome,\n};")
+    );
+}
+
+#[test]
+fn wire_types_stop_at_the_api_and_the_commands() {
+    for (file, code) in sources("relay-svc/src") {
+        if !file.contains("/api/") && !file.contains("/commands/") {
+            assert!(
+                !code.contains("linkmail_proto"),
+                "{file} must not touch wire types"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_cycle_knows_no_smtp_syntax_and_the_spool_no_sockets() {
+    forbid(
+        "relay-svc/src/cycle",
+        &["ClientSession", "ServerSession", "b\"MAIL", "\\\\r\\\\n"],
+    );
+    forbid("relay-svc/src/spool", &["tokio::net", "std::net", "tonic"]);
+}
+
+/// The keys that the reader of the configuration asks for.
+fn keys() -> BTreeSet<String> {
+    let asked = Regex::new(
+        r#"\b(?:required|optional|or|list|has|parse_with|required_with|list_with|table|tables|required_table|program|positive\(\s*&?table,)(?:::<\w+>)?\(?\s*"(\w+)""#,
+    )
+    .unwrap();
+    let mut keys = BTreeSet::new();
+    for (_, code) in sources("relay-svc/src/config") {
+        keys.extend(asked.captures_iter(&code).map(|found| found[1].to_owned()));
+    }
+    assert!(
+        keys.len() > 35 && keys.contains("bounce_wait") && keys.contains("etrn"),
+        "{keys:?}"
+    );
+    keys
+}
+
+#[test]
+fn every_configuration_key_is_in_the_example_and_in_the_documents() {
+    let example = fs::read_to_string(top().join("deploy/examples/relay.toml")).unwrap();
+    let document = fs::read_to_string(top().join("docs/configuration.md")).unwrap();
+    for key in keys() {
+        let used = Regex::new(&format!(r"(?m)(^|[\s#{{\[])({key}\s*=|\[?\[?{key}\]\]?)")).unwrap();
+        assert!(
+            used.is_match(&example),
+            "{key} is not in deploy/examples/relay.toml"
+        );
+        assert!(
+            document.contains(&format!("`{key}`")),
+            "{key} is not in docs/configuration.md"
+        );
+    }
+}
+
+#[test]
+fn the_shipped_examples_are_good() {
+    let folder = top().join("deploy/examples");
+    let mut checked = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "toml") {
+            checked += 1;
+            if let Err(errors) = relay_svc::config::load(&path) {
+                panic!("{errors}");
+            }
+        }
+    }
+    assert!(checked > 0);
+}
+
+#[test]
+fn every_metric_and_attribute_is_in_the_documents() {
+    let document = fs::read_to_string(top().join("docs/07-telemetry.md")).unwrap();
+    let name = Regex::new(r#""((?:relay|messaging|server|error)\.[a-z_.]+)""#).unwrap();
+    let mut names = BTreeSet::new();
+    for (_, code) in sources("relay-svc/src") {
+        names.extend(name.captures_iter(&code).map(|found| found[1].to_owned()));
+    }
+    assert!(names.len() > 25, "{names:?}");
+    for name in names {
+        assert!(
+            document.contains(&format!("`{name}`")),
+            "{name} is not in docs/07-telemetry.md"
+        );
+    }
+}
+
+#[test]
+fn every_call_of_the_contract_says_its_errors_and_every_field_its_role() {
+    let rpc = Regex::new(r"(?m)((?:^\s*//.*\n)*)^\s*rpc (\w+)").unwrap();
+    let request = Regex::new(r"(?s)message (\w+Request) \{(.*?)\n\}").unwrap();
+    let field = Regex::new(r"(?m)((?:^\s*//.*\n)*)^\s*(?:repeated |optional )?[\w.]+ (\w+) = \d+;")
+        .unwrap();
+    for file in ["message", "cycle", "link"] {
+        let path = top().join(format!("proto/linkmail/relay/v1/{file}_service.proto"));
+        let text = fs::read_to_string(path).unwrap();
+        for call in rpc.captures_iter(&text) {
+            assert!(
+                call[1].contains("Errors:"),
+                "{file}: {} does not say its errors",
+                &call[2]
+            );
+        }
+        for message in request.captures_iter(&text) {
+            for field in field.captures_iter(&message[2]) {
+                let said = ["REQUIRED", "OPTIONAL"]
+                    .iter()
+                    .any(|word| field[1].contains(word));
+                assert!(
+                    said,
+                    "{}.{} is neither REQUIRED nor OPTIONAL",
+                    &message[1], &field[2]
+                );
+            }
+        }
+    }
+}
