@@ -33,7 +33,9 @@ def hand_in(stage, client, accepted, attempted, killed=None, each=EACH):
 def hand_in_and_kill(stage, after):
     """8 clients hand in 25 messages each; the relay is killed as soon as `after` of the 200 have got their 250."""
     accepted, attempted, killed = set(), set(), threading.Event()
-    clients = [threading.Thread(target=hand_in, args=(stage, number, accepted, attempted, killed)) for number in range(CLIENTS)]
+    clients = [
+        threading.Thread(target=hand_in, args=(stage, number, accepted, attempted, killed)) for number in range(CLIENTS)
+    ]
     for client in clients:
         client.start()
     wait.until(lambda: len(accepted) >= after, lambda: f"{after} accepted; have {len(accepted)}", 60)

@@ -7,6 +7,7 @@ from collections import Counter
 
 from harness import smtp, wait
 from harness.grpc_client import RELAY, Client, failure
+from harness.relay import cli
 
 SUBMIT = "MessageService/SubmitMessage"
 SERVICES = {f"{RELAY}.{name}" for name in ("MessageService", "CycleService", "LinkService")}
@@ -279,6 +280,28 @@ def test_unix_socket(scene):
     stage.relay.kill()
     stage.relay.start()
     assert stage.relay.client.health() == "SERVING"
+
+
+def test_only_allowed_networks_connect(scene):
+    """The API on every interface is open to the networks in `grpc.allow` and to loopback, and to nobody else. The relay
+    runs in a network of its own that has one address of each kind."""
+    network = 'ip link set lo up && ip addr add 192.0.2.7/32 dev lo && ip addr add 198.51.100.7/32 dev lo && exec "$@"'
+    stage = scene(
+        provider=False,
+        relay=False,
+        grpc_extra='allow = ["192.0.2.0/24"]',
+        wrapper=["unshare", "--net", "sh", "-c", network, "sh"],
+    )
+    stage.relay.write(
+        stage.relay.config.read_text().replace(f'listen = "{stage.relay.grpc}"', 'listen = "0.0.0.0:7025"')
+    )
+    stage.relay.start()
+    inside = ["nsenter", f"--net=/proc/{stage.relay.pid}/ns/net"]
+    codes = {
+        address: cli("healthcheck", "--address", f"{address}:7025", wrapper=inside).returncode
+        for address in ("127.0.0.1", "192.0.2.7", "198.51.100.7")
+    }
+    assert codes == {"127.0.0.1": 0, "192.0.2.7": 0, "198.51.100.7": 69}
 
 
 def test_paging_has_no_gaps(scene):

@@ -61,7 +61,7 @@ def test_other_protocols(stage, first):
     with smtp.Dialogue(stage.relay.site) as dialogue:
         dialogue.send(first)
         codes = dialogue.closed()
-    assert set(codes) <= {500, 501, 502, 421, 554}, codes
+    assert set(codes) <= {500, 501, 502, 421, 521, 554}, codes
 
 
 def test_stalls_before_a_command(stage):
@@ -232,18 +232,21 @@ def test_too_many_sessions(stage):
 
 
 def test_never_reads(stage):
-    """A client that sends and never reads its replies is closed; it does not hold memory or a session for ever."""
-    host, port = split(stage.relay.site)
+    """A client that sends and never reads its replies is not read on: memory does not grow with what it sends, others
+    are served, and the relay still stops in time (the fixture)."""
     before = stage.relay.rss_bytes()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(10)
-        client.connect((host, port))
+        client.settimeout(1)
+        client.connect(split(stage.relay.site))
         sent = 0
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        # A full pipe (TimeoutError) or a close is what bounds it.
+        with pytest.raises(OSError):
             while sent < 200 * MIB:
                 sent += client.send(b"NOOP\r\n" * 10000)
-    assert stage.relay.rss_bytes() - before < 8 * MIB
+        assert stage.relay.rss_bytes() - before < 8 * MIB
+        with smtp.Dialogue(stage.relay.site) as dialogue:
+            dialogue.expect(250, "EHLO client")
 
 
 def bad_session(endpoint, kind, noise):

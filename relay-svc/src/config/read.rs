@@ -1,15 +1,20 @@
 //! From the file to the types, with every error of the file in one go.
 
-use std::{collections::HashSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration,
+};
 
 use ipnet::IpNet;
 use linkmail_service::{
-    config::{ByteSize, ConfigErrors, Document, Table},
+    config::{ByteSize, ConfigErrors, Document, Position, Table},
     listen::GrpcAddress,
 };
 use linkmail_smtp::{Domain, Mailbox};
 
-use super::{Config, Grpc, Limits, Link, Listener, Telemetry, read_link};
+use super::{
+    Config, Grpc, Limits, Listener, Telemetry,
+    read_link::{self, ReadLink},
+};
 use crate::{
     names::{LinkName, NextHop},
     policy::Policy,
@@ -54,21 +59,22 @@ fn read(document: &Document) -> Option<Config> {
     let telemetry = telemetry(&root);
     let limits = limits(&root);
     let retry = retry(&root);
-    let links: Vec<Option<Link>> = root
+    let links: Vec<ReadLink> = root
         .tables("link")
         .into_iter()
         .map(|table| read_link::link(document, table))
         .collect();
-    let names = link_names(document, &root, &links);
+    let names = link_names(document, &links);
     let listeners: Vec<_> = root
         .tables("listener")
         .into_iter()
-        .map(|table| listener(table, &names))
+        .map(|table| (table.position("address"), listener(table, names.as_ref())))
         .collect();
+    once_each(document, &listeners);
     if listeners.is_empty() {
         root.error("listener", "missing; at least one [[listener]] is required");
     }
-    let routes = routes(&root, &names);
+    let routes = routes(&root, names.as_ref());
     root.finish();
     let hostname = hostname?;
     let own = Mailbox::parse(format!("MAILER-DAEMON@{hostname}").as_bytes()).ok()?;
@@ -82,13 +88,19 @@ fn read(document: &Document) -> Option<Config> {
         telemetry,
         limits,
         retry,
-        listeners: listeners.into_iter().collect::<Option<_>>()?,
+        listeners: listeners
+            .into_iter()
+            .map(|(_, listener)| listener)
+            .collect::<Option<_>>()?,
         policy: Arc::new(Policy {
             routes,
             postmaster: postmaster.clone().or(fallback),
         }),
         postmaster: postmaster.unwrap_or(own),
-        links: links.into_iter().collect::<Option<_>>()?,
+        links: links
+            .into_iter()
+            .map(|read| read.link)
+            .collect::<Option<_>>()?,
     })
 }
 
@@ -229,35 +241,38 @@ pub(super) fn positive(table: &Table<'_>, key: &str, default: Duration) -> Durat
     value
 }
 
-fn link_names(document: &Document, root: &Table<'_>, links: &[Option<Link>]) -> HashSet<LinkName> {
-    let mut names = HashSet::new();
-    for (index, link) in links.iter().enumerate() {
-        if let Some(link) = link
-            && !names.insert(link.name.clone())
-        {
-            document.error(
-                &root.position_in("link", index),
-                format!("a link named {:?} is there already", link.name.as_str()),
-            );
+/// The names that a listener or a route may refer to. `None`: a link has no good name, and nothing can be said of
+/// what refers to it.
+fn link_names(document: &Document, links: &[ReadLink]) -> Option<BTreeSet<LinkName>> {
+    let mut names = BTreeSet::new();
+    let mut all_named = true;
+    for link in links {
+        match &link.name {
+            Some(name) if !names.insert(name.clone()) => {
+                let again = format!("a link named {:?} is there already", name.as_str());
+                document.error(&link.name_at, again);
+            }
+            Some(_) => {}
+            None => all_named = false,
         }
     }
-    names
+    all_named.then_some(names)
 }
 
-fn known_link(table: &Table<'_>, key: &str, name: &LinkName, names: &HashSet<LinkName>) {
-    if !names.contains(name) {
-        let mut known: Vec<&str> = names.iter().map(LinkName::as_str).collect();
-        known.sort_unstable();
-        let known = if known.is_empty() {
-            "no [[link]] is configured".into()
-        } else {
-            format!("one of {}", known.join(", "))
-        };
-        table.error(key, format!("unknown link {:?}; {known}", name.as_str()));
-    }
+fn known_link(table: &Table<'_>, key: &str, name: &LinkName, names: Option<&BTreeSet<LinkName>>) {
+    let Some(names) = names.filter(|names| !names.contains(name)) else {
+        return;
+    };
+    let known = if names.is_empty() {
+        "no [[link]] is configured".to_owned()
+    } else {
+        let names: Vec<&str> = names.iter().map(LinkName::as_str).collect();
+        format!("one of {}", names.join(", "))
+    };
+    table.error(key, format!("unknown link {:?}; {known}", name.as_str()));
 }
 
-fn listener(table: Table<'_>, names: &HashSet<LinkName>) -> Option<Listener> {
+fn listener(table: Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Option<Listener> {
     let address = table.required("address");
     let relay_from = table.list("relay_from");
     let link = table.parse_with("link", LinkName::parse);
@@ -272,25 +287,37 @@ fn listener(table: Table<'_>, names: &HashSet<LinkName>) -> Option<Listener> {
     })
 }
 
-fn routes(root: &Table<'_>, names: &HashSet<LinkName>) -> Routes {
-    let mut routes = Routes::default();
+fn routes(root: &Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Routes {
+    let routes = RefCell::new(Routes::default());
     for table in root.tables("route") {
         let hop = table.required_with("to", NextHop::parse);
-        let patterns = table.list_with("domains", Pattern::parse);
-        if !table.has("domains") {
-            table.error("domains", "missing; this key is required");
-        }
         if let Some(NextHop::Link(name)) = &hop {
             known_link(&table, "to", name, names);
         }
-        for pattern in patterns {
-            if let Some(hop) = &hop
-                && let Err(again) = routes.insert(pattern, hop.clone())
-            {
-                table.error("domains", format!("{again} is routed already"));
+        table.required_list_with("domains", "domain", |text| {
+            let pattern = Pattern::parse(text)?;
+            match &hop {
+                None => Ok(()),
+                Some(hop) => routes
+                    .borrow_mut()
+                    .insert(pattern, hop.clone())
+                    .map_err(|again| format!("{again} is routed already")),
             }
-        }
+        });
         table.finish();
     }
-    routes
+    routes.into_inner()
+}
+
+/// Port 0 is any free port, and may stand there as often as one likes.
+fn once_each(document: &Document, listeners: &[(Position, Option<Listener>)]) {
+    let mut addresses = BTreeSet::new();
+    for (at, listener) in listeners {
+        if let Some(Listener { address, .. }) = listener
+            && address.port() != 0
+            && !addresses.insert(*address)
+        {
+            document.error(at, format!("{address} is listened on already"));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use linkmail_service::config::{Document, Table, choice};
+use linkmail_service::config::{Document, Position, Table, choice};
 use linkmail_smtp::EtrnNode;
 
 use super::{
@@ -11,8 +11,24 @@ use super::{
 };
 use crate::names::{HostPort, LinkName};
 
-pub(super) fn link(document: &Document, table: Table<'_>) -> Option<Link> {
+/// What was read of one link: its name also when the rest is wrong, so that what refers to it is not blamed.
+pub(super) struct ReadLink {
+    pub(super) name: Option<LinkName>,
+    pub(super) name_at: Position,
+    pub(super) link: Option<Link>,
+}
+
+pub(super) fn link(document: &Document, table: Table<'_>) -> ReadLink {
     let name = table.required_with("name", LinkName::parse);
+    let name_at = table.position("name");
+    ReadLink {
+        link: rest(document, table, name.clone()),
+        name,
+        name_at,
+    }
+}
+
+fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option<Link> {
     let smart_host = table.required_with("smart_host", HostPort::parse_url);
     let dial = table.required_table("dial").and_then(dial);
     let dequeue: Vec<_> = table
@@ -110,16 +126,11 @@ fn dequeue(table: Table<'_>, smart_host: Option<&HostPort>) -> Option<Dequeue> {
     } else {
         smart_host.cloned()
     };
-    let nodes = table.list_with("etrn", |text| {
+    let nodes = table.required_list_with("etrn", "node", |text| {
         EtrnNode::parse(text.as_bytes()).map_err(|_| {
             format!("{text:?} is not a node of ETRN; expected a domain, @domain or #queue")
         })
     });
-    if !table.has("etrn") {
-        table.error("etrn", "missing; this key is required");
-    } else if nodes.is_empty() {
-        table.error("etrn", "expected at least one node");
-    }
     table.finish();
     Some(Dequeue { host: host?, nodes })
 }
@@ -147,7 +158,8 @@ fn triggers(document: &Document, link: &Table<'_>) -> Triggers {
                 t.optional("oldest")
             });
         }
-        if keys != 1 {
+        // A key that is none of these is reported as such.
+        if keys > 1 || table.is_empty() {
             document.error(
                 &place,
                 "expected one of { every = \"30m\" }, { queued = 20 }, { oldest = \"10m\" }",

@@ -7,7 +7,7 @@ use opentelemetry::KeyValue;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,7 @@ pub(super) async fn run(
         recorder: Recorder::new(),
         transaction: None,
         accepted: 0,
+        command_deadline: None,
         refused: false,
         trouble: None,
     };
@@ -54,6 +55,8 @@ struct Session<'a> {
     recorder: Recorder,
     transaction: Option<Transaction>,
     accepted: u32,
+    /// When the client must have sent its next command. Octets that make no command do not move it.
+    command_deadline: Option<Instant>,
     /// Whether anything was answered with 4yz or 5yz.
     refused: bool,
     /// What went wrong with the session, if anything.
@@ -63,7 +66,11 @@ struct Session<'a> {
 impl Session<'_> {
     async fn converse(&mut self, stream: &mut TcpStream, cancel: &CancellationToken) {
         loop {
-            match self.smtp.step() {
+            let step = self.smtp.step();
+            if step != ServerStep::Read {
+                self.command_deadline = None;
+            }
+            match step {
                 ServerStep::Write(octets) => {
                     self.recorder.server(&octets);
                     self.refused |= octets
@@ -139,15 +146,26 @@ impl Session<'_> {
     }
 
     async fn read(&mut self, stream: &mut TcpStream, cancel: &CancellationToken) {
-        let limit = match self.smtp.phase() {
-            ServerPhase::Command => self.inbound.limits.command_timeout,
-            ServerPhase::Data => self.inbound.limits.data_timeout,
+        let (limit, deadline) = match self.smtp.phase() {
+            ServerPhase::Command => {
+                let limit = self.inbound.limits.command_timeout;
+                (
+                    limit,
+                    *self
+                        .command_deadline
+                        .get_or_insert_with(|| Instant::now() + limit),
+                )
+            }
+            ServerPhase::Data => {
+                let limit = self.inbound.limits.data_timeout;
+                (limit, Instant::now() + limit)
+            }
         };
         let mut octets = [0; 16 * 1024];
         tokio::select! {
             biased;
             () = cancel.cancelled() => self.smtp.shut_down(),
-            read = timeout(limit, stream.read(&mut octets)) => match read {
+            read = timeout_at(deadline, stream.read(&mut octets)) => match read {
                 Ok(Ok(count @ 1..)) => {
                     self.recorder.client(&octets[..count]);
                     self.smtp.receive(&octets[..count]);

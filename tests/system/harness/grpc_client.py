@@ -1,5 +1,7 @@
 """A gRPC client that knows nothing of the project: every message and method comes from the server's reflection."""
 
+import threading
+
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.rpc import error_details_pb2, status_pb2
@@ -39,7 +41,13 @@ class Client:
     """Calls `SERVICE/METHOD` with plain dictionaries; answers are dictionaries with the proto's field names."""
 
     def __init__(self, target, reflection="v1"):
-        self._channel = grpc.insecure_channel(target, options=[("grpc.enable_retries", 0)])
+        options = [("grpc.enable_retries", 0)]
+        if target.startswith("unix:"):
+            # grpc-core sends the socket's path as the authority, percent-encoded, and HTTP/2 servers built on h2 refuse
+            # such an authority (grpc/grpc issue 38142).
+            options.append(("grpc.default_authority", "localhost"))
+        self._channel = grpc.insecure_channel(target, options=options)
+        self._lock = threading.Lock()
         self._ask = self._channel.stream_stream(
             f"/grpc.reflection.{reflection}.ServerReflection/ServerReflectionInfo",
             request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
@@ -77,11 +85,12 @@ class Client:
 
     def service(self, name):
         """The descriptor of a service."""
-        try:
-            return self._pool.FindServiceByName(name)
-        except KeyError:
-            self._load(file_containing_symbol=name)
-            return self._pool.FindServiceByName(name)
+        with self._lock:
+            try:
+                return self._pool.FindServiceByName(name)
+            except KeyError:
+                self._load(file_containing_symbol=name)
+                return self._pool.FindServiceByName(name)
 
     def _method(self, path):
         service, method = path.split("/")

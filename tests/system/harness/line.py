@@ -2,8 +2,8 @@
 
 `up` carries. `refuse` closes the port, so connects are refused at once. `blackhole` swallows the SYN: the port listens
 with a backlog of one that is full, and Linux drops the SYN of whoever comes then, so a connect hangs until the client
-gives up (no packet filter and no name space is needed). `silent` accepts and never says a byte, `drop` accepts and closes at once. `hang_up` resets what
-is being carried. One port through all of it.
+gives up (no packet filter and no name space is needed). `silent` accepts and never says a byte, `drop` accepts and
+closes at once. `hang_up` resets what is being carried. One port through all of it.
 """
 
 import select

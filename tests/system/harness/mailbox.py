@@ -43,7 +43,12 @@ class _Handler:
 
     async def handle_DATA(self, server, session, envelope):
         self.mails.append(
-            Mail((envelope.mail_from or "").replace("<>", ""), tuple(envelope.rcpt_tos), envelope.original_content, session.peer[0])
+            Mail(
+                (envelope.mail_from or "").replace("<>", ""),
+                tuple(envelope.rcpt_tos),
+                envelope.original_content,
+                session.peer[0],
+            )
         )
         return "250 2.0.0 OK"
 

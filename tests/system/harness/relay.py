@@ -144,7 +144,8 @@ class Relay:
     def pid(self):
         """The relay's own process id, below whatever wraps it."""
         pid = self.process.pid
-        while os.readlink(f"/proc/{pid}/exe") != str(BINARY.resolve()):
+        # A binary that was built anew meanwhile shows as deleted.
+        while os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") != str(BINARY.resolve()):
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             assert len(children) == 1, f"children of {pid}: {children}"
             pid = int(children[0])

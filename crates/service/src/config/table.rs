@@ -90,6 +90,20 @@ impl<'d> Table<'d> {
         self.items(key, |value| value.parse_with(&parse))
     }
 
+    /// An array of strings that must be there with at least one `noun`, turned into a type by `parse`.
+    pub fn required_list_with<T>(
+        &self,
+        key: &str,
+        noun: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let node = self.required_value(key);
+        if node.is_some_and(|node| matches!(&node.kind, Kind::Array(items) if items.is_empty())) {
+            self.error(key, format!("expected at least one {noun}"));
+        }
+        self.list_with(key, parse)
+    }
+
     /// A table under this one, as `[key]` or `key = { … }`. None if absent or after noting that it is no table.
     pub fn table(&self, key: &str) -> Option<Table<'d>> {
         let node = self.find(key)?;
@@ -149,6 +163,11 @@ impl<'d> Table<'d> {
     /// Whether the key stands in the file, right or wrong. Counts as asking for it.
     pub fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
+    }
+
+    /// Whether no key at all stands in this table.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// The path of this table, such as `link[0].dial`; empty at the top.
