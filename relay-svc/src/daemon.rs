@@ -18,7 +18,7 @@ use crate::{
     arrivals::Arrivals,
     clock::Stamp,
     config::Config,
-    cycle::{Desk, Keeper, Shared},
+    cycle::{self, Desk, Keeper, Shared},
     inbound::{self, Inbound},
     names::NextHop,
     outbound::{self, Forwarder},
@@ -35,7 +35,7 @@ const KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// What is older is looked for so often.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
-/// Why the relay could not start.
+/// Why the relay could not start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Telemetry could not start.
@@ -58,6 +58,9 @@ pub enum StartError {
     /// The signals could not be caught.
     #[error("signals: {0}")]
     Signals(std::io::Error),
+    /// It started, and a part of it ended by a defect; the log says which.
+    #[error("a part of the relay ended by a defect of its own")]
+    Defect,
 }
 
 impl StartError {
@@ -72,6 +75,7 @@ impl StartError {
             Self::Spool(_) => Exit::CannotCreate,
             Self::Listen { source, .. } if denied(source) => Exit::NoPermission,
             Self::Grpc(BindError::Refused { source, .. }) if denied(source) => Exit::NoPermission,
+            Self::Defect => Exit::Software,
             Self::Listen { .. } | Self::Grpc(_) | Self::Signals(_) => Exit::OsError,
         }
     }
@@ -80,7 +84,7 @@ impl StartError {
 /// Runs the relay until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// It could not start.
+/// It could not start, or a part of it ended by a defect.
 pub async fn serve(config: Config) -> Result<(), StartError> {
     let telemetry = Telemetry::start(TelemetryConfig {
         service_name: SCOPE.to_owned(),
@@ -116,10 +120,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     let announced = grpc.address().to_string();
     let signals = shutdown::signals().map_err(StartError::Signals)?;
 
-    let tasks = Tasks {
-        cancel: CancellationToken::new(),
-        tracker: TaskTracker::new(),
-    };
+    let tasks = Tasks::new();
     let addresses: Vec<_> = sockets
         .iter()
         .filter_map(|socket| socket.local_addr().ok())
@@ -139,7 +140,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     };
     let incoming = grpc.incoming(PeerFilter::new(config.grpc.allow.iter().copied()));
     let calls = CallLayer::new(telemetry.tracer(), &telemetry.meter());
-    tasks.tracker.spawn(async move {
+    tasks.spawn("gRPC", async move {
         if let Err(error) = api::serve(services, incoming, calls).await {
             tracing::error!(%error, "the gRPC services ended");
         }
@@ -149,23 +150,62 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         listeners = serde_json::json!(addresses).to_string(),
         "ready"
     );
-    signals.cancelled().await;
-    tasks.cancel.cancel();
-    tasks.tracker.close();
-    if tokio::time::timeout(DRAIN, tasks.tracker.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(after = ?DRAIN, "stopping with work in progress; what it was is in the spool");
+    tokio::select! {
+        () = signals.cancelled() => {}
+        () = tasks.failed.cancelled() => {}
     }
+    let defect = tasks.failed.is_cancelled();
+    tasks.stop().await;
     tracing::info!("stopped");
-    Ok(())
+    if defect {
+        Err(StartError::Defect)
+    } else {
+        Ok(())
+    }
 }
 
-/// What runs, and what stops it.
+/// What runs until the relay stops, and what stops it.
 struct Tasks {
     cancel: CancellationToken,
+    /// Cancelled when a task ended that should not have: the relay then stops, to be started anew, rather than go on
+    /// without one of its parts.
+    failed: CancellationToken,
     tracker: TaskTracker,
+}
+
+impl Tasks {
+    fn new() -> Self {
+        Self {
+            cancel: CancellationToken::new(),
+            failed: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+        }
+    }
+
+    fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let (cancel, failed) = (self.cancel.clone(), self.failed.clone());
+        self.tracker.spawn(async move {
+            let ended = tokio::spawn(work).await;
+            if ended.is_err() || !cancel.is_cancelled() {
+                tracing::error!(
+                    task = name,
+                    "a part of the relay ended by a defect of its own"
+                );
+                failed.cancel();
+            }
+        });
+    }
+
+    async fn stop(&self) {
+        self.cancel.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(DRAIN, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(after = ?DRAIN, "stopping with work in progress; what it was is in the spool");
+        }
+    }
 }
 
 async fn start(
@@ -189,20 +229,19 @@ async fn start(
         arrivals: arrivals.clone(),
         desk: desk.clone(),
     };
+    let left_open = cycle::interrupt_left_open(spool).await?;
     for (link, requests) in places {
-        let keeper = Keeper::take_over(shared.clone(), link).await?;
-        tasks
-            .tracker
-            .spawn(keeper.run(requests, tasks.cancel.clone()));
+        let line_may_be_up = left_open.contains(&link.name);
+        let keeper = Keeper::take_over(shared.clone(), link, line_may_be_up).await?;
+        tasks.spawn("keeper", keeper.run(requests, tasks.cancel.clone()));
     }
     let always: BTreeSet<_> = config.policy.routes.hops().into_iter().cloned().collect();
     for hop in always {
         if let NextHop::Smtp(host) = hop {
-            tasks.tracker.spawn(outbound::run_always(
-                forwarder.clone(),
-                host,
-                tasks.cancel.clone(),
-            ));
+            tasks.spawn(
+                "delivery",
+                outbound::run_always(forwarder.clone(), host, tasks.cancel.clone()),
+            );
         }
     }
     let inbound = Arc::new(Inbound::new(
@@ -218,11 +257,9 @@ async fn start(
             socket,
             tasks.cancel.clone(),
         );
-        tasks.tracker.spawn(serve);
+        tasks.spawn("listener", serve);
     }
-    tasks
-        .tracker
-        .spawn(forget(spool.clone(), tasks.cancel.clone()));
+    tasks.spawn("forget", forget(spool.clone(), tasks.cancel.clone()));
     Ok(desk)
 }
 

@@ -134,7 +134,7 @@ fn grpc(root: &Table<'_>) -> Grpc {
     };
     let listen = table.or("listen", here);
     let allow: Vec<IpNet> = table.list("allow");
-    if !listen.is_local() && allow.is_empty() && !table.has("allow") {
+    if !listen.is_local() && allow.is_empty() {
         table.error(
             "listen",
             format!("{listen} can be reached from other hosts: name those that may connect in grpc.allow, or listen on loopback or a Unix socket"),
@@ -317,7 +317,7 @@ fn once_each(document: &Document, listeners: &[(Position, Option<Listener>)]) {
             && address.port() != 0
             && !addresses.insert(*address)
         {
-            document.error(at, format!("{address} is listened on already"));
+            document.error(at, format!("{address} is the address of another listener"));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The keeper of a link: starts its cycles, one at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use opentelemetry::trace::SpanContext;
 use tokio::{sync::mpsc, time::Instant};
@@ -16,9 +16,9 @@ use crate::{
     clock::Stamp,
     config::Link,
     link,
-    names::{CycleId, NextHop},
+    names::{CycleId, LinkName, NextHop},
     outbound::Forwarder,
-    spool::SpoolError,
+    spool::{RequestKey, Spool, SpoolError},
 };
 
 /// The wait before the spool is asked again that could not be read.
@@ -37,12 +37,29 @@ pub struct Shared {
     pub desk: Desk,
 }
 
+/// Closes the books on the cycles that the process before left open; gives their links.
+///
+/// # Errors
+/// The spool cannot be read or written.
+pub async fn interrupt_left_open(spool: &Spool) -> Result<HashSet<LinkName>, SpoolError> {
+    let mut links = HashSet::new();
+    for mut record in spool.open_cycles().await? {
+        let now = Stamp::now();
+        let reason = "the relay stopped while the cycle ran".to_owned();
+        record.finish(super::Outcome::Interrupted, reason, now);
+        spool.save_cycle(&record, "interrupted", now).await?;
+        links.insert(record.link);
+    }
+    Ok(links)
+}
+
 /// The keeper of one link.
 pub struct Keeper {
     shared: Shared,
     link: Arc<Link>,
     hop: NextHop,
     schedule: Schedule,
+    line_may_be_up: bool,
 }
 
 /// What a cycle is started with.
@@ -52,28 +69,16 @@ struct Start {
 }
 
 impl Keeper {
-    /// Takes a link over from the process before: a cycle that it left open was interrupted, and its line may be up.
+    /// Takes a link over from the process before, which may have left its line up.
     ///
     /// # Errors
-    /// The spool cannot be read or written.
-    pub async fn take_over(shared: Shared, link: Arc<Link>) -> Result<Self, SpoolError> {
+    /// The spool cannot be read.
+    pub async fn take_over(
+        shared: Shared,
+        link: Arc<Link>,
+        line_may_be_up: bool,
+    ) -> Result<Self, SpoolError> {
         let spool = &shared.forwarder.spool;
-        let mut left_open = false;
-        for mut record in spool.open_cycles().await? {
-            if record.link == link.name {
-                let now = Stamp::now();
-                record.finish(
-                    super::Outcome::Interrupted,
-                    "the relay stopped while the cycle ran".into(),
-                    now,
-                );
-                spool.save_cycle(&record, "interrupted", now).await?;
-                left_open = true;
-            }
-        }
-        if left_open && let Err(error) = link::hang_up(&link.dial).await {
-            tracing::warn!(link = %link.name, %error, "hanging up after an interrupted cycle failed");
-        }
         let last = spool.cycles(Some(link.name.clone()), i64::MAX, 1).await?;
         let since_last = last
             .first()
@@ -85,6 +90,7 @@ impl Keeper {
             link,
             hop,
             schedule,
+            line_may_be_up,
         })
     }
 
@@ -94,6 +100,11 @@ impl Keeper {
         mut requests: mpsc::Receiver<RunRequest>,
         cancel: CancellationToken,
     ) {
+        if self.line_may_be_up
+            && let Err(error) = link::hang_up(&self.link.dial).await
+        {
+            tracing::warn!(link = %self.link.name, %error, "hanging up after an interrupted cycle failed");
+        }
         let mut woken = self.shared.forwarder.spool.watch_hop(&self.hop.to_string());
         while !cancel.is_cancelled() {
             woken.mark_unchanged();
@@ -185,10 +196,13 @@ impl Keeper {
             return;
         }
         if failed {
-            tokio::time::sleep(SPOOL_PAUSE).await;
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(SPOOL_PAUSE) => {}
+            }
             return;
         }
-        self.schedule.started(Instant::now());
+        self.schedule.started(run.record().trigger, Instant::now());
         let id = run.record().id;
         let spool = self.shared.forwarder.spool.clone();
         let outcome = {
@@ -210,7 +224,7 @@ impl Keeper {
     async fn begin(
         &self,
         record: &Record,
-        request: Option<crate::spool::RequestKey>,
+        request: Option<RequestKey>,
     ) -> Result<Option<Record>, RunError> {
         let spool = &self.shared.forwarder.spool;
         match spool.begin_cycle(record, request).await? {
@@ -226,8 +240,8 @@ impl Keeper {
 
 /// The answer while a cycle runs: a repeat of an earlier call gets what that started.
 async fn busy(
-    spool: &crate::spool::Spool,
-    request: Option<crate::spool::RequestKey>,
+    spool: &Spool,
+    request: Option<RequestKey>,
     running: CycleId,
 ) -> Result<Record, RunError> {
     if let Some(key) = request

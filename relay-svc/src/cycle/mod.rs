@@ -15,5 +15,5 @@ mod schedule;
 mod steps;
 
 pub use desk::{Busy, Desk, LinkView, Post, RunError, RunRequest};
-pub use keeper::{Keeper, Shared};
+pub use keeper::{Keeper, Shared, interrupt_left_open};
 pub use record::{DequeueRequest, DialAttempt, Outcome, Phase, PhaseSpan, Record, Trigger};

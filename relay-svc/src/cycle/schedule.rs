@@ -70,8 +70,11 @@ impl Schedule {
         }
     }
 
-    /// A cycle begins, whatever started it.
-    pub(super) fn started(&mut self, now: Instant) {
+    /// A cycle begins. A person who asks for one sees a way that the failures before did not.
+    pub(super) fn started(&mut self, trigger: Trigger, now: Instant) {
+        if trigger == Trigger::Api {
+            self.failures = 0;
+        }
         self.missed = false;
         self.next = self.triggers.every.map(|every| now + every);
     }
@@ -171,7 +174,7 @@ mod tests {
     fn number_and_age_of_what_is_due_start_a_cycle() {
         let now = Instant::now();
         let mut schedule = schedule(None, now);
-        schedule.started(now);
+        schedule.started(Trigger::Schedule, now);
         let mut waiting = Waiting {
             due: 2,
             oldest: Some(4 * MINUTE),
@@ -213,7 +216,7 @@ mod tests {
             next_due: None,
         };
         for pause in [2, 4, 8, 16, 32, 60, 60] {
-            schedule.started(now);
+            schedule.started(Trigger::Schedule, now);
             schedule.ended(Outcome::LineMissing, now);
             assert_eq!(
                 schedule.decide(&urgent, now),
@@ -222,7 +225,7 @@ mod tests {
             now += pause * MINUTE;
             assert!(matches!(schedule.decide(&urgent, now), Decision::Start(_)));
         }
-        schedule.started(now);
+        schedule.started(Trigger::Schedule, now);
         schedule.ended(Outcome::Complete, now);
         assert_eq!(
             schedule.decide(&urgent, now),
@@ -233,6 +236,20 @@ mod tests {
             schedule.decide(&urgent, now),
             Decision::Wait(Some(now + 2 * MINUTE))
         );
+    }
+
+    #[test]
+    fn a_call_starts_the_pauses_from_the_first_again() {
+        let now = Instant::now();
+        let mut schedule = schedule(None, now);
+        for _ in 0..5 {
+            schedule.started(Trigger::Schedule, now);
+            schedule.ended(Outcome::LineMissing, now);
+        }
+        schedule.started(Trigger::Api, now);
+        schedule.ended(Outcome::LineMissing, now);
+        let pause = Decision::Wait(Some(now + 2 * MINUTE));
+        assert_eq!(schedule.decide(&Waiting::default(), now), pause);
     }
 
     #[test]

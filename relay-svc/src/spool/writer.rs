@@ -6,6 +6,7 @@
 //! nobody knows what is on the disk, and nothing may be acknowledged any more.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{self, Receiver, Sender},
     thread,
 };
@@ -20,6 +21,8 @@ const BATCH: usize = 256;
 
 /// The exit status after a failed sync: `EX_IOERR` of sysexits.
 const EXIT_IO: i32 = 74;
+/// The exit status after a defect of our own: `EX_SOFTWARE`.
+const EXIT_SOFTWARE: i32 = 70;
 
 /// Tells the caller, once the commit is done (true) or was rolled back for a full disk (false).
 type Finish = Box<dyn FnOnce(bool) + Send>;
@@ -36,7 +39,14 @@ impl Writer {
         let (changes, waiting) = mpsc::channel();
         thread::Builder::new()
             .name("spool-writer".into())
-            .spawn(move || write_all(&connection, &waiting))?;
+            .spawn(move || {
+                let written = catch_unwind(AssertUnwindSafe(|| write_all(&connection, &waiting)));
+                if written.is_err() {
+                    // Without its writer the relay could neither accept nor record anything.
+                    tracing::error!("spool: the writer failed by a defect of its own");
+                    std::process::exit(EXIT_SOFTWARE);
+                }
+            })?;
         Ok(Self { changes })
     }
 

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::Outcome;
 
-/// So many failed attempts at forwarding end it for this cycle.
+/// So many failed attempts at forwarding without progress end it for this cycle. One that sent something first, such as
+/// to a host that takes so many messages per connection, is just followed by another session.
 const FORWARD_FAILURES: u32 = 2;
 /// So often one cycle asks at most: mail that keeps coming is forwarded, and released in the next cycle.
 const ASKS: u32 = 20;
@@ -126,7 +127,11 @@ pub(super) struct Order {
     received: bool,
     stopping: bool,
     attempted: bool,
-    errors: Vec<String>,
+    dial_errors: Vec<String>,
+    /// Why the last attempt at forwarding failed; one that succeeds makes it forgotten.
+    forward_error: Option<String>,
+    /// Which requests of the last round failed.
+    ask_errors: Vec<String>,
 }
 
 impl Order {
@@ -151,7 +156,9 @@ impl Order {
             received: false,
             stopping: false,
             attempted: false,
-            errors: Vec::new(),
+            dial_errors: Vec::new(),
+            forward_error: None,
+            ask_errors: Vec::new(),
         }
     }
 
@@ -165,7 +172,7 @@ impl Order {
     pub(super) fn dial_failed(&mut self, reason: String, now: Instant) {
         self.dials += 1;
         self.paused_until = Some(now + self.plan.dial_pause);
-        self.errors.push(reason);
+        self.dial_errors.push(reason);
     }
 
     /// Mail waits to go out.
@@ -176,6 +183,8 @@ impl Order {
     /// Nothing is due any more; `sent` messages went out.
     pub(super) fn forwarded(&mut self, sent: u32, now: Instant) {
         self.waiting = false;
+        self.forward_failures = 0;
+        self.forward_error = None;
         self.attempted = true;
         if sent > 0 {
             self.last_forward = Some(now);
@@ -190,12 +199,16 @@ impl Order {
         missing: bool,
         now: Instant,
     ) {
-        self.forward_failures += 1;
+        self.forward_failures = if sent > 0 {
+            0
+        } else {
+            self.forward_failures + 1
+        };
         self.attempted |= !missing;
         if sent > 0 {
             self.last_forward = Some(now);
         }
-        self.errors.push(reason);
+        self.forward_error = Some(reason);
     }
 
     /// Every provider was asked; `failures` are those requests that were refused or not answered.
@@ -214,7 +227,7 @@ impl Order {
             before: self.inflow.messages,
         });
         self.received = false;
-        self.errors.extend(failures);
+        self.ask_errors = failures;
     }
 
     /// Something arrived, or is arriving.
@@ -307,30 +320,34 @@ impl Order {
     /// How it went, once it has ended, and why it did not go well.
     #[must_use]
     pub(super) fn outcome(&self) -> (Outcome, String) {
-        let reason = || {
-            let mut reasons = self.errors.clone();
-            reasons.dedup();
-            reasons.join("; ")
-        };
+        let failures = self.forward_error.iter().chain(&self.ask_errors);
         if self.stopping {
             return (Outcome::Interrupted, "the relay was stopped".to_owned());
         }
         if self.line == Line::Down || !self.attempted {
-            return (Outcome::LineMissing, reason());
+            return (
+                Outcome::LineMissing,
+                each_once(self.dial_errors.iter().chain(failures)),
+            );
         }
-        // Redials that were followed by a line are handled, and no failure of the cycle.
-        let step_failed = self.forward_failures > 0 || self.errors.len() > self.dial_errors();
-        if step_failed {
-            (Outcome::Incomplete, reason())
+        // A redial that was followed by a line, and a session that was followed by another, are no failure of the cycle.
+        let reason = each_once(failures);
+        if reason.is_empty() {
+            (Outcome::Complete, reason)
         } else {
-            (Outcome::Complete, String::new())
+            (Outcome::Incomplete, reason)
         }
     }
+}
 
-    /// A line that came up had every try fail but the last.
-    fn dial_errors(&self) -> usize {
-        usize::try_from(self.dials.saturating_sub(1)).unwrap_or(usize::MAX)
+fn each_once<'a>(reasons: impl Iterator<Item = &'a String>) -> String {
+    let mut told: Vec<&str> = Vec::new();
+    for reason in reasons {
+        if !told.contains(&reason.as_str()) {
+            told.push(reason);
+        }
     }
+    told.join("; ")
 }
 
 #[cfg(test)]

@@ -174,6 +174,23 @@ fn a_smart_host_that_refuses_does_not_keep_the_provider_from_being_asked() {
 }
 
 #[test]
+fn a_host_that_takes_one_message_per_session_gets_as_many_sessions_as_it_needs() {
+    let start = Instant::now();
+    let mut order = Order::new(PLAN, start);
+    order.dialled();
+    for _ in 0..100 {
+        assert_eq!(order.next(start), Action::Forward);
+        order.forward_failed(1, "421 one is enough".into(), false, start);
+    }
+    assert_eq!(order.next(start), Action::Forward);
+    order.forwarded(1, start);
+    order.asked(Announced::Nothing, Vec::new(), true, after(start, 9));
+    assert_eq!(order.next(after(start, 9)), Action::HangUp);
+    order.hung_up();
+    assert_eq!(order.outcome(), (Outcome::Complete, String::new()));
+}
+
+#[test]
 fn a_line_that_is_lost_before_anything_was_answered_was_missing() {
     let start = Instant::now();
     let mut order = Order::new(PLAN, start);
