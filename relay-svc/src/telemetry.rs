@@ -32,7 +32,7 @@ pub const RECEIVED: &str = "relay.cycle.received";
 pub const NODE: &str = "relay.etrn.node";
 /// `relay.smtp.reply_code`: the code of a reply.
 pub const REPLY_CODE: &str = "relay.smtp.reply_code";
-/// `relay.delivery.outcome`: `delivered`, `deferred`, `bounced`, `set_aside` or `mixed`.
+/// `relay.delivery.outcome`: `delivered`, `deferred`, `refused`, `not_sent` or `mixed`.
 pub const DELIVERY: &str = "relay.delivery.outcome";
 /// `relay.dial.driver`: the driver.
 pub const DRIVER: &str = "relay.dial.driver";

@@ -1,6 +1,6 @@
 //! What the client commands share: a connection, and how an error of the service is told.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use linkmail_service::{exit::Exit, listen::GrpcAddress};
 use tonic::{Status, transport::Channel};
@@ -19,8 +19,14 @@ pub(super) async fn connect(address: &GrpcAddress) -> Result<Channel, Exit> {
         .map_err(|error| complain(Exit::from(&error), &error))
 }
 
-/// Tells what the service said.
+/// Tells what the service said, or that the connection was lost: a caller whose network is not allowed sees just that.
 pub(super) fn refused(status: &Status) -> Exit {
+    if status.source().is_some() {
+        return complain(
+            Exit::Unavailable,
+            &format!("the connection was lost: {}", status.message()),
+        );
+    }
     complain(Exit::from(status.code()), &status.message())
 }
 

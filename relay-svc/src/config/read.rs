@@ -161,14 +161,7 @@ fn telemetry(root: &Table<'_>) -> Telemetry {
         };
     };
     let otlp = table.parse_with("otlp", |text| {
-        let known = text.starts_with("http://") || text.starts_with("https://");
-        if known {
-            Ok(text.to_owned())
-        } else {
-            Err(format!(
-                "{text:?} is not an endpoint; expected http://HOST:PORT"
-            ))
-        }
+        linkmail_service::telemetry::check_endpoint(text).map(|()| text.to_owned())
     });
     let log = table.parse_with("log", |text| {
         linkmail_service::telemetry::check_filter(text).map(|()| text.to_owned())

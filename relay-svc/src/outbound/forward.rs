@@ -188,6 +188,8 @@ impl Forwarder {
                 "set aside, or the session ended before it".to_owned(),
             ),
         });
+        let outcome = KeyValue::new(telemetry::DELIVERY, tally.outcome());
+        span.span().set_attribute(outcome);
         telemetry::end(&span, failed);
         Ok(Tally {
             sent,
@@ -348,6 +350,17 @@ impl Forwarder {
 }
 
 impl Tally {
+    /// Of one message's recipients together.
+    fn outcome(&self) -> &'static str {
+        match (self.sent > 0, self.deferred > 0, self.refused > 0) {
+            (true, false, false) => "delivered",
+            (false, true, false) => "deferred",
+            (false, false, true) => "refused",
+            (false, false, false) => "not_sent",
+            _ => "mixed",
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.sent_bytes += other.sent_bytes;

@@ -139,35 +139,64 @@ fn full_or_io(error: io::Error) -> SpoolError {
     }
 }
 
-/// A stored body, read piece by piece.
-pub enum Body {
-    /// It lies in memory: at most [`INLINE_LIMIT`] octets; taken by the first read.
+/// A stored body, read piece by piece and checked against the hash in its row.
+pub struct Body {
+    source: Source,
+    hash: Sha256,
+    expected: Vec<u8>,
+}
+
+enum Source {
+    /// At most [`INLINE_LIMIT`] octets; taken by the first read.
     Inline(Vec<u8>),
-    /// It lies in a file.
     File(File),
 }
 
 impl Body {
-    pub(super) async fn open(folder: &Path, name: &str) -> Result<Self, SpoolError> {
-        Ok(Self::File(
-            File::open(folder.join("bodies").join(name)).await?,
-        ))
+    pub(super) fn inline(content: Vec<u8>, expected: Vec<u8>) -> Self {
+        Self {
+            source: Source::Inline(content),
+            hash: Sha256::new(),
+            expected,
+        }
+    }
+
+    pub(super) async fn open(
+        folder: &Path,
+        name: &str,
+        expected: Vec<u8>,
+    ) -> Result<Self, SpoolError> {
+        let file = File::open(folder.join("bodies").join(name)).await?;
+        Ok(Self {
+            source: Source::File(file),
+            hash: Sha256::new(),
+            expected,
+        })
     }
 
     /// The next piece, of up to 64 KiB; empty at the end.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The file cannot be read, or, at the end, the body is not what was accepted.
     pub async fn next(&mut self) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Inline(octets) => Ok(std::mem::take(octets)),
-            Self::File(file) => {
+        let piece = match &mut self.source {
+            Source::Inline(octets) => std::mem::take(octets),
+            Source::File(file) => {
                 let mut piece = vec![0; INLINE_LIMIT];
                 let read = file.read(&mut piece).await?;
                 piece.truncate(read);
-                Ok(piece)
+                piece
             }
+        };
+        if !piece.is_empty() {
+            self.hash.update(&piece);
+        } else if self.hash.finalize_reset().as_slice() != self.expected {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is not what was accepted: its hash differs",
+            ));
         }
+        Ok(piece)
     }
 
     /// At most `limit` octets from the start, for the header of a report.

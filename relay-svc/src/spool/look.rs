@@ -61,14 +61,16 @@ impl Spool {
     /// It is gone, or cannot be read.
     pub async fn body(&self, seq: i64) -> Result<Body, SpoolError> {
         let found = self.read(move |connection| {
-            let sql = "SELECT m.body_file, b.content FROM messages m LEFT JOIN bodies b USING (seq) WHERE seq = ?1";
-            let row: Option<(Option<String>, Option<Vec<u8>>)> =
-                connection.prepare_cached(sql)?.query_row([seq], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
+            let sql = "SELECT m.body_file, b.content, m.hash FROM messages m LEFT JOIN bodies b USING (seq) WHERE seq = ?1";
+            let row: Option<(Option<String>, Option<Vec<u8>>, Vec<u8>)> = connection
+                .prepare_cached(sql)?
+                .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
             Ok(row)
         });
         match found.await? {
-            Some((Some(file), _)) => Body::open(&self.inner.folder, &file).await,
-            Some((None, Some(content))) => Ok(Body::Inline(content)),
+            Some((Some(file), _, hash)) => Body::open(&self.inner.folder, &file, hash).await,
+            Some((None, Some(content), hash)) => Ok(Body::inline(content, hash)),
             _ => Err(SpoolError::Damaged(format!("message {seq} has no body"))),
         }
     }

@@ -419,6 +419,31 @@ async fn a_damaged_row_is_set_aside_and_does_not_stop_the_rest() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_not_what_was_accepted_is_noticed_at_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(
+        &spool,
+        b"Subject: pay 100\r\n",
+        message(&[("b@else.example", "link:isp")]),
+    )
+    .await;
+    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    other
+        .execute(
+            "UPDATE bodies SET content = CAST('Subject: pay 900' || char(13, 10) AS BLOB)",
+            [],
+        )
+        .unwrap();
+    let mut body = spool.body(1).await.unwrap();
+    assert_eq!(body.next().await.unwrap().len(), 18);
+    assert_eq!(
+        body.next().await.unwrap_err().kind(),
+        std::io::ErrorKind::InvalidData
+    );
+}
+
+#[tokio::test]
 async fn queued_mail_follows_changed_routes() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path()).unwrap();

@@ -128,7 +128,7 @@ pub(super) struct Order {
     stopping: bool,
     attempted: bool,
     dial_errors: Vec<String>,
-    /// Why the last attempt at forwarding failed; one that succeeds makes it forgotten.
+    /// Why the last attempt at forwarding failed; one that sends something and ends well makes it forgotten.
     forward_error: Option<String>,
     /// Which requests of the last round failed.
     ask_errors: Vec<String>,
@@ -183,11 +183,12 @@ impl Order {
     /// Nothing is due any more; `sent` messages went out.
     pub(super) fn forwarded(&mut self, sent: u32, now: Instant) {
         self.waiting = false;
-        self.forward_failures = 0;
-        self.forward_error = None;
         self.attempted = true;
+        // Idle without having sent anything, after a failure, only means that the failure put the mail off.
         if sent > 0 {
             self.last_forward = Some(now);
+            self.forward_failures = 0;
+            self.forward_error = None;
         }
     }
 

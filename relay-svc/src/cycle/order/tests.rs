@@ -191,6 +191,28 @@ fn a_host_that_takes_one_message_per_session_gets_as_many_sessions_as_it_needs()
 }
 
 #[test]
+fn mail_that_a_failure_put_off_does_not_make_the_cycle_complete() {
+    let start = Instant::now();
+    let mut order = Order::new(
+        Plan {
+            asks: false,
+            ..PLAN
+        },
+        start,
+    );
+    order.dialled();
+    order.forward_failed(0, "connection refused".into(), false, start);
+    assert_eq!(order.next(start), Action::Forward);
+    order.forwarded(0, start);
+    assert_eq!(order.next(start), Action::HangUp);
+    order.hung_up();
+    assert_eq!(
+        order.outcome(),
+        (Outcome::Incomplete, "connection refused".into())
+    );
+}
+
+#[test]
 fn a_line_that_is_lost_before_anything_was_answered_was_missing() {
     let start = Instant::now();
     let mut order = Order::new(PLAN, start);
