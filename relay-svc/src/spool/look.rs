@@ -60,13 +60,14 @@ impl Spool {
     /// # Errors
     /// It is gone, or cannot be read.
     pub async fn body(&self, seq: i64) -> Result<Body, SpoolError> {
+        let sql = "SELECT m.body_file, b.content, m.hash FROM messages m LEFT JOIN bodies b USING (seq) WHERE seq = ?1";
         let found = self.read(move |connection| {
-            let sql = "SELECT m.body_file, b.content, m.hash FROM messages m LEFT JOIN bodies b USING (seq) WHERE seq = ?1";
-            let row: Option<(Option<String>, Option<Vec<u8>>, Vec<u8>)> = connection
-                .prepare_cached(sql)?
-                .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-                .optional()?;
-            Ok(row)
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query([seq])?;
+            Ok(match rows.next()? {
+                Some(row) => Some((row.get::<_, Option<String>>(0)?, row.get(1)?, row.get(2)?)),
+                None => None,
+            })
         });
         match found.await? {
             Some((Some(file), _, hash)) => Body::open(&self.inner.folder, &file, hash).await,
