@@ -78,6 +78,19 @@ impl Arrivals {
         }
     }
 
+    /// A client that releases mail over a link does something: receiving goes on, also before its first transaction.
+    pub fn touch(&self, link: &LinkName) {
+        let window = self
+            .windows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(link)
+            .cloned();
+        if let Some(window) = window {
+            window.change(|_| {});
+        }
+    }
+
     /// A transaction begins over a link, inside a window or not.
     #[must_use]
     pub fn begin(&self, link: &LinkName) -> Arrival {
@@ -140,13 +153,6 @@ impl Arrival {
     #[must_use]
     pub fn context(&self) -> Option<Context> {
         self.window.as_ref().map(|window| window.context.clone())
-    }
-
-    /// Octets came.
-    pub fn progress(&self) {
-        if let Some(window) = &self.window {
-            window.change(|_| {});
-        }
     }
 
     /// The message is durable.

@@ -13,6 +13,8 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
+use crate::names::HostPort;
+
 /// The instrumentation scope of this service.
 pub const SCOPE: &str = "relay-svc";
 
@@ -78,6 +80,16 @@ pub fn start_linked(
     }
     let span = tracer.build_with_context(builder, parent);
     Context::new().with_span(span)
+}
+
+/// Starts the span of a session with a next hop.
+#[must_use]
+pub fn start_session(host: &HostPort, parent: &Context) -> Context {
+    let attributes = vec![
+        KeyValue::new(SERVER, host.host.clone()),
+        KeyValue::new(PORT, i64::from(host.port)),
+    ];
+    start("relay.smtp.session", SpanKind::Client, parent, attributes)
 }
 
 /// Ends the span of a context; an error makes it fail.

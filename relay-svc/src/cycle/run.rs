@@ -1,6 +1,6 @@
 //! Does what `order` says, and keeps the record of it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use opentelemetry::{
     Context, KeyValue,
@@ -26,6 +26,9 @@ use crate::{
     outbound::Session,
     telemetry,
 };
+
+/// While mail comes in, its count is kept so often.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// The window of a cycle and its span.
 pub(super) struct Window {
@@ -54,6 +57,8 @@ pub(super) struct Run {
     pub(super) dialled: Option<(HostPort, TcpStream)>,
     woken: watch::Receiver<u64>,
     begun: Instant,
+    /// When the count of what was received was last kept.
+    told: Instant,
 }
 
 impl Run {
@@ -102,6 +107,7 @@ impl Run {
             dialled: None,
             woken,
             begun,
+            told: begun,
         }
     }
 
@@ -273,8 +279,9 @@ impl Run {
             _ = self.woken.changed() => {}
         }
         let came = window.open.tally().messages;
-        if came > before {
-            self.note(&format!("{came} received")).await;
+        if came > before && self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            self.note(&format!("{came} received so far")).await;
         }
         self.find_mail().await;
     }

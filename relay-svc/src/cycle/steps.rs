@@ -156,16 +156,7 @@ impl Run {
             }
             telemetry::end(&speaking.span, None);
         }
-        let attributes = vec![
-            KeyValue::new(telemetry::SERVER, host.host.clone()),
-            KeyValue::new(telemetry::PORT, i64::from(host.port)),
-        ];
-        let span = telemetry::start(
-            "relay.smtp.session",
-            SpanKind::Client,
-            &self.span,
-            attributes,
-        );
+        let span = telemetry::start_session(host, &self.span);
         let opened = self.open(host).await;
         if let Err(end) = &opened {
             telemetry::end(&span, Some(("session_failed", end.to_string())));

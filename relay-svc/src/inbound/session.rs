@@ -42,6 +42,10 @@ pub(super) async fn run(
         refused: false,
         trouble: None,
     };
+    session
+        .link
+        .iter()
+        .for_each(|link| inbound.arrivals.touch(link));
     session.converse(&mut stream, &cancel).await;
     session.close(stream).await;
 }
@@ -168,6 +172,7 @@ impl Session<'_> {
             read = timeout_at(deadline, stream.read(&mut octets)) => match read {
                 Ok(Ok(count @ 1..)) => {
                     self.recorder.client(&octets[..count]);
+                    self.link.iter().for_each(|link| self.inbound.arrivals.touch(link));
                     self.smtp.receive(&octets[..count]);
                 }
                 Ok(Ok(_) | Err(_)) => self.smtp.end_of_input(),

@@ -128,9 +128,6 @@ impl Transaction {
     }
 
     pub(super) async fn write(&mut self, octets: &[u8]) {
-        if let Some(arrival) = &self.arrival {
-            arrival.progress();
-        }
         if let Some(data) = &mut self.data {
             data.scan.feed(octets);
             data.write(octets).await;

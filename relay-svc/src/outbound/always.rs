@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use opentelemetry::{Context, KeyValue, trace::SpanKind};
+use opentelemetry::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConnectError, End, Forwarder, Session, Stop, connect};
@@ -67,16 +67,7 @@ async fn deliver(
     host: &HostPort,
     cancel: &CancellationToken,
 ) -> Result<(), ()> {
-    let attributes = vec![
-        KeyValue::new(telemetry::SERVER, host.host.clone()),
-        KeyValue::new(telemetry::PORT, i64::from(host.port)),
-    ];
-    let span = telemetry::start(
-        "relay.smtp.session",
-        SpanKind::Client,
-        &Context::new(),
-        attributes,
-    );
+    let span = telemetry::start_session(host, &Context::new());
     let end = converse(forwarder, hop, host, &span, cancel).await;
     telemetry::end(
         &span,

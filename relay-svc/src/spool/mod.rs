@@ -33,7 +33,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
@@ -83,7 +83,7 @@ pub enum SpoolError {
     Full,
     /// The database refused.
     #[error("spool: {0}")]
-    Database(#[from] rusqlite::Error),
+    Database(rusqlite::Error),
     /// A body file could not be written or read.
     #[error("spool: {0}")]
     Io(#[from] io::Error),
@@ -96,6 +96,15 @@ pub enum SpoolError {
     /// The spool is closing.
     #[error("the spool is closed")]
     Closed,
+}
+
+impl From<rusqlite::Error> for SpoolError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Database(error),
+        }
+    }
 }
 
 /// The spool of this process. Cheap to clone.

@@ -1,6 +1,6 @@
 //! Writing messages: accepted, settled, forgotten.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -14,6 +14,11 @@ use crate::{
     names::{CycleId, LinkName, MessageId},
     queue::Settlement,
 };
+
+/// So often an outcome is tried to be recorded on a full disk.
+const FULL_TRIES: u32 = 20;
+/// The pause between two tries.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 impl Spool {
     /// Makes the message durable. After `Ok` the relay answers for it (invariant 1).
@@ -36,8 +41,11 @@ impl Spool {
 
     /// Records outcomes of a message's recipients, together with the report that tells its sender of them.
     ///
+    /// An outcome that is not recorded would send the message again. A full disk is therefore waited for, up to
+    /// [`FULL_TRIES`] times [`FULL_PAUSE`].
+    ///
     /// # Errors
-    /// The disk is full; nothing is recorded then.
+    /// The disk stays full; nothing is recorded then.
     pub async fn settle(
         &self,
         seq: i64,
@@ -54,16 +62,29 @@ impl Spool {
             }
             None => None,
         };
-        let spent = self.write(move |connection| {
-            for each in &settled {
-                record(connection, seq, each)?;
+        let outcome = Arc::new((settled, report));
+        let mut tries = 0;
+        let spent = loop {
+            let outcome = Arc::clone(&outcome);
+            let recorded = self.write(move |connection| {
+                let (settled, report) = &*outcome;
+                for each in settled {
+                    record(connection, seq, each)?;
+                }
+                if let Some((message, body, facts)) = report {
+                    insert(connection, message, body, facts)?;
+                }
+                close_if_done(connection, seq, now)
+            });
+            match recorded.await {
+                Err(SpoolError::Full) if tries < FULL_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+                ended => break ended?,
             }
-            if let Some((message, body, facts)) = &report {
-                insert(connection, message, body, facts)?;
-            }
-            close_if_done(connection, seq, now)
-        });
-        if let Some(file) = spent.await? {
+        };
+        if let Some(file) = spent {
             // A file that stays behind is swept at the next start.
             let _ = tokio::fs::remove_file(self.inner.folder.join("bodies").join(file)).await;
         }

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::oneshot;
 
 use super::SpoolError;
@@ -102,6 +102,13 @@ fn commit_batch(
         transaction.execute_batch("SAVEPOINT change")?;
         let (keep, finish) = change(&transaction);
         finishes.push(finish);
+        if transaction.is_autocommit() {
+            // A full disk can make SQLite roll back by itself, and all that came before goes with it.
+            return Err(rusqlite::Error::SqliteFailure(
+                ffi::Error::new(ffi::SQLITE_FULL),
+                None,
+            ));
+        }
         if !keep {
             transaction.execute_batch("ROLLBACK TO change")?;
         }
