@@ -21,7 +21,7 @@ use crate::{
     cycle::{self, Desk, Keeper, Shared},
     inbound::{self, Inbound},
     names::NextHop,
-    outbound::{self, Forwarder},
+    outbound::{self, Forwarder, Unrecorded},
     spool::{Spool, SpoolError},
     telemetry::{Instruments, SCOPE},
 };
@@ -71,7 +71,11 @@ impl StartError {
         match self {
             Self::Telemetry(_) => Exit::Config,
             Self::Spool(SpoolError::InUse { .. }) => Exit::TempFail,
-            Self::Spool(SpoolError::TooNew { .. } | SpoolError::Damaged(_)) => Exit::DataError,
+            Self::Spool(
+                SpoolError::TooNew { .. }
+                | SpoolError::Damaged(_)
+                | SpoolError::DatabaseGone { .. },
+            ) => Exit::DataError,
             Self::Spool(_) => Exit::CannotCreate,
             Self::Listen { source, .. } if denied(source) => Exit::NoPermission,
             Self::Grpc(BindError::Refused { source, .. }) if denied(source) => Exit::NoPermission,
@@ -222,6 +226,7 @@ async fn start(
         hostname: Arc::clone(&config.hostname),
         postmaster: config.postmaster.clone(),
         instruments: Instruments::default(),
+        unrecorded: Unrecorded::default(),
     };
     let (desk, places) = Desk::new(&config.links);
     let shared = Shared {

@@ -165,6 +165,18 @@ impl HostPort {
     }
 }
 
+impl HostPort {
+    /// A host as RFC 3464 2.1.2 names it: a domain, or an address as a domain literal.
+    #[must_use]
+    pub fn mta_name(host: &str) -> String {
+        match host.parse() {
+            Ok(std::net::IpAddr::V4(address)) => format!("[{address}]"),
+            Ok(std::net::IpAddr::V6(address)) => format!("[IPv6:{address}]"),
+            Err(_) => host.to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {

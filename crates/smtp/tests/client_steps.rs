@@ -138,8 +138,13 @@ fn a_long_envelope_goes_out_in_groups() {
 #[test]
 fn an_order_to_a_dead_session_has_its_outcome() {
     let mut session = ClientSession::new("client.test".into());
+    assert_eq!(session.closed(), None);
     session.end_of_input();
     assert!(matches!(session.step(), ClientStep::Closed(_)));
+    assert_eq!(
+        session.closed(),
+        Some(&CloseReason::PeerClosed { greeted: false })
+    );
     session.transmit(transaction(1));
     assert!(matches!(
         outcome(&mut session),

@@ -23,8 +23,8 @@ use crate::{
 
 /// The wait before the spool is asked again that could not be read.
 const SPOOL_PAUSE: Duration = Duration::from_secs(10);
-/// The count of waiting messages stops here: a trigger that needs more is met by it.
-const COUNT: u64 = 1_000_000;
+/// The wall clock may step while we wait for mail to become due: it is looked at again so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the keepers of all links share. Cheap to clone.
 #[derive(Clone)]
@@ -115,8 +115,8 @@ impl Keeper {
                     call: None,
                 },
                 Decision::Wait(until) => {
-                    let until =
-                        until.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400));
+                    let look_again = Instant::now() + LOOK_AGAIN;
+                    let until = until.map_or(look_again, |until| until.min(look_again));
                     tokio::select! {
                         () = cancel.cancelled() => break,
                         _ = woken.changed() => continue,
@@ -137,7 +137,7 @@ impl Keeper {
             in_how_long.map(|wait| Stamp::now().plus(wait)),
         );
         let now = Stamp::now();
-        let cap = self.link.trigger.queued.unwrap_or(1).min(COUNT);
+        let cap = self.link.trigger.queued.unwrap_or(1);
         match self
             .shared
             .forwarder
@@ -167,49 +167,46 @@ impl Keeper {
         requests: &mut mpsc::Receiver<RunRequest>,
         cancel: &CancellationToken,
     ) {
-        let caller = start
-            .call
-            .as_ref()
-            .map_or(SpanContext::NONE, |call| call.caller.clone());
+        let (request, caller, answer) = match start.call {
+            Some(call) => (call.request, call.caller, Some(call.answer)),
+            None => (None, SpanContext::NONE, None),
+        };
+        // A caller that has gone gets its cycle all the same.
+        let tell = |reply| {
+            if let Some(answer) = answer {
+                let _ = answer.send(reply);
+            }
+        };
+        let spool = self.shared.forwarder.spool.clone();
+        match earlier(&spool, request.clone()).await {
+            Ok(None) => {}
+            Ok(Some(first)) => return tell(Ok(first)),
+            Err(error) => return tell(Err(error)),
+        }
         let run = Run::new(
             self.shared.clone(),
             Arc::clone(&self.link),
             start.trigger,
             caller,
         );
-        let (request, answer) = match start.call {
-            Some(call) => (call.request, Some(call.answer)),
-            None => (None, None),
-        };
-        let begun = self.begin(run.record(), request).await;
-        let failed = begun.is_err();
-        let repeated = matches!(&begun, Ok(Some(_)));
-        let reply = begun.map(|repeat| repeat.unwrap_or_else(|| run.record().clone()));
-        if let Err(error) = &reply {
+        if let Err(error) = spool.begin_cycle(run.record(), request).await {
             tracing::error!(link = %self.link.name, %error, "no cycle: it cannot be kept");
-        }
-        if let Some(answer) = answer {
-            // A caller that has gone gets its cycle all the same.
-            let _ = answer.send(reply);
-        }
-        if repeated {
-            return;
-        }
-        if failed {
+            run.give_up(error.to_string());
+            tell(Err(error.into()));
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = tokio::time::sleep(SPOOL_PAUSE) => {}
             }
             return;
         }
+        tell(Ok(run.record().clone()));
         self.schedule.started(run.record().trigger, Instant::now());
         let id = run.record().id;
-        let spool = self.shared.forwarder.spool.clone();
-        let outcome = {
+        let ending = {
             let mut running = std::pin::pin!(run.finish(cancel));
             loop {
                 tokio::select! {
-                    outcome = &mut running => break outcome,
+                    ending = &mut running => break ending,
                     Some(call) = requests.recv() => {
                         let answer = busy(&spool, call.request, id).await;
                         let _ = call.answer.send(answer);
@@ -217,25 +214,21 @@ impl Keeper {
                 }
             }
         };
-        self.schedule.ended(outcome, Instant::now());
+        self.schedule.ended(&ending, Instant::now());
     }
+}
 
-    /// Keeps the new cycle; for a repeat of a call, gives the cycle that the first one started.
-    async fn begin(
-        &self,
-        record: &Record,
-        request: Option<RequestKey>,
-    ) -> Result<Option<Record>, RunError> {
-        let spool = &self.shared.forwarder.spool;
-        match spool.begin_cycle(record, request).await? {
-            None => Ok(None),
-            Some(first) => {
-                let kept = spool.cycle(first).await?;
-                kept.map(Some)
-                    .ok_or_else(|| SpoolError::Damaged(format!("cycle {first} is gone")).into())
-            }
-        }
-    }
+/// The cycle that an earlier call with the same request id started.
+async fn earlier(spool: &Spool, request: Option<RequestKey>) -> Result<Option<Record>, RunError> {
+    let Some(key) = request else {
+        return Ok(None);
+    };
+    let Some(first) = spool.repeated_cycle(key).await? else {
+        return Ok(None);
+    };
+    let kept = spool.cycle(first).await?;
+    kept.map(Some)
+        .ok_or_else(|| SpoolError::Damaged(format!("cycle {first} is gone")).into())
 }
 
 /// The answer while a cycle runs: a repeat of an earlier call gets what that started.
@@ -244,11 +237,8 @@ async fn busy(
     request: Option<RequestKey>,
     running: CycleId,
 ) -> Result<Record, RunError> {
-    if let Some(key) = request
-        && let Some(first) = spool.repeated_cycle(key).await?
-    {
-        let kept = spool.cycle(first).await?;
-        return kept.ok_or_else(|| SpoolError::Damaged(format!("cycle {first} is gone")).into());
+    match earlier(spool, request).await? {
+        Some(first) => Ok(first),
+        None => Err(RunError::Busy(Busy(running))),
     }
-    Err(RunError::Busy(Busy(running)))
 }

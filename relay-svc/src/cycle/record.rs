@@ -9,6 +9,9 @@ use crate::{
     names::{CycleId, LinkName},
 };
 
+/// A cycle that changes its phase more often keeps the first so many.
+const PHASES: usize = 100;
+
 /// What started a cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,30 +152,42 @@ pub struct Record {
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// Why it did not end complete.
+    #[serde(default)]
     pub error: String,
     /// When it began.
     pub start: Stamp,
     /// When it ended.
+    #[serde(default)]
     pub end: Option<Stamp>,
     /// Messages that the smart host accepted (for at least one recipient).
+    #[serde(default)]
     pub sent: u32,
     /// Their octets.
+    #[serde(default)]
     pub sent_bytes: u64,
     /// Messages accepted from the provider.
+    #[serde(default)]
     pub received: u32,
     /// Their octets.
+    #[serde(default)]
     pub received_bytes: u64,
     /// Recipients deferred by the smart host.
+    #[serde(default)]
     pub deferred: u32,
     /// Recipients refused for good by the smart host.
+    #[serde(default)]
     pub refused: u32,
     /// The phases in the order in which they were entered.
+    #[serde(default)]
     pub phases: Vec<PhaseSpan>,
     /// The tries at bringing the line up.
+    #[serde(default)]
     pub dials: Vec<DialAttempt>,
     /// What the providers were asked and answered.
+    #[serde(default)]
     pub requests: Vec<DequeueRequest>,
     /// Its trace: 32 hex digits; empty if there is none.
+    #[serde(default)]
     pub trace_id: String,
 }
 
@@ -213,9 +228,9 @@ impl Record {
         }
         self.phase = phase;
         if let Some(last) = self.phases.last_mut() {
-            last.end = Some(now);
+            last.end.get_or_insert(now);
         }
-        if phase != Phase::Ended {
+        if phase != Phase::Ended && self.phases.len() < PHASES {
             self.phases.push(PhaseSpan {
                 phase,
                 start: now,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     DialAttempt, Outcome, Phase, Record, Shared, Trigger,
-    order::{Action, Inflow, Order, Plan},
+    order::{Action, Ending, Inflow, Order, Plan},
 };
 use crate::{
     arrivals::OpenWindow,
@@ -27,6 +27,8 @@ use crate::{
     telemetry,
 };
 
+/// When the relay is told to stop, the step that is under way gets so long to end.
+const STEP_GRACE: Duration = Duration::from_secs(8);
 /// While mail comes in, its count is kept so often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -34,6 +36,13 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Window {
     pub(super) open: OpenWindow,
     pub(super) span: Context,
+}
+
+/// A connection that nobody speaks on yet.
+pub(super) struct FreshConnection {
+    pub(super) host: HostPort,
+    pub(super) stream: TcpStream,
+    pub(super) at: Instant,
 }
 
 /// A session of a cycle and its span.
@@ -54,7 +63,7 @@ pub(super) struct Run {
     /// Open sessions, by host: the one that forwarded also asks, and forwards again.
     pub(super) sessions: HashMap<HostPort, Speaking>,
     /// The connection that brought the line up, until a session takes it.
-    pub(super) dialled: Option<(HostPort, TcpStream)>,
+    pub(super) dialled: Option<FreshConnection>,
     woken: watch::Receiver<u64>,
     begun: Instant,
     /// When the count of what was received was last kept.
@@ -116,7 +125,7 @@ impl Run {
     }
 
     /// Runs it. Cancelled, it hangs up and ends.
-    pub(super) async fn finish(mut self, cancel: &CancellationToken) -> Outcome {
+    pub(super) async fn finish(mut self, cancel: &CancellationToken) -> Ending {
         let span = self.span.clone();
         async move {
             tracing::info!(link = %self.link.name, cycle = %self.record.id, trigger = self.record.trigger.as_str(), "cycle started");
@@ -125,20 +134,36 @@ impl Run {
                     self.order.stop();
                 }
                 self.look();
-                match self.order.next(Instant::now()) {
-                    Action::Dial => self.dial(cancel).await,
-                    Action::Pause { until } => self.pause(until, cancel).await,
-                    Action::Forward => self.forward(cancel).await,
-                    Action::Ask => self.ask(cancel).await,
-                    Action::Receive { until } => self.receive(until, cancel).await,
-                    Action::HangUp => self.hang_up().await,
+                let step = match self.order.next(Instant::now()) {
                     Action::End => break,
+                    // Bounded by itself, and never left out.
+                    Action::HangUp => {
+                        self.hang_up().await;
+                        continue;
+                    }
+                    step => step,
+                };
+                tokio::select! {
+                    () = self.act(step, cancel) => continue,
+                    () = too_late(cancel) => {}
                 }
+                tracing::warn!(cycle = %self.record.id, "given up in the middle of a step: the relay is stopping");
             }
             self.end().await
         }
         .with_context(span)
         .await
+    }
+
+    async fn act(&mut self, step: Action, cancel: &CancellationToken) {
+        match step {
+            Action::Dial => self.dial(cancel).await,
+            Action::Pause { until } => self.pause(until, cancel).await,
+            Action::Forward => self.forward(cancel).await,
+            Action::Ask => self.ask(cancel).await,
+            Action::Receive { until } => self.receive(until, cancel).await,
+            Action::HangUp | Action::End => {}
+        }
     }
 
     /// Takes over what has arrived.
@@ -224,7 +249,11 @@ impl Run {
         });
         match dialled {
             Ok(dialled) => {
-                self.dialled = dialled.connection;
+                let at = Instant::now();
+                self.dialled =
+                    dialled
+                        .connection
+                        .map(|(host, stream)| FreshConnection { host, stream, at });
                 self.order.dialled();
                 self.shared.desk.set_state(&self.link.name, LinkState::Up);
                 self.open_window();
@@ -272,18 +301,20 @@ impl Run {
             return;
         };
         let before = window.open.tally().messages;
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = sleep_until(until) => {}
-            () = window.open.changed() => {}
-            _ = self.woken.changed() => {}
-        }
+        let woken = tokio::select! {
+            () = cancel.cancelled() => false,
+            () = sleep_until(until) => true,
+            () = window.open.changed() => false,
+            _ = self.woken.changed() => true,
+        };
         let came = window.open.tally().messages;
         if came > before && self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
             self.note(&format!("{came} received so far")).await;
         }
-        self.find_mail().await;
+        if woken {
+            self.find_mail().await;
+        }
     }
 
     /// Whether mail waits to go out.
@@ -339,8 +370,9 @@ impl Run {
         failed.map(|error| error.reason)
     }
 
-    async fn end(mut self) -> Outcome {
-        let (outcome, error) = self.order.outcome();
+    async fn end(mut self) -> Ending {
+        let ending = self.order.ending();
+        let (outcome, error) = (ending.outcome, ending.error.clone());
         self.record.finish(outcome, error.clone(), Stamp::now());
         let span = self.span.span();
         for (key, value) in [
@@ -367,6 +399,17 @@ impl Run {
             &[link.clone(), outcome_label.clone()],
         );
         instruments.cycles.add(1, &[link, trigger, outcome_label]);
-        outcome
+        ending
     }
+
+    /// It could not be kept, and does not run.
+    pub(super) fn give_up(self, reason: String) {
+        telemetry::end(&self.span, Some(("not_kept", reason)));
+    }
+}
+
+/// Returns some time after the relay was told to stop: a peer that does not answer must not keep the line up.
+async fn too_late(cancel: &CancellationToken) {
+    cancel.cancelled().await;
+    tokio::time::sleep(STEP_GRACE).await;
 }

@@ -1,13 +1,13 @@
 //! When a cycle starts by itself. Pure, with time as an argument.
 //!
-//! The schedule counts from the start of any cycle, by a clock that does not jump. After a cycle that did not go well
+//! The schedule counts from the start of any cycle, by a clock that does not jump. After a cycle whose way out failed
 //! nothing starts by itself for a pause that doubles up to [`LONGEST_PAUSE`].
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Outcome, Trigger};
+use super::{Trigger, order::Ending};
 use crate::config::Triggers;
 
 /// The longest pause after cycles that did not go well.
@@ -80,8 +80,8 @@ impl Schedule {
     }
 
     /// A cycle has ended.
-    pub(super) fn ended(&mut self, outcome: Outcome, now: Instant) {
-        if outcome == Outcome::Complete {
+    pub(super) fn ended(&mut self, ending: &Ending, now: Instant) {
+        if !ending.pause {
             self.failures = 0;
             self.paused_until = None;
             return;
@@ -97,7 +97,7 @@ impl Schedule {
     pub(super) fn next_start(&self) -> Option<Instant> {
         match (self.next, self.paused_until) {
             (Some(next), Some(pause)) => Some(next.max(pause)),
-            (next, _) => next,
+            (next, pause) => next.or(pause),
         }
     }
 
@@ -135,6 +135,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cycle::Outcome;
 
     const MINUTE: Duration = Duration::from_secs(60);
     const ALL: Triggers = Triggers {
@@ -142,6 +143,14 @@ mod tests {
         queued: Some(3),
         oldest: Some(Duration::from_secs(600)),
     };
+
+    fn ending(outcome: Outcome) -> Ending {
+        Ending {
+            outcome,
+            error: String::new(),
+            pause: outcome != Outcome::Complete,
+        }
+    }
 
     fn schedule(since_last: Option<Duration>, now: Instant) -> Schedule {
         Schedule::new(ALL, 2 * MINUTE, since_last, now)
@@ -217,7 +226,7 @@ mod tests {
         };
         for pause in [2, 4, 8, 16, 32, 60, 60] {
             schedule.started(Trigger::Schedule, now);
-            schedule.ended(Outcome::LineMissing, now);
+            schedule.ended(&ending(Outcome::LineMissing), now);
             assert_eq!(
                 schedule.decide(&urgent, now),
                 Decision::Wait(Some(now + pause * MINUTE))
@@ -226,12 +235,12 @@ mod tests {
             assert!(matches!(schedule.decide(&urgent, now), Decision::Start(_)));
         }
         schedule.started(Trigger::Schedule, now);
-        schedule.ended(Outcome::Complete, now);
+        schedule.ended(&ending(Outcome::Complete), now);
         assert_eq!(
             schedule.decide(&urgent, now),
             Decision::Start(Trigger::Queue)
         );
-        schedule.ended(Outcome::Incomplete, now);
+        schedule.ended(&ending(Outcome::Incomplete), now);
         assert_eq!(
             schedule.decide(&urgent, now),
             Decision::Wait(Some(now + 2 * MINUTE))
@@ -244,10 +253,10 @@ mod tests {
         let mut schedule = schedule(None, now);
         for _ in 0..5 {
             schedule.started(Trigger::Schedule, now);
-            schedule.ended(Outcome::LineMissing, now);
+            schedule.ended(&ending(Outcome::LineMissing), now);
         }
         schedule.started(Trigger::Api, now);
-        schedule.ended(Outcome::LineMissing, now);
+        schedule.ended(&ending(Outcome::LineMissing), now);
         let pause = Decision::Wait(Some(now + 2 * MINUTE));
         assert_eq!(schedule.decide(&Waiting::default(), now), pause);
     }

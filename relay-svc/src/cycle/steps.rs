@@ -22,6 +22,8 @@ use crate::{
     telemetry,
 };
 
+/// The connection that brought the line up is used for so long; later the host may have tired of waiting.
+const DIALLED_FRESH: Duration = Duration::from_secs(5);
 /// While mail flows, its count is kept so often.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
@@ -38,12 +40,16 @@ impl Run {
         let spool = self.shared.forwarder.spool.clone();
         match spool.backlog(self.hop.to_string(), Stamp::now(), 1).await {
             // Without mail there is no session: the smart host is not bothered, nor the line.
-            Ok(backlog) if backlog.due == 0 => return self.order.forwarded(0, Instant::now()),
+            Ok(backlog) if backlog.due == 0 => return self.order.nothing_to_forward(),
             Ok(_) => {}
             Err(error) => {
-                return self
-                    .order
-                    .forward_failed(0, error.to_string(), false, Instant::now());
+                return self.order.forward_failed(
+                    0,
+                    false,
+                    error.to_string(),
+                    false,
+                    Instant::now(),
+                );
             }
         }
         self.enter(Phase::Forward).await;
@@ -56,31 +62,32 @@ impl Run {
         let (stop, done) = self.drain(&mut speaking, before, cancel).await;
         self.count(before, &done);
         let now = Instant::now();
+        let (sent, progressed) = (done.sent, done.progressed());
         let failed = match stop {
             Stop::Idle | Stop::Cancelled => {
-                self.order.forwarded(done.sent, now);
+                self.order.forwarded(sent, now);
+                self.keep(host, speaking);
+                None
+            }
+            Stop::Stretch => {
+                self.order.stretched(sent, now);
                 self.keep(host, speaking);
                 None
             }
             Stop::Ended(end) => {
-                let reason = end.to_string();
-                self.order.forward_failed(
-                    done.sent,
-                    reason.clone(),
-                    matches!(end, End::Missing(_)),
-                    now,
-                );
-                telemetry::end(&speaking.span, Some(("session_failed", reason.clone())));
-                Some(reason)
+                let missing = matches!(end, End::Missing(_));
+                self.order
+                    .forward_failed(sent, progressed, end.to_string(), missing, now);
+                telemetry::end(&speaking.span, Some(("session_failed", end.to_string())));
+                Some(end.to_string())
             }
             Stop::Spool(error) => {
                 self.order
-                    .forward_failed(done.sent, error.to_string(), false, now);
+                    .forward_failed(sent, false, error.to_string(), false, now);
                 self.keep(host, speaking);
                 Some(error.to_string())
             }
         };
-        let sent = done.sent;
         self.note(&match failed {
             None => format!("{sent} sent"),
             Some(reason) => format!("{sent} sent, then: {reason}"),
@@ -123,6 +130,7 @@ impl Run {
             sent_bytes: self.record.sent_bytes,
             deferred: self.record.deferred,
             refused: self.record.refused,
+            set_aside: 0,
         }
     }
 
@@ -138,13 +146,21 @@ impl Run {
         let reason = end.to_string();
         let missing = matches!(end, End::Missing(_));
         if !missing {
-            match self.shared.forwarder.fail(&self.hop, &reason).await {
-                Ok(tally) => self.record.deferred += tally.deferred,
+            match self
+                .shared
+                .forwarder
+                .fail(&self.hop, &self.link.smart_host.host, &reason)
+                .await
+            {
+                Ok(tally) => {
+                    self.record.deferred += tally.deferred;
+                    self.record.refused += tally.refused;
+                }
                 Err(error) => tracing::error!(%error, "a failed attempt could not be recorded"),
             }
         }
         self.order
-            .forward_failed(0, reason.clone(), missing, Instant::now());
+            .forward_failed(0, false, reason.clone(), missing, Instant::now());
         self.note(&format!("not forwarded: {reason}")).await;
     }
 
@@ -166,7 +182,9 @@ impl Run {
 
     async fn open(&mut self, host: &HostPort) -> Result<Session, End> {
         let stream = match self.dialled.take() {
-            Some((dialled, stream)) if dialled == *host => stream,
+            Some(dialled) if dialled.host == *host && dialled.at.elapsed() < DIALLED_FRESH => {
+                dialled.stream
+            }
             other => {
                 self.dialled = other;
                 connect(host, self.link.dial.patience)
@@ -263,7 +281,14 @@ impl Run {
                 .announced
                 .map_or(announced, |before| before.and(announced)),
         );
-        if !(200..300).contains(&code) {
+        // 458 is also the word of servers that are at it already, at our own request.
+        let at_it = code == 458
+            && self.record.requests.iter().any(|before| {
+                before.host == host.to_string()
+                    && before.node == node.to_string()
+                    && before.code / 100 == 2
+            });
+        if !(200..300).contains(&code) && !at_it {
             asked
                 .failures
                 .push(format!("ETRN {node} at {host}: {text}"));
@@ -282,12 +307,12 @@ impl Run {
 
 /// What an answer to ETRN promises (RFC 1985 5.3). 458 is also the word of servers that are at it already.
 fn announced(code: u16, text: &str) -> Announced {
-    let number = || {
-        text.split(|c: char| !c.is_ascii_digit())
-            .find(|digits| !digits.is_empty())?
-            .parse()
-            .ok()
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let pending = |pair: &[&str]| {
+        let named = pair[1].to_ascii_lowercase().starts_with("pending");
+        if named { pair[0].parse().ok() } else { None }
     };
+    let number = || words.windows(2).find_map(pending);
     match code {
         253 => number().map_or(Announced::Unknown, Announced::Messages),
         250 | 252 | 254..=299 => Announced::Unknown,
@@ -321,6 +346,11 @@ mod tests {
                 Announced::Messages(14),
             ),
             (253, "OK, messages for node x started", Announced::Unknown),
+            (
+                253,
+                "mx1.isp.example: 4 pending messages",
+                Announced::Messages(4),
+            ),
             (458, "Already processing", Announced::Unknown),
             (459, "Node x not allowed: no", Announced::Refused),
             (0, "connection refused", Announced::Refused),

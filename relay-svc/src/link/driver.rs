@@ -3,7 +3,11 @@
 //! `implicit`: connecting is dialling. The connection that brought the line up is handed on, so that the first
 //! session does not wait for a second one. `command`: a program dials; the line is up when it has ended well.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncReadExt,
@@ -118,7 +122,8 @@ async fn run(words: &[String], limit: Duration) -> Result<String, DialError> {
     let mut child =
         spawned.map_err(|error| failed(format!("{program}: {error}"), String::new()))?;
     let mut group = Group::of(&child);
-    let output = tokio::spawn(last_output(reader));
+    let output = Arc::new(Mutex::new(Vec::new()));
+    let reading = tokio::spawn(last_output(reader, Arc::clone(&output)));
     let ended = timeout(limit, child.wait()).await;
     let reason = match ended {
         Ok(Ok(status)) if status.success() => None,
@@ -134,10 +139,10 @@ async fn run(words: &[String], limit: Duration) -> Result<String, DialError> {
     if reason.is_none() {
         group.release();
     }
-    let printed = match timeout(LAST_OUTPUT, output).await {
-        Ok(Ok(printed)) => printed,
-        _ => String::new(),
-    };
+    // What the program left running may hold the pipe: what was printed until now is there all the same.
+    let _ = timeout(LAST_OUTPUT, reading).await;
+    let printed = String::from_utf8_lossy(&output.lock().unwrap_or_else(PoisonError::into_inner))
+        .into_owned();
     match reason {
         None => Ok(printed),
         Some(reason) => Err(failed(reason, printed)),
@@ -177,17 +182,16 @@ impl Drop for Group {
 }
 
 /// Reads until the end, keeping the last [`OUTPUT`] octets.
-async fn last_output(pipe: std::io::PipeReader) -> String {
+async fn last_output(pipe: std::io::PipeReader, kept: Arc<Mutex<Vec<u8>>>) {
     let file = std::fs::File::from(std::os::fd::OwnedFd::from(pipe));
     let mut pipe = tokio::fs::File::from_std(file);
-    let mut kept = Vec::new();
     let mut piece = [0; 1024];
     while let Ok(count @ 1..) = pipe.read(&mut piece).await {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend_from_slice(&piece[..count]);
         let excess = kept.len().saturating_sub(OUTPUT);
         kept.drain(..excess);
     }
-    String::from_utf8_lossy(&kept).into_owned()
 }
 
 #[cfg(test)]
@@ -268,5 +272,6 @@ mod tests {
             .await
             .unwrap();
         assert!(begun.elapsed() < Duration::from_secs(2), "{output}");
+        assert_eq!(output, "up\n");
     }
 }

@@ -16,6 +16,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A session stays open for more mail so long.
 const IDLE: Duration = Duration::from_secs(5);
+/// The wall clock may step while we wait for mail to become due: it is looked at again so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The pauses after a session that failed: from the first, doubling, to the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -55,7 +57,7 @@ pub async fn run(forwarder: Forwarder, host: HostPort, cancel: CancellationToken
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = woken.changed() => {}
-            () = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600))) => {}
+            () = tokio::time::sleep(wait.map_or(LOOK_AGAIN, |wait| wait.min(LOOK_AGAIN))) => {}
         }
     }
 }
@@ -98,7 +100,7 @@ async fn converse(
         Err(end) => {
             if let End::Failed(reason) = &end {
                 forwarder
-                    .fail(hop, reason)
+                    .fail(hop, &host.host, reason)
                     .await
                     .map_err(|error| error.to_string())?;
             }
@@ -113,7 +115,7 @@ async fn converse(
             .await
             .stop
         {
-            Stop::Idle => {}
+            Stop::Idle | Stop::Stretch => {}
             Stop::Ended(end) => return Err(end.to_string()),
             Stop::Cancelled => break,
             Stop::Spool(error) => return Err(error.to_string()),

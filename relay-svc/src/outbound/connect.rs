@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
+use hickory_resolver::{TokioResolver, config::LookupIpStrategy, net::NetError};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -19,6 +19,8 @@ use crate::names::HostPort;
 
 /// One question to one name server may take so long.
 const NAME_SERVER_WAIT: Duration = Duration::from_secs(5);
+/// The pause before a name is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,24 +86,40 @@ fn answered(error: &io::Error) -> bool {
     )
 }
 
+/// Asks until the deadline: a line that is being dialled lets no answer through yet. Only a name server's own word that
+/// the name does not exist ends it early.
 async fn resolve(to: &HostPort, deadline: Instant) -> Result<Vec<IpAddr>, ConnectError> {
     if let Ok(address) = to.host.parse() {
         return Ok(vec![address]);
     }
-    let missing = |what: &dyn std::fmt::Display| {
-        ConnectError::Missing(format!("{}: name does not resolve: {what}", to.host))
-    };
-    let mut builder = TokioResolver::builder_tokio().map_err(|error| missing(&error))?;
+    let mut last = "no name server answered in time".to_owned();
+    loop {
+        match timeout_at(deadline, ask(&to.host)).await {
+            Ok(Ok(addresses)) => return Ok(addresses),
+            Ok(Err(error)) => {
+                let answered = error.is_no_records_found();
+                last = error.to_string();
+                if answered || Instant::now() + ASK_AGAIN >= deadline {
+                    break;
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Err(_) => break,
+        }
+    }
+    Err(ConnectError::Missing(format!(
+        "{}: name does not resolve: {last}",
+        to.host
+    )))
+}
+
+async fn ask(host: &str) -> Result<Vec<IpAddr>, NetError> {
+    let mut builder = TokioResolver::builder_tokio()?;
     let options = builder.options_mut();
     options.timeout = NAME_SERVER_WAIT;
     options.cache_size = 0;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    let resolver = builder.build().map_err(|error| missing(&error))?;
-    match timeout_at(deadline, resolver.lookup_ip(to.host.as_str())).await {
-        Ok(Ok(found)) => Ok(found.iter().collect()),
-        Ok(Err(error)) => Err(missing(&error)),
-        Err(_) => Err(missing(&"no name server answered in time")),
-    }
+    Ok(builder.build()?.lookup_ip(host).await?.iter().collect())
 }
 
 #[cfg(test)]

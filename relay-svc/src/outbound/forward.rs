@@ -1,24 +1,25 @@
-//! Takes what is due for a next hop from the spool, sends it over a session, records each outcome.
+//! Takes what is due for a next hop from the spool, and sends it over a session.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use linkmail_smtp::{ForwardPath, Mailbox, ReversePath, Transaction};
+use linkmail_smtp::{ForwardPath, Mailbox, Transaction};
 use opentelemetry::{
     Context, KeyValue,
     trace::{SpanKind, TraceContextExt},
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{End, Session};
+use super::{
+    End, Session,
+    settle::{Attempt, Unrecorded},
+};
 use crate::{
     clock::Stamp,
-    names::{MessageId, NextHop},
+    names::NextHop,
     policy::Policy,
-    queue::{self, History, Outcome, RetryPolicy, Settlement},
-    report::{self, Diagnostic, Failure},
-    spool::{
-        Draft, Due, DueRecipient, NewMessage, NewRecipient, Origin, Settled, Spool, SpoolError,
-    },
+    queue::{Outcome, RetryPolicy},
+    spool::{Due, DueRecipient, Spool, SpoolError},
     telemetry::{self, Instruments},
 };
 
@@ -26,6 +27,8 @@ use crate::{
 const BATCH: u32 = 50;
 /// So many recipients go into one transaction: what every server must take (RFC 5321 4.5.3.1.8).
 const RECIPIENTS: usize = 100;
+/// Mail that keeps coming is forwarded without a break for so long; then it is others' turn.
+const STRETCH: Duration = Duration::from_secs(300);
 
 /// What all forwarding needs. Cheap to clone.
 #[derive(Clone)]
@@ -42,6 +45,8 @@ pub struct Forwarder {
     pub postmaster: Mailbox,
     /// What is measured.
     pub instruments: Instruments,
+    /// Outcomes that a full disk keeps from being recorded.
+    pub unrecorded: Unrecorded,
 }
 
 /// What was done.
@@ -55,6 +60,8 @@ pub struct Tally {
     pub deferred: u32,
     /// Recipients that are given up.
     pub refused: u32,
+    /// Recipients that cannot be sent to, for the stored content.
+    pub set_aside: u32,
 }
 
 /// Why forwarding stopped.
@@ -62,6 +69,8 @@ pub struct Tally {
 pub enum Stop {
     /// Nothing is due any more.
     Idle,
+    /// More is due, and has been for [`STRETCH`].
+    Stretch,
     /// The session ended.
     Ended(End),
     /// The relay is stopping.
@@ -89,25 +98,45 @@ impl Forwarder {
         cancel: &CancellationToken,
         mut progress: impl FnMut(&Tally),
     ) -> Drained {
+        let hop = hop.to_string();
+        let last = Instant::now() + STRETCH;
         let mut tally = Tally::default();
+        // What was delivered and is not on record would be sent again: it is recorded first.
         let stop = loop {
-            let due = match self.spool.due(hop.to_string(), Stamp::now(), BATCH).await {
+            if let Err(error) = self.record_leftovers(&hop).await {
+                break Stop::Spool(error);
+            }
+            let due = match self.spool.due(hop.clone(), Stamp::now(), BATCH).await {
                 Ok(due) if due.is_empty() => break Stop::Idle,
                 Ok(due) => due,
                 Err(error) => break Stop::Spool(error),
             };
-            if let Some(stop) = self
-                .send_all(due, session, parent, cancel, &mut tally, &mut progress)
-                .await
-            {
+            let batch = self.send_all(
+                &hop,
+                due,
+                session,
+                parent,
+                cancel,
+                &mut tally,
+                &mut progress,
+            );
+            if let Some(stop) = batch.await {
                 break stop;
+            }
+            if Instant::now() >= last {
+                break Stop::Stretch;
             }
         };
         Drained { tally, stop }
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one loop of `drain`, whose state they are"
+    )]
     async fn send_all(
         &self,
+        hop: &str,
         due: Vec<Due>,
         session: &mut Session,
         parent: &Context,
@@ -119,7 +148,7 @@ impl Forwarder {
             if cancel.is_cancelled() {
                 return Some(Stop::Cancelled);
             }
-            match self.send(&message, session, parent).await {
+            match self.send(hop, &message, session, parent).await {
                 Ok(done) => tally.add(&done),
                 Err(error) => return Some(Stop::Spool(error)),
             }
@@ -135,22 +164,16 @@ impl Forwarder {
     ///
     /// # Errors
     /// The spool cannot be read or written.
-    pub async fn fail(&self, hop: &NextHop, reason: &str) -> Result<Tally, SpoolError> {
+    pub async fn fail(&self, hop: &NextHop, host: &str, reason: &str) -> Result<Tally, SpoolError> {
+        let hop = hop.to_string();
+        self.record_leftovers(&hop).await?;
         let mut tally = Tally::default();
-        for message in self.spool.due(hop.to_string(), Stamp::now(), BATCH).await? {
+        for message in self.spool.due(hop.clone(), Stamp::now(), BATCH).await? {
             let outcomes = vec![Outcome::Failed(reason.to_owned()); message.recipients.len()];
+            let mut attempt = Attempt::new(&message, &hop, host, Context::new());
             let recipients: Vec<_> = message.recipients.iter().collect();
-            tally.add(
-                &self
-                    .settle(
-                        &message,
-                        &recipients,
-                        &outcomes,
-                        hop.to_string(),
-                        &Context::new(),
-                    )
-                    .await?,
-            );
+            tally.add(&self.settle(&mut attempt, &recipients, &outcomes).await?);
+            self.conclude(attempt).await?;
         }
         Ok(tally)
     }
@@ -158,198 +181,82 @@ impl Forwarder {
     /// Sends one message to those of its recipients that are due.
     async fn send(
         &self,
+        hop: &str,
         message: &Due,
         session: &mut Session,
         parent: &Context,
     ) -> Result<Tally, SpoolError> {
         let created = telemetry::from_text(&message.traceparent);
         let span = self.span(message, parent, &created);
-        let mut tally = Tally::default();
+        let done = self.transact(hop, message, session, &span).await;
+        let failed = match &done {
+            Ok(tally) => {
+                let outcome = KeyValue::new(telemetry::DELIVERY, tally.outcome());
+                span.span().set_attribute(outcome);
+                (tally.sent == 0)
+                    .then(|| (tally.outcome(), "not accepted for any recipient".to_owned()))
+            }
+            Err(error) => Some(("spool", error.to_string())),
+        };
+        telemetry::end(&span, failed);
+        done
+    }
+
+    /// One transaction for each hundred recipients.
+    async fn transact(
+        &self,
+        hop: &str,
+        message: &Due,
+        session: &mut Session,
+        span: &Context,
+    ) -> Result<Tally, SpoolError> {
+        let host = session.peer().host.clone();
+        let mut attempt = Attempt::new(message, hop, &host, span.clone());
+        let mut recipients_done = Tally::default();
         let recipients: Vec<&DueRecipient> = message.recipients.iter().collect();
         for part in recipients.chunks(RECIPIENTS) {
             let outcomes = match self.spool.body(message.seq).await {
-                Ok(body) => {
-                    session
-                        .send(transaction(message, part), body)
-                        .await
-                        .outcomes
+                Ok(body) => session.send(transaction(message, part), body).await?,
+                Err(error) if error.is_of_the_message() => {
+                    vec![Outcome::Unsendable(error.to_string()); part.len()]
                 }
-                Err(error) => vec![Outcome::Unsendable(error.to_string()); part.len()],
+                Err(error) => return Err(error),
             };
-            let host = session.peer().to_string();
-            tally.add(&self.settle(message, part, &outcomes, host, &span).await?);
+            recipients_done.add(&self.settle(&mut attempt, part, &outcomes).await?);
         }
-        let sent = tally.sent.min(1);
-        let failed = (sent == 0).then(|| match tally {
-            Tally { refused: 1.., .. } => ("refused", "refused for good".to_owned()),
-            Tally { deferred: 1.., .. } => ("deferred", "to be tried again".to_owned()),
-            _ => (
-                "not_sent",
-                "set aside, or the session ended before it".to_owned(),
-            ),
-        });
-        let outcome = KeyValue::new(telemetry::DELIVERY, tally.outcome());
-        span.span().set_attribute(outcome);
-        telemetry::end(&span, failed);
+        self.conclude(attempt).await?;
+        let accepted = recipients_done.sent > 0;
         Ok(Tally {
-            sent,
-            sent_bytes: if sent == 1 { message.size } else { 0 },
-            ..tally
+            sent: u32::from(accepted),
+            sent_bytes: if accepted { message.size } else { 0 },
+            ..recipients_done
         })
     }
 
     /// `send outbound`, linked to the message's creation; or, for what came over a link and goes to its
     /// destination at the site, `process inbound` in the trace in which it came.
     fn span(&self, message: &Due, parent: &Context, created: &Context) -> Context {
+        let size = i64::try_from(message.size).unwrap_or(i64::MAX);
         let attributes = vec![
             KeyValue::new(telemetry::SYSTEM, "smtp"),
             KeyValue::new(telemetry::MESSAGE, message.id.to_string()),
-            KeyValue::new(
-                telemetry::SIZE,
-                i64::try_from(message.size).unwrap_or(i64::MAX),
-            ),
+            KeyValue::new(telemetry::SIZE, size),
         ];
         if message.link.is_some() && created.has_active_span() {
             return telemetry::start("process inbound", SpanKind::Consumer, created, attributes);
         }
-        let link = created.span().span_context().clone();
-        telemetry::start_linked(
-            "send outbound",
-            SpanKind::Client,
-            parent,
-            attributes,
-            Some(link),
-        )
-    }
-
-    async fn settle(
-        &self,
-        message: &Due,
-        recipients: &[&DueRecipient],
-        outcomes: &[Outcome],
-        remote: String,
-        span: &Context,
-    ) -> Result<Tally, SpoolError> {
-        let now = Stamp::now();
-        let null_sender = message.reverse_path == ReversePath::Null;
-        let (mut tally, mut settled, mut failures) = (Tally::default(), Vec::new(), Vec::new());
-        for (recipient, outcome) in recipients.iter().zip(outcomes) {
-            let Some(settlement) =
-                queue::settle(history(recipient), outcome, &self.retry, null_sender, now)
-            else {
-                continue;
-            };
-            self.note(message, recipient, &settlement, now);
-            match &settlement {
-                Settlement::Delivered { .. } => tally.sent += 1,
-                Settlement::Retry { .. } => tally.deferred += 1,
-                Settlement::Bounced { reply } => {
-                    tally.refused += 1;
-                    failures.push(failure(recipient, outcome, reply, &remote));
-                }
-                Settlement::Discarded { .. } => tally.refused += 1,
-                Settlement::SetAside { .. } => {}
-            }
-            settled.push(Settled {
-                idx: recipient.idx,
-                settlement,
-            });
-        }
-        let report = self.report(message, &failures, span, now).await?;
-        if !settled.is_empty() {
-            self.spool.settle(message.seq, settled, report, now).await?;
-        }
-        Ok(tally)
-    }
-
-    /// One line per outcome, the message's identity first.
-    fn note(&self, message: &Due, recipient: &DueRecipient, settlement: &Settlement, now: Stamp) {
-        let (outcome, reply) = match settlement {
-            Settlement::Delivered { reply } => ("delivered", reply),
-            Settlement::Retry { reply, .. } => ("deferred", reply),
-            Settlement::Bounced { reply } => ("bounced", reply),
-            Settlement::Discarded { reply } => ("discarded", reply),
-            Settlement::SetAside { reason } => ("set_aside", reason),
-        };
-        let direction = if message.link.is_some() {
-            "inbound"
-        } else {
-            "outbound"
-        };
-        tracing::info!(id = %message.id, recipient = %recipient.address, outcome, reply, "recipient settled");
-        let labels = [
-            KeyValue::new("direction", direction),
-            KeyValue::new("outcome", outcome),
-        ];
-        self.instruments.deliveries.add(1, &labels);
-        if matches!(settlement, Settlement::Delivered { .. }) {
-            self.instruments
-                .queue_duration
-                .record(now.since(message.accepted).as_secs_f64(), &labels);
-        }
-    }
-
-    /// The report of those recipients that were given up, ready to be stored with their outcome.
-    async fn report(
-        &self,
-        message: &Due,
-        failures: &[Failure],
-        span: &Context,
-        now: Stamp,
-    ) -> Result<Option<(Draft, NewMessage)>, SpoolError> {
-        let (Some(sender), false) = (message.reverse_path.mailbox(), failures.is_empty()) else {
-            return Ok(None);
-        };
-        let admitted = match self
-            .policy
-            .recipient(&ForwardPath::Mailbox(sender.clone()), true)
-        {
-            Ok(admitted) => admitted,
-            Err(_) => {
-                tracing::warn!(id = %message.id, "no report: the sender's domain has no route");
-                return Ok(None);
-            }
-        };
-        let head = match self.spool.body(message.seq).await {
-            Ok(body) => body.head(report::HEADER_LIMIT).await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        let subject = report::Subject {
-            hostname: &self.hostname,
-            postmaster: &self.postmaster,
-            sender,
-            arrived: message.accepted,
-            head: &head,
-        };
-        let text = match report::write(&subject, failures, now) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!(id = %message.id, %error, "no report");
-                return Ok(None);
-            }
-        };
-        let mut draft = self.spool.draft();
-        draft.write(&text).await?;
-        let new = NewMessage {
-            id: MessageId::new(),
-            reverse_path: ReversePath::Null,
-            recipients: vec![NewRecipient {
-                address: admitted.address,
-                hop: admitted.hop,
-            }],
-            origin: Origin::Report,
-            link: None,
-            cycle: None,
-            traceparent: telemetry::to_text(span),
-            accepted: now,
-            request: None,
-        };
-        tracing::info!(id = %new.id, about = %message.id, "report written");
-        Ok(Some((draft, new)))
+        let link = Some(created.span().span_context().clone());
+        telemetry::start_linked("send outbound", SpanKind::Client, parent, attributes, link)
     }
 }
 
 impl Tally {
+    /// Whether anything came off the queue, or out of its way.
+    #[must_use]
+    pub fn progressed(&self) -> bool {
+        self.sent + self.refused + self.set_aside > 0
+    }
+
     /// Of one message's recipients together.
     fn outcome(&self) -> &'static str {
         match (self.sent > 0, self.deferred > 0, self.refused > 0) {
@@ -366,44 +273,16 @@ impl Tally {
         self.sent_bytes += other.sent_bytes;
         self.deferred += other.deferred;
         self.refused += other.refused;
-    }
-}
-
-fn history(recipient: &DueRecipient) -> History {
-    History {
-        attempts: recipient.attempts,
-        waited: recipient.waited,
-        tried: recipient.tried,
+        self.set_aside += other.set_aside;
     }
 }
 
 fn transaction(message: &Due, recipients: &[&DueRecipient]) -> Transaction {
+    let path = |recipient: &&DueRecipient| ForwardPath::Mailbox(recipient.address.clone());
     Transaction {
         reverse_path: message.reverse_path.clone(),
-        recipients: recipients
-            .iter()
-            .map(|r| ForwardPath::Mailbox(r.address.clone()))
-            .collect(),
+        recipients: recipients.iter().map(path).collect(),
         size: message.size,
         eight_bit: message.eight_bit,
-    }
-}
-
-fn failure(recipient: &DueRecipient, outcome: &Outcome, given_up: &str, remote: &str) -> Failure {
-    let address = recipient.address.clone();
-    match outcome {
-        Outcome::Refused(reply) if reply.severity() == linkmail_smtp::Severity::Permanent => {
-            Failure::refused(address, reply, remote.to_owned())
-        }
-        Outcome::Refused(reply) => Failure::expired(
-            address,
-            Diagnostic::Smtp(reply.to_string()),
-            remote.to_owned(),
-        ),
-        _ => Failure::expired(
-            address,
-            Diagnostic::Words(given_up.to_owned()),
-            remote.to_owned(),
-        ),
     }
 }

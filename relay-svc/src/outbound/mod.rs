@@ -8,8 +8,10 @@ mod always;
 mod connect;
 mod forward;
 mod session;
+mod settle;
 
 pub use always::run as run_always;
 pub use connect::{ConnectError, connect};
 pub use forward::{Drained, Forwarder, Stop, Tally};
-pub use session::{End, Sent, Session};
+pub use session::{End, Session};
+pub use settle::Unrecorded;

@@ -2,7 +2,7 @@
 //!
 //! Replies are read while we write (RFC 2920 3.1), so neither side's window can fill and stop both.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use linkmail_smtp::{
     BadBody, ClientPhase, ClientSession, ClientStep, CloseReason, EtrnNode, RecipientOutcome,
@@ -11,11 +11,13 @@ use linkmail_smtp::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{names::HostPort, queue::Outcome, spool::Body};
 
+/// Replies that are read while we write, at most: more than all commands of a transaction can have.
+const EARLY_REPLIES: usize = 256 * 1024;
 /// The wait for what a side said before it closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -47,12 +49,6 @@ impl std::fmt::Display for End {
     }
 }
 
-/// What became of one message.
-pub struct Sent {
-    /// One per recipient, in the order of the transaction.
-    pub outcomes: Vec<Outcome>,
-}
-
 /// An open session. Dropped without [`Session::quit`] it just closes the connection.
 pub struct Session {
     peer: HostPort,
@@ -62,10 +58,14 @@ pub struct Session {
     /// Why the connection was given up by us or by the system, if it was.
     trouble: Option<String>,
     end: Option<End>,
+    /// Orders that were carried out. What is lost or answered 421 behind one is tried in another session.
+    orders: u32,
+    /// What is waited for, and until when.
+    waiting: Option<(ClientPhase, Instant)>,
 }
 
-/// What [`Session::advance`] stopped at.
-enum Stop {
+/// What [`Session::advance`] came to.
+enum Turn {
     Ready,
     SendBody,
     Transaction(Vec<RecipientOutcome>),
@@ -86,9 +86,11 @@ impl Session {
             recorder: Recorder::new(),
             trouble: None,
             end: None,
+            orders: 0,
+            waiting: None,
         };
         match session.advance().await {
-            Stop::Ready => Ok(session),
+            Turn::Ready => Ok(session),
             _ => Err(session.ended()),
         }
     }
@@ -111,40 +113,46 @@ impl Session {
         matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
-    /// Sends one message.
-    pub async fn send(&mut self, transaction: Transaction, mut body: Body) -> Sent {
+    /// Sends one message; gives one outcome per recipient, in the order of the transaction.
+    ///
+    /// # Errors
+    /// The stored body could not be read for a reason that lies with the machine, not with the message. The session is
+    /// over then, and nothing was delivered.
+    pub async fn send(
+        &mut self,
+        transaction: Transaction,
+        mut body: Body,
+    ) -> io::Result<Vec<Outcome>> {
         let recipients = transaction.recipients.len();
-        let all = |outcome: Outcome| Sent {
-            outcomes: vec![outcome; recipients],
-        };
         if let Some(end) = &self.end {
-            return all(Outcome::NotAttempted(end.to_string()));
+            return Ok(vec![Outcome::NotAttempted(end.to_string()); recipients]);
         }
         self.smtp.transmit(transaction);
         loop {
             match self.advance().await {
-                Stop::SendBody => {
-                    if let Err(reason) = self.feed(&mut body).await {
+                Turn::SendBody => {
+                    if let Err(fault) = self.feed(&mut body).await {
                         // Nothing but closing ends the data without accepting it: the final dot is never sent.
-                        self.end = Some(End::Failed(reason.clone()));
-                        return all(Outcome::Unsendable(reason));
+                        self.end = Some(End::Failed(fault.to_string()));
+                        return fault.outcome().map(|outcome| vec![outcome; recipients]);
                     }
                 }
-                Stop::Transaction(outcomes) => {
+                Turn::Transaction(outcomes) => {
                     let outcomes = outcomes
                         .into_iter()
                         .map(|outcome| self.outcome(outcome))
                         .collect();
                     // An end that came with the outcome is noticed now, not at the next order.
-                    if self.trouble.is_some() {
-                        self.end = Some(self.ended());
+                    if let Some(reason) = self.smtp.closed().cloned() {
+                        self.close(&reason);
                     }
-                    return Sent { outcomes };
+                    self.orders += 1;
+                    return Ok(outcomes);
                 }
-                Stop::Ready | Stop::Etrn(_) => {}
-                Stop::Closed => {
+                Turn::Ready | Turn::Etrn(_) => {}
+                Turn::Closed => {
                     let reason = self.ended().to_string();
-                    return all(Outcome::Failed(reason));
+                    return Ok(vec![Outcome::Failed(reason); recipients]);
                 }
             }
         }
@@ -161,9 +169,12 @@ impl Session {
         self.smtp.etrn(node.clone());
         loop {
             match self.advance().await {
-                Stop::Etrn(reply) => return Ok(reply),
-                Stop::Closed => return Err(self.ended()),
-                Stop::Ready | Stop::SendBody | Stop::Transaction(_) => {}
+                Turn::Etrn(reply) => {
+                    self.orders += 1;
+                    return Ok(reply);
+                }
+                Turn::Closed => return Err(self.ended()),
+                Turn::Ready | Turn::SendBody | Turn::Transaction(_) => {}
             }
         }
     }
@@ -172,31 +183,37 @@ impl Session {
     pub async fn quit(mut self) {
         if self.end.is_none() {
             self.smtp.quit();
-            while !matches!(self.advance().await, Stop::Closed) {}
+            while !matches!(self.advance().await, Turn::Closed) {}
         }
     }
 
     /// The next piece of the body, or its end.
-    async fn feed(&mut self, body: &mut Body) -> Result<(), String> {
-        let piece = body
-            .next()
-            .await
-            .map_err(|error| format!("the stored body cannot be read: {error}"))?;
+    async fn feed(&mut self, body: &mut Body) -> Result<(), Fault> {
+        let piece = body.next().await.map_err(Fault::Unreadable)?;
         if piece.is_empty() {
-            return self.smtp.end_body().map_err(unsendable);
+            return self.smtp.end_body().map_err(Fault::BadBody);
         }
-        self.smtp.body(&piece).map_err(unsendable)
+        self.smtp.body(&piece).map_err(Fault::BadBody)
     }
 
+    /// The first transaction of a session counts whatever ends it. Behind others, a 421 or the end of the connection
+    /// only says that the host has had enough of this session: the message goes again in a new one, uncounted.
     fn outcome(&self, outcome: RecipientOutcome) -> Outcome {
         let why = |reason: &str| match &self.trouble {
             Some(trouble) => trouble.clone(),
             None => format!("{}: {reason}", self.peer),
         };
+        let first = self.orders == 0;
         match outcome {
             RecipientOutcome::Accepted(reply) => Outcome::Delivered(reply),
+            RecipientOutcome::Refused(reply) if reply.code == 421 && !first => {
+                Outcome::NotAttempted(reply.to_string())
+            }
             RecipientOutcome::Refused(reply) => Outcome::Refused(reply),
-            RecipientOutcome::NotTried(reason) => Outcome::Failed(why(&reason.to_string())),
+            RecipientOutcome::NotTried(reason) if first => {
+                Outcome::Failed(why(&reason.to_string()))
+            }
+            RecipientOutcome::NotTried(reason) => Outcome::NotAttempted(why(&reason.to_string())),
             RecipientOutcome::InDoubt => {
                 Outcome::InDoubt(why("the connection was lost before the reply"))
             }
@@ -204,18 +221,22 @@ impl Session {
     }
 
     /// Follows the pure session to the next point where it needs us.
-    async fn advance(&mut self) -> Stop {
+    async fn advance(&mut self) -> Turn {
         loop {
-            match self.smtp.step() {
+            let step = self.smtp.step();
+            if !matches!(step, ClientStep::Read(_)) {
+                self.waiting = None;
+            }
+            match step {
                 ClientStep::Write(octets) => self.write(&octets).await,
                 ClientStep::Read(phase) => self.read(phase).await,
-                ClientStep::Ready => return Stop::Ready,
-                ClientStep::SendBody => return Stop::SendBody,
-                ClientStep::Transaction(outcome) => return Stop::Transaction(outcome.recipients),
-                ClientStep::Etrn(reply) => return Stop::Etrn(reply),
+                ClientStep::Ready => return Turn::Ready,
+                ClientStep::SendBody => return Turn::SendBody,
+                ClientStep::Transaction(outcome) => return Turn::Transaction(outcome.recipients),
+                ClientStep::Etrn(reply) => return Turn::Etrn(reply),
                 ClientStep::Closed(reason) => {
                     self.close(&reason);
-                    return Stop::Closed;
+                    return Turn::Closed;
                 }
             }
         }
@@ -226,13 +247,17 @@ impl Session {
             (Some(trouble), _) => trouble.clone(),
             (None, reason) => format!("{}: {reason}", self.peer),
         };
-        let before_greeting = matches!(reason, CloseReason::PeerClosed { greeted: false });
+        let before_greeting = matches!(
+            reason,
+            CloseReason::PeerClosed { greeted: false }
+                | CloseReason::TimedOut(ClientPhase::Greeting)
+        );
         let end = if before_greeting {
             End::Missing(said)
         } else {
             End::Failed(said)
         };
-        if !matches!(reason, CloseReason::Quit) {
+        if self.end.is_none() && !matches!(reason, CloseReason::Quit) {
             tracing::warn!(peer = %self.peer, reason = %end, transcript = self.recorder.text(), "outbound session failed");
         }
         self.end.get_or_insert(end);
@@ -249,13 +274,14 @@ impl Session {
         let mut rest = octets;
         let (mut reader, mut writer) = self.stream.split();
         let mut early = [0; 4096];
-        let mut reading = true;
+        let mut room = EARLY_REPLIES;
         while !rest.is_empty() {
             tokio::select! {
-                biased;
-                read = reader.read(&mut early), if reading => match read {
-                    Ok(0) | Err(_) => reading = false,
+                read = reader.read(&mut early), if room > 0 => match read {
+                    // The end, or the error, is met again when the replies are read.
+                    Ok(0) | Err(_) => room = 0,
                     Ok(count) => {
+                        room = room.saturating_sub(count);
                         self.recorder.server(&early[..count]);
                         self.smtp.receive(&early[..count]);
                     }
@@ -272,17 +298,28 @@ impl Session {
 
     /// Writing failed. What the other side said before it closed, often a 421 or 554, is still there to be read.
     async fn lost(&mut self, reason: &str) {
+        let until = Instant::now() + LAST_WORDS;
         let mut octets = [0; 4096];
-        while let Ok(Ok(count @ 1..)) = timeout(LAST_WORDS, self.stream.read(&mut octets)).await {
+        let mut room = EARLY_REPLIES;
+        while room > 0
+            && let Ok(Ok(count @ 1..)) = timeout_at(until, self.stream.read(&mut octets)).await
+        {
+            room = room.saturating_sub(count);
             self.recorder.server(&octets[..count]);
             self.smtp.receive(&octets[..count]);
         }
         self.broken(reason);
     }
 
+    /// Octets that make no reply do not move its deadline.
     async fn read(&mut self, phase: ClientPhase) {
+        let until = match self.waiting {
+            Some((same, until)) if same == phase => until,
+            _ => Instant::now() + patience(phase),
+        };
+        self.waiting = Some((phase, until));
         let mut octets = [0; 4096];
-        match timeout(patience(phase), self.stream.read(&mut octets)).await {
+        match timeout_at(until, self.stream.read(&mut octets)).await {
             Ok(Ok(0)) => self.broken("the connection was closed by the other side"),
             Ok(Ok(count)) => {
                 self.recorder.server(&octets[..count]);
@@ -300,6 +337,21 @@ impl Session {
     }
 }
 
-fn unsendable(bad: BadBody) -> String {
-    format!("the stored body cannot be sent: {bad}")
+/// Why a body could not be sent.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the stored body cannot be read: {0}")]
+    Unreadable(io::Error),
+    #[error("the stored body cannot be sent: {0}")]
+    BadBody(BadBody),
+}
+
+impl Fault {
+    /// A fault of the message sets it aside; one of the machine, such as too many open files, does not.
+    fn outcome(self) -> io::Result<Outcome> {
+        match self {
+            Self::Unreadable(error) if error.kind() != io::ErrorKind::InvalidData => Err(error),
+            fault => Ok(Outcome::Unsendable(fault.to_string())),
+        }
+    }
 }

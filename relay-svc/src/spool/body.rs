@@ -45,6 +45,26 @@ pub(super) enum Finished {
     File(String),
 }
 
+impl Finished {
+    /// The file it lies in.
+    pub(super) fn file(&self) -> Option<&str> {
+        match self {
+            Self::File(name) => Some(name),
+            Self::Inline(_) => None,
+        }
+    }
+}
+
+/// A body that is all there.
+pub(super) fn inline(content: Vec<u8>) -> (Finished, Facts) {
+    let facts = Facts {
+        size: content.len() as u64,
+        eight_bit: !content.is_ascii(),
+        hash: Sha256::digest(&content).into(),
+    };
+    (Finished::Inline(content), facts)
+}
+
 /// What is known of a finished body.
 pub(super) struct Facts {
     pub(super) size: u64,
@@ -215,6 +235,16 @@ impl Body {
         head.truncate(limit);
         Ok(head)
     }
+}
+
+/// Whether there are bodies that were complete.
+pub(super) fn any(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder.join("bodies"))? {
+        if !entry?.file_name().to_string_lossy().ends_with(UNFINISHED) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes body files that no row names: left by a crash between rename and commit, or between commit and removal.

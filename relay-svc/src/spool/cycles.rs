@@ -13,7 +13,7 @@ use crate::{
     names::{CycleId, LinkName},
 };
 
-const JOURNAL_KEPT: i64 = 20_000;
+const JOURNAL_KEPT: i64 = 5_000;
 const CYCLES_KEPT: i64 = 10_000;
 
 /// One change of a cycle.
@@ -150,7 +150,8 @@ impl Spool {
             let mut rows = statement.query(params![name, before, limit])?;
             let mut cycles = Vec::new();
             while let Some(row) = rows.next()? {
-                cycles.push((row.get(0)?, from_json(&row.get::<_, String>(1)?)?));
+                let place: i64 = row.get(0)?;
+                cycles.extend(readable(&row.get::<_, String>(1)?).map(|record| (place, record)));
             }
             Ok(cycles)
         })
@@ -168,7 +169,7 @@ impl Spool {
             let mut rows = statement.query([])?;
             let mut cycles = Vec::new();
             while let Some(row) = rows.next()? {
-                cycles.push(from_json(&row.get::<_, String>(0)?)?);
+                cycles.extend(readable(&row.get::<_, String>(0)?));
             }
             Ok(cycles)
         })
@@ -250,15 +251,14 @@ fn note(
             event,
             to_json(record)?
         ])?;
-    Ok(connection.last_insert_rowid())
+    let revision = connection.last_insert_rowid();
+    connection
+        .prepare_cached("DELETE FROM journal WHERE revision <= ?1")?
+        .execute([revision - JOURNAL_KEPT])?;
+    Ok(revision)
 }
 
 fn trim(connection: &Connection, link: &LinkName) -> Result<(), SpoolError> {
-    connection
-        .prepare_cached(
-            "DELETE FROM journal WHERE revision <= (SELECT max(revision) FROM journal) - ?1",
-        )?
-        .execute([JOURNAL_KEPT])?;
     connection
         .prepare_cached(
             "DELETE FROM cycles WHERE link = ?1 AND ended_ms IS NOT NULL AND seq <= \
@@ -266,6 +266,13 @@ fn trim(connection: &Connection, link: &LinkName) -> Result<(), SpoolError> {
         )?
         .execute(params![link.as_str(), CYCLES_KEPT])?;
     Ok(())
+}
+
+/// A row that cannot be read is passed over, and does not keep the rest from being seen.
+fn readable(json: &str) -> Option<Record> {
+    from_json(json)
+        .inspect_err(|error| tracing::warn!(%error, "a cycle is passed over"))
+        .ok()
 }
 
 fn to_json(record: &Record) -> Result<String, SpoolError> {

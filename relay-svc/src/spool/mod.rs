@@ -78,6 +78,14 @@ pub enum SpoolError {
         /// The newest schema version that this program knows.
         known: i64,
     },
+    /// There are bodies of messages, and no database that knows them.
+    #[error(
+        "{path}: bodies/ holds messages and spool.sqlite is missing: restore it, or empty bodies/ to start anew"
+    )]
+    DatabaseGone {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The disk is full; nothing was stored.
     #[error("the disk of the spool is full")]
     Full,
@@ -96,6 +104,18 @@ pub enum SpoolError {
     /// The spool is closing.
     #[error("the spool is closed")]
     Closed,
+}
+
+impl SpoolError {
+    /// Whether the fault lies with the one message, and would be there at every further try.
+    #[must_use]
+    pub fn is_of_the_message(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
 }
 
 impl From<rusqlite::Error> for SpoolError {
@@ -139,6 +159,11 @@ impl Spool {
                 path: folder.to_owned(),
             },
         )?;
+        if !schema::exists(folder) && body::any(folder)? {
+            return Err(SpoolError::DatabaseGone {
+                path: folder.to_owned(),
+            });
+        }
         let mut connection = schema::open(folder)?;
         schema::migrate(folder, &mut connection)?;
         body::sweep(folder, &connection)?;

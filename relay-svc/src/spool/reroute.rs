@@ -6,8 +6,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{Spool, SpoolError};
 use crate::route::Routes;
 
+/// What is said of mail that was set aside for want of a route. It is queued again when there is one.
+const NO_ROUTE: &str = "no route takes this domain any more";
+
 impl Spool {
-    /// Routes queued mail anew if the routes changed since the last time; says how many recipients moved.
+    /// Routes queued mail anew if the routes changed since the last time; says how many recipients moved. Mail that no
+    /// route takes any more is set aside, where it can be seen, until one does.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -26,31 +30,32 @@ fn reroute(connection: &Connection, routes: &Routes) -> Result<u64, SpoolError> 
     if known.as_deref() == Some(print.as_str()) {
         return Ok(0);
     }
-    let mut moved = 0;
-    let mut queued =
-        connection.prepare("SELECT seq, idx, address, hop FROM recipients WHERE state = 1")?;
-    let mut change =
-        connection.prepare("UPDATE recipients SET hop = ?3 WHERE seq = ?1 AND idx = ?2")?;
+    let mut queued = connection.prepare(
+        "SELECT seq, idx, address, hop, state FROM recipients WHERE state = 1 OR (state = 5 AND last_reply = ?1)",
+    )?;
+    let mut rows = queued.query([NO_ROUTE])?;
     let mut changes = Vec::new();
-    let mut rows = queued.query([])?;
     while let Some(row) = rows.next()? {
-        let (seq, idx, address, hop): (i64, i64, Vec<u8>, String) =
-            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let address: Vec<u8> = row.get(2)?;
         let Ok(address) = Mailbox::parse(&address) else {
             continue;
         };
-        match routes.find(address.domain()) {
-            Some(route) if route.hop.to_string() != hop => {
-                changes.push((seq, idx, route.hop.to_string()))
+        let (hop, state): (String, i64) = (row.get(3)?, row.get(4)?);
+        let change = match routes.find(address.domain()) {
+            Some(route) if route.hop.to_string() != hop || state == 5 => {
+                (route.hop.to_string(), 1, "")
             }
-            Some(_) => {}
-            None => {
-                tracing::warn!(recipient = %address, hop, "queued mail has no route any more; it keeps its old one")
-            }
-        }
+            Some(_) => continue,
+            None => (hop, 5, NO_ROUTE),
+        };
+        changes.push((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, change));
     }
-    for (seq, idx, hop) in changes {
-        moved += change.execute(params![seq, idx, hop])? as u64;
+    let sql =
+        "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5 WHERE seq = ?1 AND idx = ?2";
+    let mut update = connection.prepare(sql)?;
+    let mut moved = 0;
+    for (seq, idx, (hop, state, why)) in changes {
+        moved += update.execute(params![seq, idx, hop, state, why])? as u64;
     }
     connection.execute(
         "INSERT OR REPLACE INTO meta (key, value) VALUES ('routes', ?1)",

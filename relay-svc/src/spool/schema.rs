@@ -83,6 +83,11 @@ CREATE TABLE journal (
 ) STRICT;
 "];
 
+/// Whether there is a database.
+pub(super) fn exists(folder: &Path) -> bool {
+    folder.join(FILE).exists()
+}
+
 /// Opens the database for the writer thread.
 pub(super) fn open(folder: &Path) -> Result<Connection, SpoolError> {
     let path = folder.join(FILE);

@@ -1,12 +1,12 @@
 //! Writing messages: accepted, settled, forgotten.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Accepted, Draft, NewMessage, RecipientState, Settled, Spool, SpoolError,
-    body::{Facts, Finished},
+    body::{self, Facts, Finished},
     requests,
 };
 use crate::{
@@ -15,11 +15,6 @@ use crate::{
     queue::Settlement,
 };
 
-/// So often an outcome is tried to be recorded on a full disk.
-const FULL_TRIES: u32 = 20;
-/// The pause between two tries.
-const FULL_PAUSE: Duration = Duration::from_millis(500);
-
 impl Spool {
     /// Makes the message durable. After `Ok` the relay answers for it (invariant 1).
     ///
@@ -27,69 +22,65 @@ impl Spool {
     /// The disk is full, or the request id was used with other content; nothing is stored then.
     pub async fn accept(&self, draft: Draft, message: NewMessage) -> Result<Accepted, SpoolError> {
         let (body, facts) = draft.finish().await?;
-        let hops: Vec<String> = message
-            .recipients
-            .iter()
-            .map(|r| r.hop.to_string())
-            .collect();
+        let file = body.file().map(str::to_owned);
+        let (id, hops) = (
+            message.id,
+            message
+                .recipients
+                .iter()
+                .map(|r| r.hop.to_string())
+                .collect::<Vec<_>>(),
+        );
         let accepted = self
             .write(move |connection| insert(connection, &message, &body, &facts))
-            .await?;
+            .await;
+        // Refused, or a repeat of an earlier call: no row names the file.
+        if let (Some(file), false) = (
+            file,
+            accepted.as_ref().is_ok_and(|accepted| accepted.id == id),
+        ) {
+            self.remove_body(&file).await;
+        }
+        let accepted = accepted?;
         self.inner.signals.wake(hops.iter().map(String::as_str));
         Ok(accepted)
     }
 
     /// Records outcomes of a message's recipients, together with the report that tells its sender of them.
     ///
-    /// An outcome that is not recorded would send the message again. A full disk is therefore waited for, up to
-    /// [`FULL_TRIES`] times [`FULL_PAUSE`].
-    ///
     /// # Errors
-    /// The disk stays full; nothing is recorded then.
+    /// The disk is full; nothing is recorded then.
     pub async fn settle(
         &self,
         seq: i64,
         settled: Vec<Settled>,
-        report: Option<(Draft, NewMessage)>,
+        report: Option<(Vec<u8>, NewMessage)>,
         now: Stamp,
     ) -> Result<(), SpoolError> {
-        let mut hops = Vec::new();
-        let report = match report {
-            Some((draft, message)) => {
-                hops.extend(message.recipients.iter().map(|r| r.hop.to_string()));
-                let (body, facts) = draft.finish().await?;
-                Some((message, body, facts))
+        let recipients = report.iter().flat_map(|(_, message)| &message.recipients);
+        let hops: Vec<String> = recipients
+            .map(|recipient| recipient.hop.to_string())
+            .collect();
+        let spent = self.write(move |connection| {
+            for each in &settled {
+                record(connection, seq, each)?;
             }
-            None => None,
-        };
-        let outcome = Arc::new((settled, report));
-        let mut tries = 0;
-        let spent = loop {
-            let outcome = Arc::clone(&outcome);
-            let recorded = self.write(move |connection| {
-                let (settled, report) = &*outcome;
-                for each in settled {
-                    record(connection, seq, each)?;
-                }
-                if let Some((message, body, facts)) = report {
-                    insert(connection, message, body, facts)?;
-                }
-                close_if_done(connection, seq, now)
-            });
-            match recorded.await {
-                Err(SpoolError::Full) if tries < FULL_TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(FULL_PAUSE).await;
-                }
-                ended => break ended?,
+            if let Some((text, message)) = report {
+                let (body, facts) = body::inline(text);
+                insert(connection, &message, &body, &facts)?;
             }
-        };
-        if let Some(file) = spent {
-            // A file that stays behind is swept at the next start.
-            let _ = tokio::fs::remove_file(self.inner.folder.join("bodies").join(file)).await;
+            close_if_done(connection, seq, now)
+        });
+        if let Some(file) = spent.await? {
+            self.remove_body(&file).await;
         }
         self.inner.signals.wake(hops.iter().map(String::as_str));
         Ok(())
+    }
+
+    /// A file that stays behind all the same is swept at the next start.
+    async fn remove_body(&self, file: &str) {
+        let _ = tokio::fs::remove_file(self.inner.folder.join("bodies").join(file)).await;
     }
 
     /// Forgets finished messages whose last outcome is older than `before`, some at a time; says how many.
@@ -122,10 +113,6 @@ fn insert(
         }
         requests::remember(connection, key, message.id.as_bytes(), message.accepted)?;
     }
-    let file = match body {
-        Finished::File(name) => Some(name),
-        Finished::Inline(_) => None,
-    };
     connection
         .prepare_cached(
             "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
@@ -141,7 +128,7 @@ fn insert(
             i64::try_from(facts.size).unwrap_or(i64::MAX),
             facts.eight_bit,
             facts.hash,
-            file,
+            body.file(),
             message.traceparent,
         ])?;
     let seq = connection.last_insert_rowid();

@@ -262,9 +262,13 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
             reply: "550 no".into(),
         },
     };
-    let report_draft = draft(&spool, b"report\r\n").await;
     spool
-        .settle(seq, vec![bounced], Some((report_draft, report)), NOW)
+        .settle(
+            seq,
+            vec![bounced],
+            Some((b"report\r\n".to_vec(), report)),
+            NOW,
+        )
         .await
         .unwrap();
     assert_eq!(bodies(folder.path()), 0);
@@ -475,6 +479,58 @@ async fn queued_mail_follows_changed_routes() {
         spool.due("link:isp".into(), NOW, 9).await.unwrap()[0].recipients[0].address,
         mailbox("c@kept.example")
     );
+}
+
+#[tokio::test]
+async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
+    let mut routes = Routes::default();
+    assert_eq!(spool.reroute(routes.clone()).await.unwrap(), 1);
+    assert!(
+        spool
+            .due("link:isp".into(), NOW, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    routes
+        .insert(Pattern::Any, NextHop::parse("link:isp").unwrap())
+        .unwrap();
+    assert_eq!(spool.reroute(routes).await.unwrap(), 1);
+    assert_eq!(spool.due("link:isp".into(), NOW, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refused_or_repeated_large_message_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let id = RequestId::parse("8d2f3a30-7f3c-4d06-9a0e-1f6f8a6e7c11").unwrap();
+    let large = vec![b'x'; 100_000];
+    for argument in ["same", "same", "other"] {
+        let request = Some(RequestKey::new(id, [argument.as_bytes()]));
+        let new = NewMessage {
+            request,
+            ..message(&[("b@else.example", "link:isp")])
+        };
+        let accepted = spool.accept(draft(&spool, &large).await, new).await;
+        assert_eq!(accepted.is_ok(), argument == "same");
+    }
+    assert_eq!(bodies(folder.path()), 1);
+}
+
+#[tokio::test]
+async fn a_spool_whose_database_is_gone_keeps_its_bodies() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("bodies")).unwrap();
+    std::fs::write(folder.path().join("bodies/cafe"), "a message").unwrap();
+    let error = Spool::open(folder.path()).err().unwrap();
+    assert!(
+        error.to_string().contains("spool.sqlite is missing"),
+        "{error}"
+    );
+    assert_eq!(bodies(folder.path()), 1);
 }
 
 #[tokio::test]

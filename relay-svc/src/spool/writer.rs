@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi};
 use tokio::sync::oneshot;
 
 use super::SpoolError;
@@ -94,9 +94,7 @@ fn commit_batch(
     waiting: &Receiver<Change>,
     finishes: &mut Vec<Finish>,
 ) -> rusqlite::Result<()> {
-    // An immediate transaction rolls back by itself when it is dropped without a commit.
-    let transaction =
-        rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)?;
+    let transaction = begin(connection)?;
     let mut next = Some(first);
     while let Some(change) = next.take() {
         transaction.execute_batch("SAVEPOINT change")?;
@@ -118,6 +116,19 @@ fn commit_batch(
         }
     }
     transaction.commit()
+}
+
+/// An immediate transaction; it rolls back by itself when it is dropped without a commit. Somebody with a tool of his
+/// own may hold the database: he is waited for.
+fn begin(connection: &Connection) -> rusqlite::Result<Transaction<'_>> {
+    loop {
+        match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                tracing::warn!("spool: another program holds the database; waiting for it");
+            }
+            begun => return begun,
+        }
+    }
 }
 
 fn is_full(error: &rusqlite::Error) -> bool {

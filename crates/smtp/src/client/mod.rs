@@ -135,6 +135,11 @@ impl ClientSession {
         self.die(CloseReason::TimedOut(phase));
     }
 
+    /// Why the session is over, once it is. Outcomes may still be waiting in [`ClientSession::step`].
+    pub fn closed(&self) -> Option<&CloseReason> {
+        self.closed.as_ref()
+    }
+
     /// The greeting, once it has come.
     pub fn greeting(&self) -> Option<&Reply> {
         self.greeting.as_ref()

@@ -1,7 +1,7 @@
 //! The client session reading replies: each one belongs to the oldest command that has none.
 
 use crate::ehlo::Capabilities;
-use crate::reply::{Reply, Severity};
+use crate::reply::{Enhanced, Reply, Severity};
 
 use super::envelope::Fate;
 use super::{Awaited, ClientSession, ClientStep, CloseReason};
@@ -119,7 +119,9 @@ impl ClientSession {
             Severity::Positive => current.fates[at] = Fate::Taken,
             Severity::Intermediate => self.protocol_error("an answer to RCPT", &reply),
             Severity::Transient | Severity::Permanent if current.mail_refused => {}
-            Severity::Transient | Severity::Permanent => current.fates[at] = Fate::Refused(reply),
+            Severity::Transient | Severity::Permanent => {
+                current.fates[at] = Fate::Refused(too_many_recipients_is_temporary(reply));
+            }
         }
     }
 
@@ -152,5 +154,23 @@ impl ClientSession {
     fn answer_to_empty_end(&mut self) {
         self.must_reset = true;
         self.finish(&crate::replies::no_valid_recipients());
+    }
+}
+
+/// Servers after RFC 821 answer 552 to one recipient too many; RFC 5321 4.5.3.1.10 has it taken as 452. The text stays.
+/// An enhanced code that names another cause, such as 5.2.2 (mailbox full) or 5.3.4 (message too large), is believed.
+fn too_many_recipients_is_temporary(reply: Reply) -> Reply {
+    let is_about_number = matches!(
+        reply.enhanced,
+        None | Some(Enhanced(_, 0, 0) | Enhanced(_, 5, 0 | 3))
+    );
+    if reply.code == 552 && is_about_number {
+        Reply {
+            code: 452,
+            enhanced: Some(Enhanced(4, 5, 3)),
+            lines: reply.lines,
+        }
+    } else {
+        reply
     }
 }

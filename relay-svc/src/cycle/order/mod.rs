@@ -120,7 +120,11 @@ pub(super) struct Order {
     paused_until: Option<Instant>,
     waiting: bool,
     forward_failures: u32,
+    /// Whether it is others' turn: mail kept coming for long.
+    stretched: bool,
     last_forward: Option<Instant>,
+    /// When the first message went out whose bounce the last request came too early for.
+    unasked: Option<Instant>,
     asks: u32,
     asked: Option<Asked>,
     inflow: Inflow,
@@ -145,7 +149,9 @@ impl Order {
             paused_until: None,
             waiting: true,
             forward_failures: 0,
+            stretched: false,
             last_forward: None,
+            unasked: None,
             asks: 0,
             asked: None,
             inflow: Inflow {
@@ -180,36 +186,55 @@ impl Order {
         self.waiting = true;
     }
 
+    /// Nothing was due, and no session was opened.
+    pub(super) fn nothing_to_forward(&mut self) {
+        self.waiting = false;
+    }
+
     /// Nothing is due any more; `sent` messages went out.
     pub(super) fn forwarded(&mut self, sent: u32, now: Instant) {
         self.waiting = false;
-        self.attempted = true;
+        self.went_out(sent, now);
         // Idle without having sent anything, after a failure, only means that the failure put the mail off.
         if sent > 0 {
-            self.last_forward = Some(now);
             self.forward_failures = 0;
             self.forward_error = None;
         }
+        self.attempted = true;
     }
 
-    /// Forwarding failed after `sent` messages. A missing line is not an attempt.
+    /// More is due, after a long stretch of forwarding: the providers have their turn before it goes on.
+    pub(super) fn stretched(&mut self, sent: u32, now: Instant) {
+        self.went_out(sent, now);
+        self.attempted = true;
+        self.stretched = self.plan.asks;
+    }
+
+    /// Forwarding failed after `sent` messages; `progressed` if anything came off the queue, sent or not. A missing
+    /// line is not an attempt.
     pub(super) fn forward_failed(
         &mut self,
         sent: u32,
+        progressed: bool,
         reason: String,
         missing: bool,
         now: Instant,
     ) {
-        self.forward_failures = if sent > 0 {
+        self.forward_failures = if progressed {
             0
         } else {
             self.forward_failures + 1
         };
         self.attempted |= !missing;
+        self.went_out(sent, now);
+        self.forward_error = Some(reason);
+    }
+
+    fn went_out(&mut self, sent: u32, now: Instant) {
         if sent > 0 {
             self.last_forward = Some(now);
+            self.unasked.get_or_insert(now);
         }
-        self.forward_error = Some(reason);
     }
 
     /// Every provider was asked; `failures` are those requests that were refused or not answered.
@@ -228,6 +253,11 @@ impl Order {
             before: self.inflow.messages,
         });
         self.received = false;
+        self.stretched = false;
+        // Of what went out in the last moment the bounce cannot have been there yet.
+        self.unasked = self
+            .last_forward
+            .filter(|at| *at + self.plan.bounce_wait > now);
         self.ask_errors = failures;
     }
 
@@ -261,8 +291,11 @@ impl Order {
     }
 
     fn on_line(&mut self, now: Instant) -> Action {
-        if self.waiting && self.forward_failures < FORWARD_FAILURES {
+        if self.waiting && self.forward_failures < FORWARD_FAILURES && !self.stretched {
             return Action::Forward;
+        }
+        if self.stretched {
+            return Action::Ask;
         }
         let Some(asked) = self.asked else {
             return if self.plan.asks {
@@ -277,12 +310,9 @@ impl Order {
             }
             self.received = true;
         }
-        // What was forwarded before this moment may have a bounce that the last request came too early for.
-        let bounce_at = self.last_forward.map(|at| at + self.plan.bounce_wait);
+        let bounce_at = self.unasked.map(|at| at + self.plan.bounce_wait);
         match bounce_at {
-            Some(at)
-                if asked.at < at && self.asks < ASKS && asked.announced != Announced::Refused =>
-            {
+            Some(at) if self.asks < ASKS && asked.announced != Announced::Refused => {
                 if at > now {
                     Action::Receive { until: at }
                 } else {
@@ -318,27 +348,43 @@ impl Order {
         (now < quiet).then_some(quiet.min(last))
     }
 
-    /// How it went, once it has ended, and why it did not go well.
+    /// How it went, once it has ended.
     #[must_use]
-    pub(super) fn outcome(&self) -> (Outcome, String) {
+    pub(super) fn ending(&self) -> Ending {
         let failures = self.forward_error.iter().chain(&self.ask_errors);
-        if self.stopping {
-            return (Outcome::Interrupted, "the relay was stopped".to_owned());
-        }
-        if self.line == Line::Down || !self.attempted {
-            return (
+        let reason = each_once(failures.clone());
+        let (outcome, error) = if self.stopping {
+            (Outcome::Interrupted, "the relay was stopped".to_owned())
+        } else if self.line == Line::Down || (!self.attempted && !reason.is_empty()) {
+            (
                 Outcome::LineMissing,
                 each_once(self.dial_errors.iter().chain(failures)),
-            );
-        }
-        // A redial that was followed by a line, and a session that was followed by another, are no failure of the cycle.
-        let reason = each_once(failures);
-        if reason.is_empty() {
+            )
+        } else if reason.is_empty() {
+            // A redial that was followed by a line, and a session that was followed by another, are no failure.
             (Outcome::Complete, reason)
         } else {
             (Outcome::Incomplete, reason)
+        };
+        let pause = outcome == Outcome::LineMissing || self.forward_error.is_some();
+        Ending {
+            outcome,
+            error,
+            pause,
         }
     }
+}
+
+/// How a cycle went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ending {
+    /// In a word.
+    pub(super) outcome: Outcome,
+    /// Why it is not complete.
+    pub(super) error: String,
+    /// Whether the next one is to wait: the way out failed. A provider that refuses to release does not hold up
+    /// what goes out.
+    pub(super) pause: bool,
 }
 
 fn each_once<'a>(reasons: impl Iterator<Item = &'a String>) -> String {

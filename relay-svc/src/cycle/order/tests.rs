@@ -25,7 +25,7 @@ fn a_line_that_does_not_come_up_is_dialled_three_times_and_is_missing() {
         order.dial_failed("busy".into(), now);
     }
     assert_eq!(order.next(after(start, 30)), Action::End);
-    assert_eq!(order.outcome(), (Outcome::LineMissing, "busy".into()));
+    assert_eq!(how(&order), (Outcome::LineMissing, "busy".into()));
 }
 
 #[test]
@@ -52,7 +52,12 @@ fn a_redial_that_helps_leaves_the_cycle_complete() {
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
     assert_eq!(order.next(start), Action::End);
-    assert_eq!(order.outcome(), (Outcome::Complete, String::new()));
+    assert_eq!(how(&order), (Outcome::Complete, String::new()));
+}
+
+fn how(order: &Order) -> (Outcome, String) {
+    let ending = order.ending();
+    (ending.outcome, ending.error)
 }
 
 /// On the line, with `sent` messages forwarded at the start.
@@ -164,13 +169,13 @@ fn a_smart_host_that_refuses_does_not_keep_the_provider_from_being_asked() {
     order.dialled();
     for _ in 0..2 {
         assert_eq!(order.next(start), Action::Forward);
-        order.forward_failed(0, "554 go away".into(), false, start);
+        order.forward_failed(0, false, "554 go away".into(), false, start);
     }
     assert_eq!(order.next(start), Action::Ask);
     order.asked(Announced::Nothing, Vec::new(), true, start);
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
-    assert_eq!(order.outcome(), (Outcome::Incomplete, "554 go away".into()));
+    assert_eq!(how(&order), (Outcome::Incomplete, "554 go away".into()));
 }
 
 #[test]
@@ -180,14 +185,14 @@ fn a_host_that_takes_one_message_per_session_gets_as_many_sessions_as_it_needs()
     order.dialled();
     for _ in 0..100 {
         assert_eq!(order.next(start), Action::Forward);
-        order.forward_failed(1, "421 one is enough".into(), false, start);
+        order.forward_failed(1, true, "421 one is enough".into(), false, start);
     }
     assert_eq!(order.next(start), Action::Forward);
     order.forwarded(1, start);
     order.asked(Announced::Nothing, Vec::new(), true, after(start, 9));
     assert_eq!(order.next(after(start, 9)), Action::HangUp);
     order.hung_up();
-    assert_eq!(order.outcome(), (Outcome::Complete, String::new()));
+    assert_eq!(how(&order), (Outcome::Complete, String::new()));
 }
 
 #[test]
@@ -201,13 +206,13 @@ fn mail_that_a_failure_put_off_does_not_make_the_cycle_complete() {
         start,
     );
     order.dialled();
-    order.forward_failed(0, "connection refused".into(), false, start);
+    order.forward_failed(0, false, "connection refused".into(), false, start);
     assert_eq!(order.next(start), Action::Forward);
     order.forwarded(0, start);
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
     assert_eq!(
-        order.outcome(),
+        how(&order),
         (Outcome::Incomplete, "connection refused".into())
     );
 }
@@ -219,7 +224,7 @@ fn a_line_that_is_lost_before_anything_was_answered_was_missing() {
     order.dialled();
     for _ in 0..2 {
         assert_eq!(order.next(start), Action::Forward);
-        order.forward_failed(0, "connect timed out".into(), true, start);
+        order.forward_failed(0, false, "connect timed out".into(), true, start);
     }
     order.asked(
         Announced::Nothing,
@@ -229,7 +234,7 @@ fn a_line_that_is_lost_before_anything_was_answered_was_missing() {
     );
     order.hung_up();
     assert_eq!(
-        order.outcome(),
+        how(&order),
         (Outcome::LineMissing, "connect timed out".into())
     );
 }
@@ -242,7 +247,7 @@ fn a_stop_hangs_up_whatever_was_next() {
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
     assert_eq!(order.next(start), Action::End);
-    assert_eq!(order.outcome().0, Outcome::Interrupted);
+    assert_eq!(order.ending().outcome, Outcome::Interrupted);
 }
 
 #[test]
@@ -265,4 +270,57 @@ fn mail_that_never_stops_coming_does_not_keep_the_line_up_by_asking() {
         }
     }
     assert_eq!((order.next(now), asks), (Action::HangUp, ASKS - 1));
+}
+
+#[test]
+fn a_trickle_of_mail_does_not_put_off_the_request_nor_keep_the_line_up() {
+    let start = Instant::now();
+    let mut order = on_line(start, 1);
+    order.asked(Announced::Nothing, Vec::new(), true, start);
+    let (mut now, mut asks, mut forwards) = (start, 0, 0);
+    loop {
+        match order.next(now) {
+            Action::Receive { until } => {
+                now = until.min(now + Duration::from_millis(400));
+                if now < until {
+                    order.mail_waits();
+                }
+            }
+            Action::Forward => {
+                forwards += 1;
+                order.forwarded(1, now);
+            }
+            Action::Ask => {
+                asks += 1;
+                order.asked(Announced::Nothing, Vec::new(), true, now);
+            }
+            Action::HangUp => break,
+            other => panic!("{other:?}"),
+        }
+        assert!(forwards < 10_000, "the line stays up for ever");
+    }
+    assert_eq!(asks, ASKS - 1);
+    assert!(now - start < Duration::from_secs(4 * u64::from(ASKS)));
+}
+
+#[test]
+fn a_long_stretch_of_forwarding_gives_the_providers_their_turn() {
+    let start = Instant::now();
+    let mut order = Order::new(PLAN, start);
+    order.dialled();
+    order.stretched(100, start);
+    assert_eq!(order.next(start), Action::Ask);
+    order.asked(Announced::Nothing, Vec::new(), true, start);
+    assert_eq!(order.next(start), Action::Forward);
+}
+
+#[test]
+fn a_provider_that_refuses_to_release_does_not_hold_up_what_goes_out() {
+    let start = Instant::now();
+    let mut order = on_line(start, 1);
+    order.asked(Announced::Refused, vec!["459 no".into()], true, start);
+    assert_eq!(order.next(start), Action::HangUp);
+    order.hung_up();
+    assert_eq!(order.ending().outcome, Outcome::Incomplete);
+    assert!(!order.ending().pause);
 }
