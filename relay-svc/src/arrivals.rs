@@ -78,7 +78,8 @@ impl Arrivals {
         }
     }
 
-    /// A client that releases mail over a link does something: receiving goes on, also before its first transaction.
+    /// A client that releases mail over a link makes progress: receiving goes on, also before its first transaction. What
+    /// counts as progress is the caller's to say.
     pub fn touch(&self, link: &LinkName) {
         let window = self
             .windows

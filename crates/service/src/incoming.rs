@@ -1,4 +1,4 @@
-//! Accepted gRPC connections: filtered, and closable from outside.
+//! Accepted gRPC connections: filtered, limited in number, and closable from outside.
 //!
 //! Dropping tonic's server does not close its connections, since each runs in a task of its own; so
 //! each connection carries a token that makes its reads and writes fail.
@@ -6,11 +6,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -21,6 +23,8 @@ use crate::listen::SocketFile;
 
 /// The pause after a failed accept, such as when no descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// So many connections are open at once; one more is closed as it comes.
+const CONNECTIONS: usize = 256;
 
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -37,6 +41,7 @@ pub(crate) enum Socket {
 pub struct Incoming {
     socket: Socket,
     filter: PeerFilter,
+    places: Arc<Semaphore>,
     pause: Option<Pin<Box<Sleep>>>,
     abort: CancellationToken,
 }
@@ -46,6 +51,7 @@ impl Incoming {
         Incoming {
             socket,
             filter,
+            places: Arc::new(Semaphore::new(CONNECTIONS)),
             pause: None,
             abort: CancellationToken::new(),
         }
@@ -86,13 +92,19 @@ impl Stream for Incoming {
                 Ok((_, peer)) if !self.filter.allows(&peer) => {
                     tracing::warn!(%peer, "gRPC connection refused: not in grpc.allow");
                 }
-                Ok((stream, peer)) => {
-                    return Poll::Ready(Some(Ok(Connection {
-                        stream,
-                        peer,
-                        aborted: Box::pin(self.abort.clone().cancelled_owned()),
-                    })));
-                }
+                Ok((stream, peer)) => match Arc::clone(&self.places).try_acquire_owned() {
+                    Ok(place) => {
+                        return Poll::Ready(Some(Ok(Connection {
+                            stream,
+                            peer,
+                            aborted: Box::pin(self.abort.clone().cancelled_owned()),
+                            _place: place,
+                        })));
+                    }
+                    Err(_) => {
+                        tracing::warn!(%peer, open = CONNECTIONS, "gRPC connection refused: too many are open");
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(%error, "gRPC connection not accepted");
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
@@ -114,6 +126,8 @@ pub struct Connection {
     stream: Wire,
     peer: Peer,
     aborted: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Given back when the connection ends.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connection {

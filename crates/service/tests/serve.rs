@@ -91,6 +91,33 @@ async fn a_client_that_says_nothing_does_not_hold_the_end() {
 }
 
 #[tokio::test]
+async fn one_connection_too_many_is_closed_and_its_place_comes_free_again() {
+    let running = start("127.0.0.1:0", Duration::ZERO).await;
+    let mut silent = Vec::new();
+    for _ in 0..256 {
+        let mut client = TcpStream::connect(running.tcp()).await.unwrap();
+        // The server's first frame says that the connection has its place.
+        assert!(client.read_u8().await.is_ok());
+        silent.push(client);
+    }
+    let mut refused = TcpStream::connect(running.tcp()).await.unwrap();
+    assert!(refused.read_u8().await.is_err());
+    silent.pop();
+    // The server notices in its own time.
+    let served = async {
+        while TcpStream::connect(running.tcp())
+            .await
+            .unwrap()
+            .read_u8()
+            .await
+            .is_err()
+        {}
+    };
+    tokio::time::timeout(LIMIT, served).await.unwrap();
+    running.end().await;
+}
+
+#[tokio::test]
 async fn an_open_stream_ends_with_the_grace_period() {
     let running = start("127.0.0.1:0", Duration::from_millis(100)).await;
     let channel = running.address.connect(LIMIT).await.unwrap();

@@ -159,7 +159,7 @@ pub fn not_smtp() -> Reply {
     Reply::new(521, Enhanced(5, 5, 1), "not SMTP, closing connection")
 }
 
-/// 421: too many bad commands; closes.
+/// 421: too many bad commands, or too many that policy refused; closes.
 pub fn too_many_errors(hostname: &str) -> Reply {
     Reply::new(
         421,

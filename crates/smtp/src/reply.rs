@@ -98,6 +98,11 @@ impl Reply {
         self.severity() == Severity::Positive
     }
 
+    /// Whether the command was refused for what it asks: 5yz, and 459, which says so to ETRN (RFC 1985 5.3).
+    pub fn refuses(&self) -> bool {
+        self.severity() == Severity::Permanent || self.code == 459
+    }
+
     /// Whether who sends this reply closes the connection behind it: 421 (RFC 5321 3.8), 521 (RFC 7504 3).
     pub fn closes(&self) -> bool {
         matches!(self.code, 421 | 521)

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use linkmail_proto::relay::v1 as wire;
 use opentelemetry::trace::TraceContextExt;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
     Services, convert,
-    errors::{error, not_found, of_spool, unavailable},
+    errors::{error, invalid, not_found, of_spool, unavailable},
     messages::request_id,
     page::{self, List},
 };
@@ -20,7 +23,7 @@ use crate::{
     spool::{JournalEntry, RequestKey, Since},
 };
 
-/// A watcher that hears nothing else hears where the journal stands so often.
+/// A watcher hears so often where the journal stands, whatever else it hears.
 const BOOKMARK: Duration = Duration::from_secs(30);
 /// So many changes are read at once, and as many wait for a slow watcher.
 const BATCH: u32 = 64;
@@ -137,6 +140,9 @@ impl wire::cycle_service_server::CycleService for Cycles {
     ) -> Result<Response<Self::WatchCyclesStream>, Status> {
         let call = request.into_inner();
         let link = self.known(&call.parent)?;
+        if call.since_revision.is_some_and(|revision| revision < 0) {
+            return Err(invalid("since_revision", "must not be negative"));
+        }
         let (answers, stream) = mpsc::channel(BATCH as usize);
         let watch = Watch {
             services: self.services.clone(),
@@ -190,10 +196,18 @@ impl Watch {
             Some(revision) => revision,
             None => self.snapshot().await?,
         };
+        let mut bookmark = Instant::now() + BOOKMARK;
         loop {
             grown.mark_unchanged();
+            // Read before the changes are looked for: up to here the watched link has none that is not found now. So the
+            // place of a link that is quiet does not fall behind what the journal keeps.
+            let newest = self.services.spool.newest_revision();
+            let newest = newest.await.map_err(failed)?;
             let entries = self.entries(revision).await?;
             let more = !entries.is_empty();
+            if !more {
+                revision = revision.max(newest);
+            }
             for entry in entries {
                 revision = entry.revision;
                 self.tell(
@@ -203,13 +217,14 @@ impl Watch {
                 )
                 .await?;
             }
-            if more {
-                continue;
-            }
-            let waited = tokio::time::timeout(BOOKMARK, grown.changed()).await;
-            if waited.is_err() {
+            if Instant::now() >= bookmark {
                 self.tell(wire::watch_cycles_response::Kind::Bookmark, revision, None)
                     .await?;
+                bookmark = Instant::now() + BOOKMARK;
+            }
+            if !more {
+                // Late or not, the journal is looked at again.
+                let _ = timeout_at(bookmark, grown.changed()).await;
             }
         }
     }

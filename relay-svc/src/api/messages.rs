@@ -26,6 +26,8 @@ use crate::{
 
 /// So many `Received` fields are a loop, as over SMTP.
 const HOPS: usize = 100;
+/// So many octets of a message are looked at in one go.
+const PIECE: usize = 64 * 1024;
 
 pub(super) struct Messages {
     services: Services,
@@ -81,8 +83,12 @@ impl Messages {
             ));
         }
         // What the outbound session would refuse to send is refused here.
-        if let Err(bad) = DataEncoder::new().encode(content, &mut Vec::new()) {
-            return Err(invalid_for("BARE_NEWLINE", "content", bad.to_string()));
+        let (mut encoder, mut encoded) = (DataEncoder::new(), Vec::new());
+        for piece in content.chunks(PIECE) {
+            encoded.clear();
+            encoder
+                .encode(piece, &mut encoded)
+                .map_err(|bad| invalid_for("BARE_NEWLINE", "content", bad.to_string()))?;
         }
         if !content.ends_with(b"\r\n") {
             return Err(invalid("content", "must end with CRLF"));

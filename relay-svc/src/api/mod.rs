@@ -6,6 +6,9 @@ mod errors;
 mod links;
 mod messages;
 mod page;
+mod submissions;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +20,8 @@ use linkmail_proto::relay::v1::{
 use linkmail_service::{grpc::CallLayer, incoming::Incoming, serve::serve_grpc};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+
+use submissions::Submissions;
 
 use crate::{cycle::Desk, policy::Policy, spool::Spool, telemetry::Instruments};
 
@@ -82,10 +87,11 @@ pub async fn serve(
     health
         .set_serving::<LinkServiceServer<links::Links>>()
         .await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(linkmail_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(linkmail_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let largest = usize::try_from(services.message_size.saturating_add(ENVELOPE_OCTETS))
         .unwrap_or(usize::MAX);
     let shutdown = services.shutdown.clone();
@@ -96,8 +102,10 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS)
         .layer(calls)
         .add_service(health_service)
-        .add_service(reflection)
-        .add_service(messages)
+        .add_service(reflection().build_v1()?)
+        // What clients ask for that are older than v1, such as grpcurl until 1.8.
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(Submissions::new(messages))
         .add_service(CycleServiceServer::new(cycles::Cycles::new(
             services.clone(),
         )))

@@ -6,11 +6,10 @@ use linkmail_smtp::{ServerConfig, replies};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::session;
+use super::{places::Places, session};
 use crate::{
     arrivals::Arrivals,
     config::{Config, Limits, Listener},
@@ -35,7 +34,7 @@ pub struct Inbound {
     pub(super) instruments: Instruments,
     /// Networks that a provider releases from, with the link they stand for.
     released_from: Vec<(ipnet::IpNet, LinkName)>,
-    sessions: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Inbound {
@@ -55,7 +54,12 @@ impl Inbound {
                     .iter()
                     .map(|network| (*network, link.name.clone()))
             })
-            .collect();
+            .collect::<Vec<_>>();
+        let any_link = !released_from.is_empty()
+            || config
+                .listeners
+                .iter()
+                .any(|listener| listener.link.is_some());
         let smtp = ServerConfig {
             hostname: config.hostname.to_string(),
             size_limit: config.limits.message_size,
@@ -70,7 +74,7 @@ impl Inbound {
             arrivals,
             instruments,
             released_from,
-            sessions: Arc::new(Semaphore::new(config.limits.sessions)),
+            places: Places::new(config.limits.sessions, any_link),
         }
     }
 
@@ -109,16 +113,17 @@ pub async fn serve(
                 continue;
             }
         };
-        match Arc::clone(&inbound.sessions).try_acquire_owned() {
-            Ok(permit) => {
+        let over_link = inbound.link_of(&listener, peer).is_some();
+        match inbound.places.take(over_link) {
+            Some(place) => {
                 let (inbound, listener, cancel) =
                     (Arc::clone(&inbound), Arc::clone(&listener), cancel.clone());
                 sessions.spawn(async move {
                     session::run(&inbound, &listener, stream, peer, cancel).await;
-                    drop(permit);
+                    drop(place);
                 });
             }
-            Err(_) => {
+            None => {
                 tracing::warn!(%peer, "turned away: as many sessions as are allowed are open");
                 sessions.spawn(turn_away(stream, inbound.smtp.hostname.clone()));
             }

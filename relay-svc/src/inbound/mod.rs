@@ -4,7 +4,10 @@
 //! 250 after end of data is sent only after the spool said so (invariant 1).
 
 mod listen;
+mod places;
 mod session;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 pub use listen::{Inbound, serve};

@@ -19,6 +19,9 @@ const WRITE: Duration = Duration::from_secs(60);
 /// After our last word a client may still send so long, and so much, before the connection is cut: data that is
 /// unread when a connection closes would destroy the reply on its way.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
+/// So many replies to a client over a link count as receiving going on, between one message and the next. A provider
+/// needs the greeting, EHLO and perhaps RSET; a stranger with NOOP would keep the line dialled.
+const IDLE_REPLIES: u8 = 4;
 
 /// Speaks with one client until either side ends it.
 pub(super) async fn run(
@@ -38,14 +41,12 @@ pub(super) async fn run(
         recorder: Recorder::new(),
         transaction: None,
         accepted: 0,
+        idle_replies: IDLE_REPLIES,
         command_deadline: None,
         refused: false,
         trouble: None,
     };
-    session
-        .link
-        .iter()
-        .for_each(|link| inbound.arrivals.touch(link));
+    session.goes_on();
     session.converse(&mut stream, &cancel).await;
     session.close(stream).await;
 }
@@ -59,6 +60,8 @@ struct Session<'a> {
     recorder: Recorder,
     transaction: Option<Transaction>,
     accepted: u32,
+    /// Replies that still count as receiving going on although no transaction is open.
+    idle_replies: u8,
     /// When the client must have sent its next command. Octets that make no command do not move it.
     command_deadline: Option<Instant>,
     /// Whether anything was answered with 4yz or 5yz.
@@ -77,6 +80,7 @@ impl Session<'_> {
             match step {
                 ServerStep::Write(octets) => {
                     self.recorder.server(&octets);
+                    self.replied();
                     self.refused |= octets
                         .split(|octet| *octet == b'\n')
                         .any(|line| matches!(line, [b'4' | b'5', ..]));
@@ -172,7 +176,10 @@ impl Session<'_> {
             read = timeout_at(deadline, stream.read(&mut octets)) => match read {
                 Ok(Ok(count @ 1..)) => {
                     self.recorder.client(&octets[..count]);
-                    self.link.iter().for_each(|link| self.inbound.arrivals.touch(link));
+                    if self.smtp.phase() == ServerPhase::Data {
+                        // Also of a message that is read over to its end, to be refused there.
+                        self.goes_on();
+                    }
                     self.smtp.receive(&octets[..count]);
                 }
                 Ok(Ok(_) | Err(_)) => self.smtp.end_of_input(),
@@ -184,11 +191,29 @@ impl Session<'_> {
         }
     }
 
+    /// Tells the cycle, if one receives over the link, that receiving goes on.
+    fn goes_on(&self) {
+        if let Some(link) = &self.link {
+            self.inbound.arrivals.touch(link);
+        }
+    }
+
+    /// A command was completed, which is progress within a transaction, and only a few times outside of one.
+    fn replied(&mut self) {
+        if self.transaction.is_some() {
+            self.goes_on();
+        } else if let Some(left) = self.idle_replies.checked_sub(1) {
+            self.idle_replies = left;
+            self.goes_on();
+        }
+    }
+
     async fn accept(&mut self, transaction: Transaction) -> Reply {
         let link = self.link.clone();
         match transaction.accept(self.inbound).await {
             Ok(accepted) => {
                 self.accepted += 1;
+                self.idle_replies = IDLE_REPLIES;
                 tracing::info!(
                     id = %accepted.id,
                     peer = %self.peer,

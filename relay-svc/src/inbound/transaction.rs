@@ -45,7 +45,7 @@ struct Data {
 
 impl Drop for Data {
     fn drop(&mut self) {
-        // Ends the span of a message that was dropped; one that was accepted has ended it.
+        // Whether the message was accepted or dropped, its span ends with it.
         self.span.span().end();
     }
 }

@@ -217,7 +217,7 @@ impl Spool {
         self.read(move |connection| {
             let oldest: Option<i64> =
                 connection.prepare_cached("SELECT min(revision) FROM journal")?.query_row([], |row| row.get(0))?;
-            if oldest.is_some_and(|oldest| after + 1 < oldest) {
+            if oldest.is_some_and(|oldest| after.saturating_add(1) < oldest) {
                 return Ok(Since::Compacted { oldest: oldest.unwrap_or(1) - 1 });
             }
             let name = link.as_ref().map_or("", LinkName::as_str);

@@ -47,7 +47,9 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn queued(&self, hop: String) -> Result<u64, SpoolError> {
-        let sql = "SELECT count(DISTINCT seq) FROM recipients WHERE hop = ?1 AND state = 1";
+        // The index by state gives messages in order, so that they are told apart without being remembered: 0.6 s for a
+        // million. By recipients_due it is 0.35 s while they are due in order of arrival, and 3 s when they are not.
+        let sql = "SELECT count(DISTINCT seq) FROM recipients INDEXED BY recipients_state WHERE hop = ?1 AND state = 1";
         let count = self.read(move |c| {
             Ok(c.prepare_cached(sql)?
                 .query_row([&hop], |row| row.get::<_, i64>(0))?)
@@ -91,27 +93,38 @@ impl Spool {
         .await
     }
 
-    /// Messages in the order of their acceptance.
+    /// Messages in the order of their acceptance. One whose row is damaged is left out, with a log line.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn list(&self, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
-        self.read(move |connection| {
-            let sql = match filter.state {
-                None => "SELECT seq FROM messages WHERE seq > ?1 AND ?2 = 0 ORDER BY seq LIMIT ?3",
-                Some(_) => {
-                    "SELECT DISTINCT seq FROM recipients WHERE state = ?2 AND seq > ?1 ORDER BY seq LIMIT ?3"
-                }
-            };
-            let state = filter.state.map_or(0, |state| state as i64);
-            let mut statement = connection.prepare_cached(sql)?;
-            let seqs: Vec<i64> = statement
-                .query_map(params![filter.after, state, filter.limit], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
-            seqs.into_iter().map(|seq| load(connection, seq)).collect()
-        })
-        .await
+        self.read(move |connection| list(connection, filter)).await
     }
+}
+
+fn list(connection: &Connection, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
+    // Rows come in the order of the index, so reading stops where the page is full: what is left out does not shorten it.
+    let sql = match filter.state {
+        None => "SELECT seq FROM messages WHERE seq > ?1 AND ?2 = 0 ORDER BY seq",
+        Some(_) => "SELECT DISTINCT seq FROM recipients WHERE state = ?2 AND seq > ?1 ORDER BY seq",
+    };
+    let state = filter.state.map_or(0, |state| state as i64);
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut seqs = statement.query(params![filter.after, state])?;
+    let mut messages = Vec::new();
+    while messages.len() < filter.limit as usize
+        && let Some(row) = seqs.next()?
+    {
+        let seq = row.get(0)?;
+        match load(connection, seq) {
+            Ok(message) => messages.push(message),
+            Err(SpoolError::Damaged(what)) => {
+                tracing::warn!(seq, what, "spool: a damaged message is not listed");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(messages)
 }
 
 /// The messages that are due, and those that are too damaged to be read: their place and what is wrong.
@@ -193,10 +206,13 @@ fn backlog(
 ) -> Result<Backlog, SpoolError> {
     let due: i64 = connection
         .prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
-             GROUP BY due_ms, seq LIMIT ?3)",
+            "SELECT count(*) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
+             WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3)",
         )?
-        .query_row(params![hop, now.0, i64::try_from(cap).unwrap_or(i64::MAX)], |row| row.get(0))?;
+        .query_row(
+            params![hop, now.0, i64::try_from(cap).unwrap_or(i64::MAX)],
+            |row| row.get(0),
+        )?;
     let first = |sql: &str| -> Result<Option<Stamp>, SpoolError> {
         let found: Option<i64> = connection
             .prepare_cached(sql)?
@@ -263,4 +279,65 @@ fn reverse_path(row: &Row<'_>, column: usize) -> Result<ReversePath, SpoolError>
 
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOP: &str = "link:isp";
+
+    /// A spool with messages 1 to 4 of two recipients each, which are due at different times.
+    fn spool(folder: &std::path::Path) -> (Spool, Connection) {
+        let spool = Spool::open(folder).unwrap();
+        let other = Connection::open(folder.join("spool.sqlite")).unwrap();
+        for seq in 1..=4 {
+            let id = MessageId::new();
+            other
+                .execute(
+                    "INSERT INTO messages (seq, id, accepted_ms, reverse_path, origin, size, eight_bit, hash, traceparent) \
+                     VALUES (?1, ?2, 0, x'', 'smtp', 0, 0, x'', '')",
+                    params![seq, id.as_bytes()],
+                )
+                .unwrap();
+            for idx in 0..2 {
+                other
+                    .execute(
+                        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, 'a@b.example', ?3, 1, ?4)",
+                        params![seq, idx, HOP, 10 * seq + idx],
+                    )
+                    .unwrap();
+            }
+        }
+        (spool, other)
+    }
+
+    #[tokio::test]
+    async fn a_message_counts_once_however_many_recipients_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = spool(folder.path());
+        assert_eq!(spool.queued(HOP.into()).await.unwrap(), 4);
+        for (now, cap, due) in [(100, 9, 4), (100, 3, 3), (20, 9, 2), (9, 9, 0)] {
+            let backlog = spool.backlog(HOP.into(), Stamp(now), cap).await.unwrap();
+            assert_eq!(backlog.due, due, "at {now}, up to {cap}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_message_is_left_out_of_the_list_and_does_not_end_its_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, other) = spool(folder.path());
+        other
+            .execute("UPDATE messages SET origin = 'pigeon' WHERE seq = 2", [])
+            .unwrap();
+        for state in [None, Some(RecipientState::Queued)] {
+            let filter = ListFilter {
+                after: 0,
+                state,
+                limit: 3,
+            };
+            let found = spool.list(filter).await.unwrap();
+            assert_eq!(found.iter().map(|m| m.seq).collect::<Vec<_>>(), [1, 3, 4]);
+        }
+    }
 }

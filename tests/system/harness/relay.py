@@ -83,11 +83,13 @@ class Relay:
         released=None,
         env=None,
         wrapper=(),
+        state=None,
     ):
         """`mailbox` and `smart_host` are ADDRESS:PORT; `dial`, `dequeue` and `trigger` are TOML values; `extra` is
-        TOML before the first table of the file; `wrapper` is a command line to run the relay under."""
+        TOML before the first table of the file; `wrapper` is a command line to run the relay under; `state` is its folder, if
+        not one of the place."""
         self.folder = place.folder
-        self.state = place.folder / "state"
+        self.state = state or place.folder / "state"
         self.site = place.endpoint()
         self.released = released or place.endpoint()
         self.grpc = place.endpoint()

@@ -25,6 +25,10 @@ pub use step::{AbortReason, ServerConfig, ServerPhase, ServerStep};
 
 /// So many bad commands are answered; one more ends the session.
 const MAX_ERRORS: usize = 20;
+/// So many senders, recipients and nodes are refused by policy in one session; one more ends it. A site that sends to a
+/// list with stale entries stays below this, a client that tries names or domains does not (RFC 5321 7.3 and 7.9 leave
+/// the host free to stop serving it).
+const MAX_REFUSALS: usize = 50;
 /// Replies are gathered while commands are waiting, but not beyond this.
 const MAX_GATHERED: usize = 16 * 1024;
 
@@ -71,6 +75,7 @@ pub struct ServerSession {
     hello: Option<Hello>,
     open: Option<Open>,
     errors: usize,
+    refusals: usize,
     /// Ends the session once the open question is answered.
     ending: Option<(Reply, AbortReason)>,
 }
@@ -91,6 +96,7 @@ impl ServerSession {
             hello: None,
             open: None,
             errors: 0,
+            refusals: 0,
             ending: None,
         }
     }
@@ -167,11 +173,17 @@ impl ServerSession {
 
     /// Answers the step that asked. Without an open question nothing happens.
     ///
-    /// MAIL is accepted and a recipient counted on 2yz, data begins on 3yz. After 421 and 521 the session closes.
+    /// MAIL is accepted and a recipient counted on 2yz, data begins on 3yz. After 421 and 521 the session closes. A refusal
+    /// for good that is one too many is replaced by 421.
     pub fn answer(&mut self, reply: Reply) {
         let Some(asked) = self.asked.take() else {
             return;
         };
+        let is_by_policy = matches!(
+            asked,
+            ServerStep::Mail { .. } | ServerStep::Recipient(_) | ServerStep::Etrn(_)
+        );
+        self.refusals += usize::from(is_by_policy && reply.refuses());
         match (asked, reply.severity()) {
             (ServerStep::Mail { .. }, Severity::Positive) => self.open = Some(Open::default()),
             (ServerStep::Recipient(_), Severity::Positive) => {
@@ -191,6 +203,9 @@ impl ServerSession {
         }
         if reply.closes() {
             self.close_with(&reply, AbortReason::Refused);
+        } else if self.refusals > MAX_REFUSALS {
+            let last = replies::too_many_errors(&self.config.hostname);
+            self.close_with(&last, AbortReason::TooManyErrors);
         } else {
             reply.encode(&mut self.output);
         }

@@ -51,7 +51,7 @@ pub enum AbortReason {
     MalformedEnd,
     /// A command line was not framed by CRLF, or was not SMTP.
     BadFraming,
-    /// Too many bad commands.
+    /// Too many bad commands, or too many refusals by policy.
     TooManyErrors,
     /// The shell answered 421 or 521.
     Refused,

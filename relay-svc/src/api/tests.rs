@@ -1,0 +1,108 @@
+//! The services without a connection, on a spool of their own.
+
+use std::path::Path;
+
+use linkmail_proto::relay::v1::{
+    WatchCyclesRequest, cycle_service_server::CycleService, watch_cycles_response::Kind,
+};
+use tokio::time::{sleep, timeout};
+use tokio_stream::StreamExt;
+use tonic::{Code, Request};
+
+use super::*;
+use crate::{
+    clock::Stamp,
+    config,
+    cycle::{Record, Trigger},
+    names::LinkName,
+};
+
+const CONFIG: &str = r#"
+hostname = "relay.branch.example"
+state = "STATE"
+[[listener]]
+address = "127.0.0.1:2525"
+[[route]]
+domains = ["*"]
+to = "link:busy"
+[[link]]
+name = "busy"
+smart_host = "smtp://127.0.0.1:9"
+dial = { driver = "implicit" }
+[[link]]
+name = "quiet"
+smart_host = "smtp://127.0.0.1:9"
+dial = { driver = "implicit" }
+"#;
+
+fn services(folder: &Path) -> Services {
+    let file = folder.join("relay.toml");
+    let text = CONFIG.replace("STATE", &folder.display().to_string());
+    std::fs::write(&file, text).unwrap();
+    let config = config::load(&file).unwrap();
+    Services {
+        spool: Spool::open(folder).unwrap(),
+        desk: Desk::new(&config.links).0,
+        policy: config.policy,
+        relay_from: config.grpc.relay_from,
+        message_size: config.limits.message_size,
+        recipients: config.limits.recipients,
+        hostname: config.hostname,
+        instruments: Instruments::default(),
+        shutdown: CancellationToken::new(),
+    }
+}
+
+fn watch(since_revision: Option<i64>) -> Request<WatchCyclesRequest> {
+    Request::new(WatchCyclesRequest {
+        parent: "links/quiet".into(),
+        since_revision,
+    })
+}
+
+/// Writes a change of the busy link, so many times, one each ten seconds.
+async fn be_busy(spool: &Spool, times: usize) {
+    let link = LinkName::parse("busy").unwrap();
+    for _ in 0..times {
+        let record = Record::begin(link.clone(), Trigger::Api, Stamp::now());
+        spool.begin_cycle(&record, None).await.unwrap();
+        sleep(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_a_quiet_link_hears_where_the_journal_stands_however_busy_the_others_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let services = services(folder.path());
+    let cycles = cycles::Cycles::new(services.clone());
+    let answer = cycles.watch_cycles(watch(None)).await.unwrap();
+    let mut stream = answer.into_inner();
+    be_busy(&services.spool, 12).await;
+    let mut revisions = Vec::new();
+    while let Ok(Some(answer)) = timeout(Duration::from_millis(1), stream.next()).await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.kind(), Kind::Bookmark);
+        revisions.push(answer.revision);
+    }
+    assert!(
+        revisions.len() >= 3 && *revisions.last().unwrap() >= 9,
+        "{revisions:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_to_come_waits_and_a_negative_one_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let services = services(folder.path());
+    be_busy(&services.spool, 1).await;
+    let cycles = cycles::Cycles::new(services);
+    let status = cycles.watch_cycles(watch(Some(-1))).await.err().unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(
+        status.message().starts_with("since_revision: "),
+        "{status:?}"
+    );
+    let answer = cycles.watch_cycles(watch(Some(i64::MAX))).await.unwrap();
+    let first = answer.into_inner().next().await.unwrap().unwrap();
+    assert_eq!((first.kind(), first.revision), (Kind::Bookmark, i64::MAX));
+}

@@ -1,0 +1,162 @@
+//! What a cycle that receives sees of the sessions over its link.
+
+use std::{path::Path, sync::Arc};
+
+use opentelemetry::Context;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    arrivals::{Arrivals, OpenWindow},
+    config,
+    names::{CycleId, LinkName},
+    spool::Spool,
+    telemetry::Instruments,
+};
+
+const CONFIG: &str = r#"
+hostname = "relay.branch.example"
+state = "STATE"
+[limits]
+sessions = 2
+[[listener]]
+address = "127.0.0.1:2525"
+[[listener]]
+address = "127.0.0.1:2526"
+link = "isp"
+[[route]]
+domains = ["branch.example"]
+to = "smtp://127.0.0.1:9"
+[[link]]
+name = "isp"
+smart_host = "smtp://127.0.0.1:9"
+dial = { driver = "implicit" }
+"#;
+
+/// Both listeners of the configuration: for the site, and of the link.
+struct Relay {
+    site: std::net::SocketAddr,
+    link: std::net::SocketAddr,
+    arrivals: Arrivals,
+    cancel: CancellationToken,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+async fn start(folder: &Path) -> Relay {
+    let file = folder.join("relay.toml");
+    let text = CONFIG.replace("STATE", &folder.display().to_string());
+    std::fs::write(&file, text).unwrap();
+    let config = config::load(&file).unwrap();
+    let (arrivals, cancel) = (Arrivals::default(), CancellationToken::new());
+    let spool = Spool::open(folder).unwrap();
+    let inbound = Inbound::new(&config, spool, arrivals.clone(), Instruments::default());
+    let inbound = Arc::new(inbound);
+    let mut addresses = Vec::new();
+    for listener in config.listeners {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(socket.local_addr().unwrap());
+        tokio::spawn(serve(inbound.clone(), listener, socket, cancel.clone()));
+    }
+    Relay {
+        site: addresses[0],
+        link: addresses[1],
+        arrivals,
+        cancel,
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    async fn connect(address: std::net::SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// The last line of the next reply.
+    async fn reply(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).await.unwrap();
+            if line.get(3..4) != Some("-") {
+                return line;
+            }
+        }
+    }
+
+    async fn ask(&mut self, command: &str) -> String {
+        self.send(&format!("{command}\r\n")).await;
+        self.reply().await
+    }
+}
+
+fn last(window: &OpenWindow) -> Instant {
+    window.tally().last
+}
+
+#[tokio::test]
+async fn a_stranger_who_gets_nowhere_does_not_hold_the_line_and_a_message_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = start(folder.path()).await;
+    let link = LinkName::parse("isp").unwrap();
+    let window = relay.arrivals.open(&link, CycleId::new(), Context::new());
+    let mut client = Client::connect(relay.link).await;
+    client.reply().await;
+    let begun = last(&window);
+    client.ask("EHLO client.example").await;
+    assert!(last(&window) > begun, "EHLO is progress");
+
+    for _ in 0..6 {
+        client.ask("NOOP").await;
+    }
+    let idle = last(&window);
+    client.ask("NOOP").await;
+    client.send("NOO").await;
+    client.ask("P").await;
+    assert_eq!(last(&window), idle, "NOOP is not");
+
+    client.ask("MAIL FROM:<a@client.example>").await;
+    client.ask("RCPT TO:<b@branch.example>").await;
+    client.ask("DATA").await;
+    let mut before = last(&window);
+    assert!(before > idle, "a transaction is");
+    client.send("text\r\n").await;
+    while last(&window) == before {
+        tokio::task::yield_now().await;
+    }
+    before = last(&window);
+    assert!(client.ask(".").await.starts_with("250 "));
+    assert!(last(&window) > before);
+    assert_eq!((window.tally().messages, window.tally().open), (1, 0));
+
+    before = last(&window);
+    client.ask("RSET").await;
+    assert!(last(&window) > before, "after a message it may take breath");
+}
+
+#[tokio::test]
+async fn a_site_that_stalls_leaves_a_place_to_the_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = start(folder.path()).await;
+    let mut stalled = Client::connect(relay.site).await;
+    assert!(stalled.reply().await.starts_with("220 "));
+    let mut turned_away = Client::connect(relay.site).await;
+    assert!(turned_away.reply().await.starts_with("421 4.7.0 "));
+    let mut rest = Vec::new();
+    turned_away.0.read_to_end(&mut rest).await.unwrap();
+    let mut provider = Client::connect(relay.link).await;
+    assert!(provider.reply().await.starts_with("220 "));
+}

@@ -1,0 +1,63 @@
+"""A smart host with a will of its own: an SMTP server that does on the wire what real ones do on bad days."""
+
+import socketserver
+import threading
+
+from .place import split
+
+
+class _Session(socketserver.StreamRequestHandler):
+    def reply(self, text):
+        self.wfile.write(text.encode() + b"\r\n")
+
+    def handle(self):
+        peer = self.server.peer
+        peer.sessions += 1
+        taken = 0
+        self.reply("220 peer.test ESMTP")
+        while line := self.rfile.readline():
+            verb = line.split(b" ")[0].strip().upper()
+            if verb == b"EHLO":
+                self.wfile.write(b"250-peer.test\r\n250 PIPELINING\r\n")
+            elif verb == b"MAIL":
+                if peer.per_session is not None and taken >= peer.per_session:
+                    return self.reply("421 4.7.0 enough for this session")
+                self.reply("250 2.1.0 OK")
+            elif verb == b"DATA":
+                if peer.stall:
+                    peer.stalled.set()
+                    return peer.released.wait(60)
+                self.reply("354 go")
+                lines = []
+                while (line := self.rfile.readline()) not in (b".\r\n", b""):
+                    lines.append(line)
+                taken += 1
+                peer.bodies.append(b"".join(lines))
+                peer.on_body()
+                self.reply("250 2.0.0 OK")
+            elif verb == b"QUIT":
+                return self.reply("221 2.0.0 bye")
+            else:
+                self.reply("250 2.0.0 OK")
+
+
+class Peer:
+    """`per_session`: after so many messages MAIL is answered 421. `stall`: DATA is never answered; `stalled` is set.
+    `on_body` is called with each message, before it is answered for."""
+
+    def __init__(self, endpoint, per_session=None, stall=False):
+        self.endpoint = endpoint
+        self.per_session, self.stall = per_session, stall
+        self.sessions, self.bodies = 0, []
+        self.on_body = lambda: None
+        self.stalled, self.released = threading.Event(), threading.Event()
+        socketserver.ThreadingTCPServer.allow_reuse_address = True
+        self._server = socketserver.ThreadingTCPServer(split(endpoint), _Session)
+        self._server.daemon_threads = True
+        self._server.peer = self
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,99 @@
+"""Smart hosts with habits: limits per session, stalls, a disk that is full on our side."""
+
+import re
+import subprocess
+import threading
+
+import pytest
+
+from harness import wait
+from harness.peer import Peer
+
+
+def subjects(bodies):
+    return sorted(re.search(rb"Message-ID: <([^>]*)>", body, re.I).group(1).decode() for body in bodies)
+
+
+def test_a_limit_of_messages_per_session(place, scene, running):
+    """A host that takes three messages per connection gets four connections in one cycle; no attempt is counted for what
+    stood behind its 421."""
+    peer = running(Peer(place.endpoint(), per_session=3))
+    stage = scene(provider=False, smart_host=lambda far: peer.endpoint)
+    ids = stage.send(10)
+
+    cycle = stage.relay.run_cycle()
+
+    assert (cycle["sent"], cycle["deferred"], cycle["error"]) == (10, 0, "")
+    assert subjects(peer.bodies) == sorted(ids)
+    assert peer.sessions == 4
+    attempts = [one["attempts"] for message in stage.relay.messages() for one in message["recipients"]]
+    assert attempts == [1] * 10
+
+
+def test_stop_with_a_stalled_peer(place, scene, running):
+    """SIGTERM while the smart host never answers: the line is hung up by its program and the message is kept."""
+    peer = running(Peer(place.endpoint(), stall=True))
+    hung_up = place.folder / "hung-up"
+    down = place.folder / "down"
+    down.write_text(f"#!/bin/sh\ntouch {hung_up}\n")
+    down.chmod(0o755)
+    dial = f'{{ driver = "command", up = ["/bin/true"], down = ["{down}"], timeout = "5s" }}'
+    stage = scene(provider=False, smart_host=lambda far: peer.endpoint, dial=dial)
+    stage.send(1)
+    started = stage.relay.client.call("CycleService/RunCycle", parent="links/isp")
+    assert peer.stalled.wait(30)
+
+    assert stage.relay.terminate(seconds=24) == 0
+
+    assert hung_up.exists()
+    peer.stall = False
+    stage.relay.start()
+    assert stage.relay.ended(started["name"])["outcome"] == "INTERRUPTED"
+    stage.relay.run_cycle()
+    assert len(peer.bodies) == 1
+
+
+@pytest.fixture
+def small_disk(place):
+    """A folder on a disk of 24 MiB."""
+    folder = place.folder / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(filler):
+    """Writes until nothing more fits."""
+    with open(filler, "wb") as out:
+        try:
+            while True:
+                out.write(b"x" * 512)
+                out.flush()
+        except OSError:
+            pass
+
+
+def test_a_disk_that_fills_up_sends_nothing_twice(place, scene, running, small_disk):
+    """What was delivered while its outcome could not be recorded is not sent again; with room it goes on."""
+    peer = running(Peer(place.endpoint()))
+    stage = scene(provider=False, smart_host=lambda far: peer.endpoint, state=small_disk / "state")
+    ids = stage.send(20)
+    filler = small_disk / "filler"
+    full = threading.Event()
+
+    def fill_once():
+        if not full.is_set():
+            full.set()
+            fill(filler)
+
+    peer.on_body = fill_once
+    stage.relay.client.call("CycleService/RunCycle", parent="links/isp")
+    assert full.wait(30)
+    for _ in range(3):
+        # Whether a cycle can be kept and run at all now is not the point.
+        stage.relay.cli("cycle", "run", "isp")
+    assert len(peer.bodies) < 20, "the disk was not full"
+    filler.unlink()
+    wait.until(lambda: stage.relay.cli("cycle", "run", "isp").returncode == 0, "a complete cycle")
+    assert subjects(peer.bodies) == sorted(ids)
