@@ -90,6 +90,9 @@ def test_services_and_health(scene):
     assert {name for name in served if name.startswith("linkmail.")} == SERVICES
     for name in {""} | SERVICES:
         assert stage.relay.client.health(name) == "SERVING", name
+    older = Client(stage.relay.grpc, reflection="v1alpha")
+    assert {name for name in older.services() if name.startswith("linkmail.")} == SERVICES
+    older.stop()
     assert failure(stage.relay.client.health, "no.such.Service").code == "NOT_FOUND"
 
 
@@ -126,6 +129,9 @@ def test_wrong_arguments(scene):
         assert failed.fields == [field], where
         assert failed.domain == DOMAIN and failed.reason, where
         assert sorted(failed.details) == ["BadRequest", "ErrorInfo"], where
+    watching = stage.relay.client.watch("CycleService/WatchCycles", parent="links/-", since_revision=-1)
+    failed = failure(next, watching)
+    assert (failed.code, failed.fields) == ("INVALID_ARGUMENT", ["since_revision"]), failed
     assert stage.relay.messages() == []
 
 

@@ -37,7 +37,6 @@ pub(super) struct Transaction {
 struct Data {
     draft: Draft,
     scan: HeaderScan,
-    begun: Stamp,
     span: Context,
     /// The first thing that went wrong with the draft; the client hears of it after its data.
     failed: Option<SpoolError>,
@@ -119,7 +118,6 @@ impl Transaction {
         let mut data = Data {
             draft: inbound.spool.draft(),
             scan: HeaderScan::new(),
-            begun,
             span,
             failed: None,
         };
@@ -157,7 +155,7 @@ impl Transaction {
             cycle: self.arrival.as_ref().and_then(Arrival::cycle),
             link: self.link,
             traceparent: telemetry::to_text(&data.span),
-            accepted: data.begun,
+            accepted: Stamp::now(),
             request: None,
         };
         let draft = std::mem::replace(&mut data.draft, inbound.spool.draft());

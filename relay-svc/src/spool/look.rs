@@ -303,7 +303,7 @@ mod tests {
             for idx in 0..2 {
                 other
                     .execute(
-                        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, 'a@b.example', ?3, 1, ?4)",
+                        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, CAST('a@b.example' AS BLOB), ?3, 1, ?4)",
                         params![seq, idx, HOP, 10 * seq + idx],
                     )
                     .unwrap();
