@@ -69,7 +69,7 @@ pub struct Tally {
 pub enum Stop {
     /// Nothing is due any more.
     Idle,
-    /// More is due, and has been for [`STRETCH`].
+    /// More is due, and has been for minutes: it is others' turn.
     Stretch,
     /// The session ended.
     Ended(End),
