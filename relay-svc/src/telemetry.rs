@@ -30,6 +30,12 @@ pub const CYCLE_OUTCOME: &str = "relay.cycle.outcome";
 pub const SENT: &str = "relay.cycle.sent";
 /// `relay.cycle.received`: messages accepted from the provider.
 pub const RECEIVED: &str = "relay.cycle.received";
+/// `relay.cycle.sent_bytes`: octets of the former.
+pub const SENT_BYTES: &str = "relay.cycle.sent_bytes";
+/// `relay.cycle.received_bytes`: octets of the latter.
+pub const RECEIVED_BYTES: &str = "relay.cycle.received_bytes";
+/// `relay.cycle.dials`: tries at bringing the line up.
+pub const DIALS: &str = "relay.cycle.dials";
 /// `relay.etrn.node`: the node of an ETRN.
 pub const NODE: &str = "relay.etrn.node";
 /// `relay.smtp.reply_code`: the code of a reply.

@@ -155,7 +155,7 @@ fn the_cycle_knows_no_smtp_syntax_and_the_spool_no_sockets() {
 /// The keys that the reader of the configuration asks for.
 fn keys() -> BTreeSet<String> {
     let asked = Regex::new(
-        r#"\b(?:required|optional|or|list|has|parse_with|required_with|list_with|required_list_with|table|tables|required_table|program|positive\(\s*&?table,)(?:::<\w+>)?\(?\s*"(\w+)""#,
+        r#"\b(?:required|optional|or|list|has|parse_with|required_with|list_or|list_with|required_list_with|table|tables|required_table|program|positive\(\s*&?table,)(?:::<\w+>)?\(?\s*"(\w+)""#,
     )
     .unwrap();
     let mut keys = BTreeSet::new();

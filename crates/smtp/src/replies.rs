@@ -235,15 +235,6 @@ pub fn mail_loop() -> Reply {
     Reply::new(554, Enhanced(5, 4, 6), "too many hops, this message loops")
 }
 
-/// 250 to ETRN, without a word about what waits.
-pub fn release_started(node: &EtrnNode) -> Reply {
-    Reply::new(
-        250,
-        Enhanced(2, 0, 0),
-        format!("OK, queuing for node {node} started"),
-    )
-}
-
 /// 251 to ETRN: nothing waits.
 pub fn nothing_held(node: &EtrnNode) -> Reply {
     Reply::new(

@@ -140,11 +140,7 @@ fn grpc(root: &Table<'_>) -> Grpc {
             format!("{listen} can be reached from other hosts: name those that may connect in grpc.allow, or listen on loopback or a Unix socket"),
         );
     }
-    let relay_from = if table.has("relay_from") {
-        table.list("relay_from")
-    } else {
-        loopback()
-    };
+    let relay_from = table.list_or("relay_from", loopback());
     table.finish();
     Grpc {
         listen,

@@ -378,6 +378,12 @@ impl Run {
         for (key, value) in [
             (telemetry::SENT, i64::from(self.record.sent)),
             (telemetry::RECEIVED, i64::from(self.record.received)),
+            (telemetry::SENT_BYTES, attribute(self.record.sent_bytes)),
+            (
+                telemetry::RECEIVED_BYTES,
+                attribute(self.record.received_bytes),
+            ),
+            (telemetry::DIALS, attribute(self.record.dials.len() as u64)),
         ] {
             span.set_attribute(KeyValue::new(key, value));
         }
@@ -406,6 +412,11 @@ impl Run {
     pub(super) fn give_up(self, reason: String) {
         telemetry::end(&self.span, Some(("not_kept", reason)));
     }
+}
+
+/// A count as an attribute holds it.
+fn attribute(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Returns some time after the relay was told to stop: a peer that does not answer must not keep the line up.

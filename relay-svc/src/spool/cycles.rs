@@ -40,38 +40,35 @@ pub enum Since {
 }
 
 impl Spool {
-    /// Keeps a cycle that begins. A repeat of the call that started one gives that one's identity instead.
+    /// Keeps a cycle that begins, with the identity of the call that started it. Whether that call is a repeat is asked
+    /// first, of [`Self::repeated_cycle`]: a link has one keeper, so nothing comes between the two.
     ///
     /// # Errors
-    /// The disk is full, or the request id was used with other arguments.
+    /// The disk is full, or the request id was used before.
     pub async fn begin_cycle(
         &self,
         record: &Record,
         request: Option<RequestKey>,
-    ) -> Result<Option<CycleId>, SpoolError> {
+    ) -> Result<(), SpoolError> {
         let record = record.clone();
-        let (repeated, revision) = self
-            .write(move |connection| {
-                if let Some(key) = &request {
-                    if let Some(target) = requests::find(connection, key)? {
-                        return Ok((CycleId::from_bytes(&target), 0));
-                    }
-                    requests::remember(connection, key, record.id.as_bytes(), record.start)?;
-                }
-                connection
-                    .prepare_cached("INSERT INTO cycles (id, link, record) VALUES (?1, ?2, ?3)")?
-                    .execute(params![
-                        record.id.as_bytes(),
-                        record.link.as_str(),
-                        to_json(&record)?
-                    ])?;
-                let event = format!("started by {}", record.trigger.as_str());
-                trim(connection, &record.link)?;
-                Ok((None, note(connection, &record, &event, record.start)?))
-            })
-            .await?;
+        let change = self.write(move |connection| {
+            if let Some(key) = &request {
+                requests::remember(connection, key, record.id.as_bytes(), record.start)?;
+            }
+            connection
+                .prepare_cached("INSERT INTO cycles (id, link, record) VALUES (?1, ?2, ?3)")?
+                .execute(params![
+                    record.id.as_bytes(),
+                    record.link.as_str(),
+                    to_json(&record)?
+                ])?;
+            trim(connection, &record.link)?;
+            let event = format!("started by {}", record.trigger.as_str());
+            note(connection, &record, &event, record.start)
+        });
+        let revision = change.await?;
         self.inner.signals.journal_grew(revision);
-        Ok(repeated)
+        Ok(())
     }
 
     /// What a call with this request id started, if it was made before.

@@ -539,7 +539,7 @@ async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot
     let spool = Spool::open(folder.path()).unwrap();
     let link = LinkName::parse("isp").unwrap();
     let mut record = Record::begin(link.clone(), Trigger::Api, NOW);
-    assert_eq!(spool.begin_cycle(&record, None).await.unwrap(), None);
+    spool.begin_cycle(&record, None).await.unwrap();
     record.finish(
         Outcome::Complete,
         String::new(),
