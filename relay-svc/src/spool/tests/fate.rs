@@ -1,0 +1,316 @@
+//! What becomes of messages: repeats, outcomes, order, routes.
+
+use super::*;
+
+/// State and attempts of each recipient of the first message.
+async fn states(spool: &Spool) -> Vec<(RecipientState, u32)> {
+    let filter = ListFilter {
+        limit: 1,
+        ..ListFilter::default()
+    };
+    let listed = spool.list(filter).await.unwrap();
+    listed[0]
+        .recipients
+        .iter()
+        .map(|r| (r.state, r.attempts))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_repeated_call_gets_the_first_message_and_other_content_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let id = RequestId::parse("8d2f3a30-7f3c-4d06-9a0e-1f6f8a6e7c11").unwrap();
+    let with = |content: &[u8]| NewMessage {
+        request: Some(RequestKey::new(id, [content])),
+        ..message(&[("b@else.example", "link:isp")])
+    };
+    let first = accept(&spool, b"one\r\n", with(b"one\r\n")).await;
+    let again = accept(&spool, b"one\r\n", with(b"one\r\n")).await;
+    assert_eq!(first, again);
+    let other = spool
+        .accept(draft(&spool, b"two\r\n").await, with(b"two\r\n"))
+        .await;
+    assert!(matches!(other, Err(SpoolError::Request(_))), "{other:?}");
+    assert_eq!(spool.queued("link:isp".into()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn changes_that_wait_together_are_kept_or_refused_each_for_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let twin = message(&[("b@else.example", "link:isp")]);
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..100 {
+        let (spool, new) = (
+            spool.clone(),
+            if n % 10 == 0 {
+                twin.clone()
+            } else {
+                message(&[("b@else.example", "link:isp")])
+            },
+        );
+        tasks.spawn(async move {
+            spool
+                .accept(draft(&spool, b"x\r\n").await, new)
+                .await
+                .is_ok()
+        });
+    }
+    let kept = tasks.join_all().await.into_iter().filter(|ok| *ok).count();
+    // Ten share an identity: one of them is kept, and the nine that fail take nothing else with them.
+    assert_eq!(kept, 91);
+    assert_eq!(spool.queued("link:isp".into()).await.unwrap(), 91);
+}
+
+#[tokio::test]
+async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the_last_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let both = message(&[
+        ("b@else.example", "link:isp"),
+        ("c@else.example", "link:isp"),
+    ]);
+    accept(&spool, &[b'x'; 100_000], both).await;
+    let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
+    spool
+        .settle(seq, vec![delivered(0)], None, NOW)
+        .await
+        .unwrap();
+    assert_eq!(
+        spool.due("link:isp".into(), NOW, 9).await.unwrap()[0]
+            .recipients
+            .len(),
+        1
+    );
+    assert_eq!(bodies(folder.path()), 1);
+
+    let report = message(&[("a@branch.example", "smtp://127.0.0.1:25")]);
+    let bounced = Settled {
+        idx: 1,
+        settlement: Settlement::Bounced {
+            reply: "550 no".into(),
+        },
+    };
+    spool
+        .settle(
+            seq,
+            vec![bounced],
+            Some((b"report\r\n".to_vec(), report)),
+            NOW,
+        )
+        .await
+        .unwrap();
+    assert_eq!(bodies(folder.path()), 0);
+    assert!(
+        spool
+            .due("link:isp".into(), NOW, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(spool.queued("smtp://127.0.0.1:25".into()).await.unwrap(), 1);
+    let both = [(RecipientState::Delivered, 1), (RecipientState::Bounced, 1)];
+    assert_eq!(states(&spool).await, both);
+}
+
+#[tokio::test]
+async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    for age in [30, 10, 20] {
+        let accepted = NOW.minus(Duration::from_secs(age));
+        accept(
+            &spool,
+            b"x\r\n",
+            NewMessage {
+                accepted,
+                ..message(&[("b@else.example", "link:isp")])
+            },
+        )
+        .await;
+    }
+    accept(
+        &spool,
+        b"x\r\n",
+        message(&[("b@else.example", "link:other")]),
+    )
+    .await;
+    let due = spool.due("link:isp".into(), NOW, 2).await.unwrap();
+    assert_eq!(
+        due.iter()
+            .map(|d| NOW.since(d.accepted).as_secs())
+            .collect::<Vec<_>>(),
+        [30, 20]
+    );
+    let later = NOW.plus(Duration::from_secs(300));
+    let retry = Settlement::Retry {
+        due: later,
+        attempts: 1,
+        waited: Duration::ZERO,
+        tried: NOW,
+        reply: "451".into(),
+    };
+    spool
+        .settle(
+            due[0].seq,
+            vec![Settled {
+                idx: 0,
+                settlement: retry,
+            }],
+            None,
+            NOW,
+        )
+        .await
+        .unwrap();
+    let backlog = spool.backlog("link:isp".into(), NOW, 100).await.unwrap();
+    let oldest_due = Some(NOW.minus(Duration::from_secs(20)));
+    assert_eq!(
+        backlog,
+        Backlog {
+            due: 2,
+            oldest_due,
+            next_due: Some(later)
+        }
+    );
+    assert_eq!(
+        spool
+            .backlog("link:isp".into(), later, 1)
+            .await
+            .unwrap()
+            .due,
+        1,
+        "the count stops at its cap"
+    );
+    assert_eq!(
+        spool.due("link:isp".into(), later, 9).await.unwrap().len(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_set_aside_and_does_not_stop_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
+    let good = accept(&spool, b"x\r\n", message(&[("c@else.example", "link:isp")])).await;
+    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    other
+        .execute("UPDATE recipients SET address = x'ff' WHERE seq = 1", [])
+        .unwrap();
+    let due = spool.due("link:isp".into(), NOW, 9).await.unwrap();
+    assert_eq!(due.iter().map(|d| d.id).collect::<Vec<_>>(), [good.id]);
+    let aside = ListFilter {
+        limit: 9,
+        state: Some(RecipientState::SetAside),
+        after: 0,
+    };
+    assert_eq!(spool.list(aside).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn queued_mail_follows_changed_routes() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(
+        &spool,
+        b"x\r\n",
+        message(&[
+            ("b@else.example", "link:isp"),
+            ("c@kept.example", "link:isp"),
+        ]),
+    )
+    .await;
+    let mut routes = Routes::default();
+    for (pattern, hop) in [("else.example", "link:vsat"), ("kept.example", "link:isp")] {
+        routes
+            .insert(
+                Pattern::parse(pattern).unwrap(),
+                NextHop::parse(hop).unwrap(),
+            )
+            .unwrap();
+    }
+    assert_eq!(spool.reroute(routes.clone()).await.unwrap(), 1);
+    assert_eq!(spool.reroute(routes).await.unwrap(), 0);
+    assert_eq!(
+        spool.due("link:vsat".into(), NOW, 9).await.unwrap()[0].recipients[0].address,
+        mailbox("b@else.example")
+    );
+    assert_eq!(
+        spool.due("link:isp".into(), NOW, 9).await.unwrap()[0].recipients[0].address,
+        mailbox("c@kept.example")
+    );
+}
+
+#[tokio::test]
+async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
+    let mut routes = Routes::default();
+    assert_eq!(spool.reroute(routes.clone()).await.unwrap(), 1);
+    assert!(
+        spool
+            .due("link:isp".into(), NOW, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    routes
+        .insert(Pattern::Any, NextHop::parse("link:isp").unwrap())
+        .unwrap();
+    assert_eq!(spool.reroute(routes).await.unwrap(), 1);
+    assert_eq!(spool.due("link:isp".into(), NOW, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
+    let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
+    spool
+        .settle(seq, vec![delivered(0)], None, NOW)
+        .await
+        .unwrap();
+    let late = Settlement::Retry {
+        due: NOW,
+        attempts: 9,
+        waited: Duration::ZERO,
+        tried: NOW,
+        reply: "late".into(),
+    };
+    spool
+        .settle(
+            seq,
+            vec![Settled {
+                idx: 0,
+                settlement: late,
+            }],
+            None,
+            NOW,
+        )
+        .await
+        .unwrap();
+    assert_eq!(states(&spool).await, [(RecipientState::Delivered, 1)]);
+}
+
+#[tokio::test]
+async fn finished_messages_are_forgotten_when_they_are_old_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
+    let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
+    spool
+        .settle(seq, vec![delivered(0)], None, NOW)
+        .await
+        .unwrap();
+    assert_eq!(spool.forget(NOW).await.unwrap(), 0);
+    assert_eq!(
+        spool
+            .forget(NOW.plus(Duration::from_secs(1)))
+            .await
+            .unwrap(),
+        1
+    );
+}

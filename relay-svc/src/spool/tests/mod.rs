@@ -1,0 +1,134 @@
+//! The embedded engine against a folder on disk.
+
+use std::{path::Path, time::Duration};
+
+use linkmail_smtp::{Mailbox, ReversePath};
+use rusqlite::Connection;
+
+use super::*;
+use crate::{
+    clock::Stamp,
+    cycle::{Outcome, Record, Trigger},
+    names::{LinkName, MessageId, NextHop, RequestId},
+    queue::Settlement,
+    route::{Pattern, Routes},
+};
+
+mod fate;
+mod folder;
+
+const NOW: Stamp = Stamp(1_795_458_600_000);
+
+fn mailbox(text: &str) -> Mailbox {
+    Mailbox::parse(text.as_bytes()).unwrap()
+}
+
+fn message(recipients: &[(&str, &str)]) -> NewMessage {
+    let recipients = recipients.iter().map(|(address, hop)| NewRecipient {
+        address: mailbox(address),
+        hop: NextHop::parse(hop).unwrap(),
+    });
+    NewMessage {
+        id: MessageId::new(),
+        reverse_path: ReversePath::Mailbox(mailbox("a@branch.example")),
+        recipients: recipients.collect(),
+        origin: Origin::Smtp,
+        link: None,
+        cycle: None,
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        accepted: NOW,
+        request: None,
+    }
+}
+
+async fn draft(spool: &Spool, content: &[u8]) -> Draft {
+    let mut draft = spool.draft();
+    for piece in content.chunks(10_000) {
+        draft.write(piece).await.unwrap();
+    }
+    draft
+}
+
+async fn accept(spool: &Spool, content: &[u8], message: NewMessage) -> Accepted {
+    spool
+        .accept(draft(spool, content).await, message)
+        .await
+        .unwrap()
+}
+
+async fn read(spool: &Spool, seq: i64) -> Vec<u8> {
+    spool
+        .body(seq)
+        .await
+        .unwrap()
+        .head(usize::MAX)
+        .await
+        .unwrap()
+}
+
+fn bodies(folder: &Path) -> usize {
+    std::fs::read_dir(folder.join("bodies")).unwrap().count()
+}
+
+fn delivered(idx: i64) -> Settled {
+    Settled {
+        idx,
+        settlement: Settlement::Delivered {
+            reply: "250 OK".into(),
+        },
+    }
+}
+
+/// The lock of the spool before goes with its last handle, which its threads may hold for a moment.
+async fn reopened(folder: &Path) -> Spool {
+    for _ in 0..500 {
+        match Spool::open(folder) {
+            Err(SpoolError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+            other => return other.unwrap(),
+        }
+    }
+    panic!("the spool is still in use");
+}
+
+#[tokio::test]
+async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let link = LinkName::parse("isp").unwrap();
+    let mut record = Record::begin(link.clone(), Trigger::Api, NOW);
+    spool.begin_cycle(&record, None).await.unwrap();
+    record.finish(
+        Outcome::Complete,
+        String::new(),
+        NOW.plus(Duration::from_secs(9)),
+    );
+    spool.save_cycle(&record, "ended", NOW).await.unwrap();
+    let Since::Entries(entries) = spool.journal(Some(link.clone()), 0, 9).await.unwrap() else {
+        panic!()
+    };
+    let told: Vec<_> = entries
+        .iter()
+        .map(|e| (e.revision, e.event.as_str(), e.record.outcome))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (1, "started by api", None),
+            (2, "ended", Some(Outcome::Complete))
+        ]
+    );
+    assert_eq!(spool.last_complete(link.clone()).await.unwrap(), record.end);
+    assert!(spool.open_cycles().await.unwrap().is_empty());
+    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    other
+        .execute("DELETE FROM journal WHERE revision = 1", [])
+        .unwrap();
+    assert!(matches!(
+        spool.journal(None, 0, 9).await.unwrap(),
+        Since::Compacted { oldest: 1 }
+    ));
+    let Since::Entries(entries) = spool.journal(None, 1, 9).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(entries.len(), 1);
+}
