@@ -4,10 +4,14 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 7] = [
     "linkmail/relay/v1/message_service.proto",
     "linkmail/relay/v1/cycle_service.proto",
     "linkmail/relay/v1/link_service.proto",
+    "linkmail/relay/v1/node_service.proto",
+    "linkmail/relay/v1/report_service.proto",
+    "linkmail/monitor/v1/monitor_service.proto",
+    "linkmail/monitor/v1/probe_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -2,12 +2,21 @@
 //!
 //! The generated types stop at the `api` module of each service; inner code never sees them.
 
-/// `linkmail.relay.v1`: messages, cycles and links of relay-svc.
+/// `linkmail.relay.v1`: messages, cycles, links, nodes and reports of relay-svc.
 pub mod relay {
     /// Version 1, kept stable: fields are added, never changed.
     #[allow(missing_docs)]
     pub mod v1 {
         tonic::include_proto!("linkmail.relay.v1");
+    }
+}
+
+/// `linkmail.monitor.v1`: monitors and probes of monitor-svc.
+pub mod monitor {
+    /// Version 1, kept stable: fields are added, never changed.
+    #[allow(missing_docs)]
+    pub mod v1 {
+        tonic::include_proto!("linkmail.monitor.v1");
     }
 }
 

@@ -8,10 +8,11 @@ use linkmail_service::{
     grpc::CallLayer,
     listen::BindError,
     shutdown,
+    tasks::Tasks,
     telemetry::{Telemetry, TelemetryConfig},
 };
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Services},
@@ -140,7 +141,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         recipients: config.limits.recipients,
         hostname: Arc::clone(&config.hostname),
         instruments: Instruments::default(),
-        shutdown: tasks.cancel.clone(),
+        shutdown: tasks.cancel().clone(),
     };
     let incoming = grpc.incoming(PeerFilter::new(config.grpc.allow.iter().copied()));
     let calls = CallLayer::new(telemetry.tracer(), &telemetry.meter());
@@ -156,59 +157,15 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     );
     tokio::select! {
         () = signals.cancelled() => {}
-        () = tasks.failed.cancelled() => {}
+        () = tasks.failed().cancelled() => {}
     }
-    let defect = tasks.failed.is_cancelled();
-    tasks.stop().await;
+    let defect = tasks.failed().is_cancelled();
+    tasks.stop(DRAIN).await;
     tracing::info!("stopped");
     if defect {
         Err(StartError::Defect)
     } else {
         Ok(())
-    }
-}
-
-/// What runs until the relay stops, and what stops it.
-struct Tasks {
-    cancel: CancellationToken,
-    /// Cancelled when a task ended that should not have: the relay then stops, to be started anew, rather than go on
-    /// without one of its parts.
-    failed: CancellationToken,
-    tracker: TaskTracker,
-}
-
-impl Tasks {
-    fn new() -> Self {
-        Self {
-            cancel: CancellationToken::new(),
-            failed: CancellationToken::new(),
-            tracker: TaskTracker::new(),
-        }
-    }
-
-    fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        let (cancel, failed) = (self.cancel.clone(), self.failed.clone());
-        self.tracker.spawn(async move {
-            let ended = tokio::spawn(work).await;
-            if ended.is_err() || !cancel.is_cancelled() {
-                tracing::error!(
-                    task = name,
-                    "a part of the relay ended by a defect of its own"
-                );
-                failed.cancel();
-            }
-        });
-    }
-
-    async fn stop(&self) {
-        self.cancel.cancel();
-        self.tracker.close();
-        if tokio::time::timeout(DRAIN, self.tracker.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(after = ?DRAIN, "stopping with work in progress; what it was is in the spool");
-        }
     }
 }
 
@@ -238,14 +195,14 @@ async fn start(
     for (link, requests) in places {
         let line_may_be_up = left_open.contains(&link.name);
         let keeper = Keeper::take_over(shared.clone(), link, line_may_be_up).await?;
-        tasks.spawn("keeper", keeper.run(requests, tasks.cancel.clone()));
+        tasks.spawn("keeper", keeper.run(requests, tasks.cancel().clone()));
     }
     let always: BTreeSet<_> = config.policy.routes.hops().into_iter().cloned().collect();
     for hop in always {
         if let NextHop::Smtp(host) = hop {
             tasks.spawn(
                 "delivery",
-                outbound::run_always(forwarder.clone(), host, tasks.cancel.clone()),
+                outbound::run_always(forwarder.clone(), host, tasks.cancel().clone()),
             );
         }
     }
@@ -260,11 +217,11 @@ async fn start(
             Arc::clone(&inbound),
             listener.clone(),
             socket,
-            tasks.cancel.clone(),
+            tasks.cancel().clone(),
         );
         tasks.spawn("listener", serve);
     }
-    tasks.spawn("forget", forget(spool.clone(), tasks.cancel.clone()));
+    tasks.spawn("forget", forget(spool.clone(), tasks.cancel().clone()));
     Ok(desk)
 }
 

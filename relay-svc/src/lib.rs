@@ -10,7 +10,6 @@
 
 pub mod api;
 pub mod arrivals;
-pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod cycle;
@@ -25,3 +24,5 @@ pub mod report;
 pub mod route;
 pub mod spool;
 pub mod telemetry;
+
+pub use linkmail_service::clock;

@@ -3,15 +3,12 @@
 //! Every attribute key that does not come from the OpenTelemetry conventions starts with `relay.`; no address of a
 //! person appears in any of them.
 
-use std::collections::HashMap;
-
+use linkmail_service::span;
 use opentelemetry::{
     Context, KeyValue,
     metrics::{Counter, Histogram, Meter},
-    propagation::TextMapPropagator,
-    trace::{Link, SpanBuilder, SpanContext, SpanKind, TraceContextExt, Tracer as _},
+    trace::{SpanContext, SpanKind},
 };
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 use crate::names::HostPort;
 
@@ -44,8 +41,8 @@ pub const REPLY_CODE: &str = "relay.smtp.reply_code";
 pub const DELIVERY: &str = "relay.delivery.outcome";
 /// `relay.dial.driver`: the driver.
 pub const DRIVER: &str = "relay.dial.driver";
-/// `error.type` of the conventions: low in cardinality, absent on success.
-pub const ERROR_TYPE: &str = "error.type";
+pub use linkmail_service::span::{ERROR_TYPE, end, from_text, to_text, trace_id};
+
 /// `messaging.system` of the conventions.
 pub const SYSTEM: &str = "messaging.system";
 /// `messaging.message.id` of the conventions.
@@ -77,15 +74,7 @@ pub fn start_linked(
     attributes: Vec<KeyValue>,
     link: Option<SpanContext>,
 ) -> Context {
-    let tracer = opentelemetry::global::tracer(SCOPE);
-    let mut builder = SpanBuilder::from_name(name)
-        .with_kind(kind)
-        .with_attributes(attributes);
-    if let Some(link) = link.filter(SpanContext::is_valid) {
-        builder = builder.with_links(vec![Link::new(link, Vec::new(), 0)]);
-    }
-    let span = tracer.build_with_context(builder, parent);
-    Context::new().with_span(span)
+    span::start(SCOPE, name, kind, parent, attributes, link)
 }
 
 /// Starts the span of a session with a next hop.
@@ -96,43 +85,6 @@ pub fn start_session(host: &HostPort, parent: &Context) -> Context {
         KeyValue::new(PORT, i64::from(host.port)),
     ];
     start("relay.smtp.session", SpanKind::Client, parent, attributes)
-}
-
-/// Ends the span of a context; an error makes it fail.
-pub fn end(context: &Context, error: Option<(&'static str, String)>) {
-    let span = context.span();
-    if let Some((kind, description)) = error {
-        span.set_attribute(KeyValue::new(ERROR_TYPE, kind));
-        span.set_status(opentelemetry::trace::Status::error(description));
-    }
-    span.end();
-}
-
-/// The span's context as W3C `traceparent`; empty without a span.
-#[must_use]
-pub fn to_text(context: &Context) -> String {
-    let mut carrier = HashMap::new();
-    TraceContextPropagator::new().inject_context(context, &mut carrier);
-    carrier.remove("traceparent").unwrap_or_default()
-}
-
-/// What [`to_text`] gave, as a remote parent; an empty context if it is no such text.
-#[must_use]
-pub fn from_text(traceparent: &str) -> Context {
-    let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier)
-}
-
-/// The trace of a `traceparent`: 32 hex digits, or empty.
-#[must_use]
-pub fn trace_id(traceparent: &str) -> String {
-    let context = from_text(traceparent);
-    let span = context.span().span_context().clone();
-    if span.is_valid() {
-        span.trace_id().to_string()
-    } else {
-        String::new()
-    }
 }
 
 /// What is measured. Cheap to clone.

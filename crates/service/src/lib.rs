@@ -1,20 +1,28 @@
 //! What both daemons do around their work: configuration, exit codes, telemetry, serving gRPC, shutdown.
 //!
 //! Nothing here knows of mail, links or cycles. A daemon reads its file with [`config`], starts
-//! [`telemetry`], binds with [`listen`], serves with [`serve`], waits for [`shutdown`], and ends
-//! with an [`exit::Exit`]; its client commands use [`listen::GrpcAddress::connect`] and [`client`].
+//! [`telemetry`], binds with [`listen`], serves with [`serve`] what its parts ([`tasks`]) do, waits for
+//! [`shutdown`], and ends with an [`exit::Exit`]. Its services share [`errors`], [`page`]s and [`watch`]es,
+//! its client commands use [`command`] and [`client`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod allow;
 pub mod client;
+pub mod clock;
+pub mod command;
 pub mod config;
+pub mod errors;
 pub mod exit;
 pub mod grpc;
 pub mod incoming;
 pub mod listen;
+pub mod page;
 pub mod serve;
 pub mod shutdown;
+pub mod span;
+pub mod tasks;
 pub mod telemetry;
+pub mod watch;
 
 mod propagation;

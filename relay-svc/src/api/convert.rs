@@ -83,6 +83,7 @@ pub(super) fn recipient_state(state: wire::recipient::State) -> Option<Recipient
         State::Bounced => RecipientState::Bounced,
         State::Discarded => RecipientState::Discarded,
         State::SetAside => RecipientState::SetAside,
+        State::Held => RecipientState::Held,
     })
 }
 
@@ -94,6 +95,7 @@ fn wire_state(state: RecipientState) -> wire::recipient::State {
         RecipientState::Bounced => State::Bounced,
         RecipientState::Discarded => State::Discarded,
         RecipientState::SetAside => State::SetAside,
+        RecipientState::Held => State::Held,
     }
 }
 
@@ -132,6 +134,7 @@ fn trigger(trigger: Trigger) -> wire::cycle::Trigger {
         Trigger::Queue => wire::cycle::Trigger::Queue,
         Trigger::Api => wire::cycle::Trigger::Api,
         Trigger::CatchUp => wire::cycle::Trigger::CatchUp,
+        Trigger::Probe => wire::cycle::Trigger::Probe,
     }
 }
 

@@ -1,38 +1,28 @@
 //! CycleService. A watcher reads the journal at its own pace: it loses nothing and holds nothing up.
 
-use std::time::Duration;
-
 use linkmail_proto::relay::v1 as wire;
-use opentelemetry::trace::TraceContextExt;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
+use linkmail_service::{
+    page::{self, List},
+    watch::{self, Journal},
 };
+use opentelemetry::trace::TraceContextExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
     Services, convert,
-    errors::{error, invalid, not_found, of_spool, unavailable},
+    errors::{DOMAIN, error, invalid, not_found, of_spool, unavailable},
     messages::request_id,
-    page::{self, List},
 };
 use crate::{
-    cycle::{Busy, RunError},
+    cycle::{Busy, RunError, Trigger},
     names::LinkName,
-    spool::{JournalEntry, RequestKey, Since},
+    spool::{RequestKey, Since, SpoolError},
 };
-
-/// A watcher hears so often where the journal stands, whatever else it hears.
-const BOOKMARK: Duration = Duration::from_secs(30);
-/// So many changes are read at once, and as many wait for a slow watcher.
-const BATCH: u32 = 64;
 
 pub(super) struct Cycles {
     services: Services,
 }
-
-type Answer = Result<wire::WatchCyclesResponse, Status>;
 
 impl Cycles {
     pub(super) fn new(services: Services) -> Self {
@@ -61,11 +51,16 @@ impl wire::cycle_service_server::CycleService for Cycles {
         let link = convert::link_name("parent", &call.parent)?;
         let key =
             request_id(&call.request_id)?.map(|id| RequestKey::new(id, [call.parent.as_bytes()]));
+        let trigger = match wire::cycle::Trigger::try_from(call.trigger) {
+            Ok(wire::cycle::Trigger::Unspecified | wire::cycle::Trigger::Api) => Trigger::Api,
+            Ok(wire::cycle::Trigger::Probe) => Trigger::Probe,
+            _ => return Err(invalid("trigger", "expected API or PROBE")),
+        };
         let caller = opentelemetry::Context::current()
             .span()
             .span_context()
             .clone();
-        let answer = self.services.desk.run(&link, key, caller).await;
+        let answer = self.services.desk.run(&link, trigger, key, caller).await;
         let started = answer.ok_or_else(|| not_found("LINK_NOT_FOUND", &call.parent))?;
         started
             .map(|record| Response::new(convert::cycle(&record)))
@@ -109,8 +104,9 @@ impl wire::cycle_service_server::CycleService for Cycles {
     ) -> Result<Response<wire::ListCyclesResponse>, Status> {
         let call = request.into_inner();
         let link = self.known(&call.parent)?;
-        let limit = page::size(call.page_size)?;
+        let limit = page::size(DOMAIN, call.page_size)?;
         let list = List {
+            domain: DOMAIN,
             arguments: &["cycles", &call.parent],
         };
         let before = list.place(&call.page_token)?.unwrap_or(i64::MAX);
@@ -132,7 +128,7 @@ impl wire::cycle_service_server::CycleService for Cycles {
         }))
     }
 
-    type WatchCyclesStream = ReceiverStream<Answer>;
+    type WatchCyclesStream = ReceiverStream<Result<wire::WatchCyclesResponse, Status>>;
 
     async fn watch_cycles(
         &self,
@@ -140,178 +136,93 @@ impl wire::cycle_service_server::CycleService for Cycles {
     ) -> Result<Response<Self::WatchCyclesStream>, Status> {
         let call = request.into_inner();
         let link = self.known(&call.parent)?;
-        if call.since_revision.is_some_and(|revision| revision < 0) {
-            return Err(invalid("since_revision", "must not be negative"));
-        }
-        let (answers, stream) = mpsc::channel(BATCH as usize);
-        let watch = Watch {
+        let stopping = self.services.shutdown.clone();
+        let journal = CycleJournal {
             services: self.services.clone(),
             link,
-            answers,
         };
-        tokio::spawn(watch.run(call.since_revision));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        watch::follow(DOMAIN, journal, call.since_revision, stopping).map(Response::new)
     }
 }
 
-/// One watcher.
-struct Watch {
+/// The journal of cycles, of one link or of all.
+struct CycleJournal {
     services: Services,
     link: Option<LinkName>,
-    answers: mpsc::Sender<Answer>,
 }
 
-/// Why a watch ends.
-enum End {
-    /// The client has gone.
-    Gone,
-    /// The client is told.
-    Failed(Status),
-}
-
-impl Watch {
-    async fn run(self, since: Option<i64>) {
-        let stopping = self.services.shutdown.clone();
-        let end = tokio::select! {
-            end = self.follow(since) => end,
-            () = self.answers.closed() => End::Gone,
-            () = stopping.cancelled() => End::Failed(unavailable("SHUTTING_DOWN", "the relay is stopping")),
-        };
-        if let End::Failed(status) = end {
-            // A client that has gone needs no word.
-            let _ = self.answers.send(Err(status)).await;
-        }
-    }
-
-    async fn follow(&self, since: Option<i64>) -> End {
-        match self.changes(since).await {
-            Ok(never) => match never {},
-            Err(end) => end,
-        }
-    }
-
-    async fn changes(&self, since: Option<i64>) -> Result<std::convert::Infallible, End> {
-        let mut grown = self.services.spool.watch_journal();
-        let mut revision = match since {
-            Some(revision) => revision,
-            None => self.snapshot().await?,
-        };
-        let mut bookmark = Instant::now() + BOOKMARK;
-        loop {
-            grown.mark_unchanged();
-            // Read before the changes are looked for: up to here the watched link has none that is not found now. So the
-            // place of a link that is quiet does not fall behind what the journal keeps.
-            let newest = self.services.spool.newest_revision();
-            let newest = newest.await.map_err(failed)?;
-            let entries = self.entries(revision).await?;
-            let more = !entries.is_empty();
-            if !more {
-                revision = revision.max(newest);
-            }
-            for entry in entries {
-                revision = entry.revision;
-                self.tell(
-                    wire::watch_cycles_response::Kind::Change,
-                    revision,
-                    Some(entry),
-                )
-                .await?;
-            }
-            if Instant::now() >= bookmark {
-                self.tell(wire::watch_cycles_response::Kind::Bookmark, revision, None)
-                    .await?;
-                bookmark = Instant::now() + BOOKMARK;
-            }
-            if !more {
-                // Late or not, the journal is looked at again.
-                let _ = timeout_at(bookmark, grown.changed()).await;
-            }
-        }
-    }
-
-    /// The newest cycle of each link as it stands, and the revision behind which changes follow.
-    async fn snapshot(&self) -> Result<i64, End> {
-        let spool = &self.services.spool;
-        // Taken first: a change between the two is told twice rather than never.
-        let revision = spool.newest_revision().await.map_err(failed)?;
-        let links = match &self.link {
+impl CycleJournal {
+    fn links(&self) -> Vec<LinkName> {
+        match &self.link {
             Some(link) => vec![link.clone()],
-            None => self
-                .services
-                .desk
-                .links()
-                .iter()
-                .map(|(link, _)| link.name.clone())
-                .collect(),
-        };
-        for link in links {
-            if let Some((_, record)) = spool
-                .cycles(Some(link), i64::MAX, 1)
-                .await
-                .map_err(failed)?
-                .pop()
-            {
-                let entry = JournalEntry {
-                    revision,
-                    event: String::new(),
-                    record,
-                };
-                self.tell(
-                    wire::watch_cycles_response::Kind::Snapshot,
-                    revision,
-                    Some(entry),
-                )
-                .await?;
+            None => {
+                let all = self.services.desk.links();
+                all.iter().map(|(link, _)| link.name.clone()).collect()
             }
         }
-        Ok(revision)
-    }
-
-    async fn entries(&self, after: i64) -> Result<Vec<JournalEntry>, End> {
-        match self
-            .services
-            .spool
-            .journal(self.link.clone(), after, BATCH)
-            .await
-            .map_err(failed)?
-        {
-            Since::Entries(entries) => Ok(entries),
-            Since::Compacted { oldest } => {
-                let oldest = oldest.to_string();
-                let message = format!(
-                    "changes before revision {oldest} are no longer kept: list, then watch anew"
-                );
-                let metadata = [("oldest_revision", oldest.as_str())];
-                Err(End::Failed(error(
-                    Code::OutOfRange,
-                    "REVISION_COMPACTED",
-                    message,
-                    &metadata,
-                )))
-            }
-        }
-    }
-
-    async fn tell(
-        &self,
-        kind: wire::watch_cycles_response::Kind,
-        revision: i64,
-        entry: Option<JournalEntry>,
-    ) -> Result<(), End> {
-        let (cycle, event) = match entry {
-            Some(entry) => (Some(convert::cycle(&entry.record)), entry.event),
-            None => (None, String::new()),
-        };
-        let answer = wire::WatchCyclesResponse {
-            kind: kind.into(),
-            revision,
-            cycle,
-            event,
-        };
-        self.answers.send(Ok(answer)).await.map_err(|_| End::Gone)
     }
 }
 
-fn failed(error: crate::spool::SpoolError) -> End {
-    End::Failed(of_spool(&error))
+impl Journal for CycleJournal {
+    type Answer = wire::WatchCyclesResponse;
+
+    fn grown(&self) -> tokio::sync::watch::Receiver<i64> {
+        self.services.spool.watch_journal()
+    }
+
+    async fn newest(&self) -> Result<i64, Status> {
+        self.services.spool.newest_revision().await.map_err(failed)
+    }
+
+    async fn since(&self, revision: i64) -> Result<watch::Since<Self::Answer>, Status> {
+        let spool = &self.services.spool;
+        let found = spool
+            .journal(self.link.clone(), revision, watch::BATCH)
+            .await
+            .map_err(failed)?;
+        Ok(match found {
+            Since::Compacted { oldest } => watch::Since::Compacted { oldest },
+            Since::Entries(entries) => {
+                let told = entries.into_iter().map(|entry| {
+                    let change = wire::WatchCyclesResponse {
+                        kind: wire::watch_cycles_response::Kind::Change.into(),
+                        revision: entry.revision,
+                        cycle: Some(convert::cycle(&entry.record)),
+                        event: entry.event,
+                    };
+                    (entry.revision, change)
+                });
+                watch::Since::Entries(told.collect())
+            }
+        })
+    }
+
+    /// The newest cycle of each link.
+    async fn snapshot(&self, revision: i64) -> Result<Vec<Self::Answer>, Status> {
+        let mut answers = Vec::new();
+        for link in self.links() {
+            let newest = self.services.spool.cycles(Some(link), i64::MAX, 1).await;
+            let newest = newest.map_err(failed)?.pop();
+            answers.extend(newest.map(|(_, record)| wire::WatchCyclesResponse {
+                kind: wire::watch_cycles_response::Kind::Snapshot.into(),
+                revision,
+                cycle: Some(convert::cycle(&record)),
+                event: String::new(),
+            }));
+        }
+        Ok(answers)
+    }
+
+    fn bookmark(&self, revision: i64) -> Self::Answer {
+        wire::WatchCyclesResponse {
+            kind: wire::watch_cycles_response::Kind::Bookmark.into(),
+            revision,
+            cycle: None,
+            event: String::new(),
+        }
+    }
+}
+
+fn failed(error: SpoolError) -> Status {
+    of_spool(&error)
 }

@@ -1,17 +1,12 @@
-//! Errors of the services: a code, a sentence, and `google.rpc.ErrorInfo` (AIP-193); a wrong argument also carries
-//! `google.rpc.BadRequest` naming its field.
+//! Errors of the services, and what the spool's errors are on the wire.
 
-use std::time::Duration;
-
+use linkmail_service::errors::ErrorDomain;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::spool::SpoolError;
 
-/// The `domain` of every ErrorInfo.
-const DOMAIN: &str = "relay.linkmail";
-/// What a client waits before it comes again.
-const RETRY: Duration = Duration::from_secs(5);
+/// Of every error of this service.
+pub(super) const DOMAIN: ErrorDomain = ErrorDomain("relay.linkmail");
 
 /// An error with its reason and the words of its sentence that vary.
 pub(super) fn error(
@@ -20,48 +15,27 @@ pub(super) fn error(
     message: impl Into<String>,
     metadata: &[(&str, &str)],
 ) -> Status {
-    Status::with_error_details(code, message, info(reason, metadata))
-}
-
-fn info(reason: &str, metadata: &[(&str, &str)]) -> ErrorDetails {
-    let metadata = metadata
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    ErrorDetails::with_error_info(
-        reason,
-        DOMAIN,
-        metadata.collect::<std::collections::HashMap<_, _>>(),
-    )
+    DOMAIN.error(code, reason, message, metadata)
 }
 
 /// An argument is wrong.
 pub(super) fn invalid(field: &str, what: impl Into<String>) -> Status {
-    invalid_for("INVALID_FIELD", field, what)
+    DOMAIN.invalid(field, what)
 }
 
 /// An argument is wrong for a reason with a name of its own.
 pub(super) fn invalid_for(reason: &str, field: &str, what: impl Into<String>) -> Status {
-    let what = what.into();
-    let mut details = info(reason, &[("field", field)]);
-    details.add_bad_request_violation(field, what.clone());
-    Status::with_error_details(Code::InvalidArgument, format!("{field}: {what}"), details)
+    DOMAIN.invalid_for(reason, field, what)
 }
 
 /// Something named does not exist.
 pub(super) fn not_found(reason: &str, name: &str) -> Status {
-    error(
-        Code::NotFound,
-        reason,
-        format!("{name} does not exist"),
-        &[("name", name)],
-    )
+    DOMAIN.not_found(reason, name)
 }
 
 /// Come again in a moment.
 pub(super) fn unavailable(reason: &str, message: &str) -> Status {
-    let mut details = info(reason, &[]);
-    details.set_retry_info(Some(RETRY));
-    Status::with_error_details(Code::Unavailable, message, details)
+    DOMAIN.unavailable(reason, message)
 }
 
 /// What the spool said.

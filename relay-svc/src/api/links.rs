@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use linkmail_proto::relay::v1 as wire;
+use linkmail_service::page::{self, List};
 use tonic::{Request, Response, Status};
 
 use super::{
     Services,
     convert::{self, LinkFacts},
-    errors::{not_found, of_spool},
-    page::{self, List},
+    errors::{DOMAIN, not_found, of_spool},
 };
 use crate::{config::Link, cycle::LinkView, names::NextHop, spool::SpoolError};
 
@@ -64,8 +64,9 @@ impl wire::link_service_server::LinkService for Links {
         request: Request<wire::ListLinksRequest>,
     ) -> Result<Response<wire::ListLinksResponse>, Status> {
         let call = request.into_inner();
-        let limit = page::size(call.page_size)? as usize;
+        let limit = page::size(DOMAIN, call.page_size)? as usize;
         let list = List {
+            domain: DOMAIN,
             arguments: &["links"],
         };
         // Links come from the configuration: a place in their order is good while the process runs.

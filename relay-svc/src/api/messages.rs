@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use linkmail_proto::relay::v1 as wire;
-use linkmail_service::allow::Peer;
+use linkmail_service::{
+    allow::Peer,
+    page::{self, List},
+};
 use linkmail_smtp::{
     DataEncoder, Enhanced, ForwardPath, ReversePath,
     trace::{HeaderScan, Received, received_line},
@@ -13,8 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     Services, convert,
-    errors::{error, invalid, invalid_for, not_found, of_spool},
-    page::{self, List},
+    errors::{DOMAIN, error, invalid, invalid_for, not_found, of_spool},
 };
 use crate::{
     clock::Stamp,
@@ -274,8 +276,9 @@ impl wire::message_service_server::MessageService for Messages {
                 format!("{} is no state of a recipient", call.state),
             )
         })?;
-        let limit = page::size(call.page_size)?;
+        let limit = page::size(DOMAIN, call.page_size)?;
         let list = List {
+            domain: DOMAIN,
             arguments: &["messages", state.as_str_name()],
         };
         let after = list.place(&call.page_token)?.unwrap_or(0);

@@ -5,7 +5,6 @@ mod cycles;
 mod errors;
 mod links;
 mod messages;
-mod page;
 mod submissions;
 #[cfg(test)]
 mod tests;

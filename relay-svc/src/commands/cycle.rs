@@ -1,17 +1,22 @@
 //! `cycle run LINK`: starts a cycle and prints it as it happens.
 
 use linkmail_proto::relay::v1::{
-    Cycle, RunCycleRequest, WatchCyclesRequest, cycle::Outcome, cycle::Phase,
+    Cycle, RunCycleRequest, WatchCyclesRequest,
+    cycle::{Outcome, Phase, Trigger},
     cycle_service_client::CycleServiceClient,
 };
-use linkmail_service::{exit::Exit, listen::GrpcAddress};
+use linkmail_service::{
+    command::{between, request, time_of_day},
+    exit::Exit,
+    listen::GrpcAddress,
+};
 
-use super::client::{between, clock, connect, refused, request};
+use super::PROGRAM;
 use crate::names::LinkName;
 
 pub(super) async fn run(link: &str, address: &GrpcAddress) -> Result<(), Exit> {
-    LinkName::parse(link).map_err(|wrong| super::complain(Exit::Usage, &wrong))?;
-    let mut cycles = CycleServiceClient::new(connect(address).await?);
+    LinkName::parse(link).map_err(|wrong| PROGRAM.complain(Exit::Usage, &wrong))?;
+    let mut cycles = CycleServiceClient::new(PROGRAM.connect(address).await?);
     let parent = format!("links/{link}");
     // The watch comes first: so nothing of the cycle is missed.
     let watch = WatchCyclesRequest {
@@ -21,31 +26,32 @@ pub(super) async fn run(link: &str, address: &GrpcAddress) -> Result<(), Exit> {
     let mut changes = cycles
         .watch_cycles(watch)
         .await
-        .map_err(|status| refused(&status))?
+        .map_err(|status| PROGRAM.refused(&status))?
         .into_inner();
     let run = request(RunCycleRequest {
         parent,
         request_id: uuid::Uuid::new_v4().to_string(),
+        trigger: Trigger::Api.into(),
     });
     let started = cycles
         .run_cycle(run)
         .await
-        .map_err(|status| refused(&status))?
+        .map_err(|status| PROGRAM.refused(&status))?
         .into_inner();
     println!("{}", started.name);
     loop {
-        let change = changes.message().await.map_err(|status| refused(&status))?;
+        let change = changes
+            .message()
+            .await
+            .map_err(|status| PROGRAM.refused(&status))?;
         let Some(change) = change else {
-            return Err(super::complain(
-                Exit::Unavailable,
-                &"the relay ended the watch",
-            ));
+            return Err(PROGRAM.complain(Exit::Unavailable, &"the relay ended the watch"));
         };
         let Some(cycle) = change.cycle.filter(|cycle| cycle.name == started.name) else {
             continue;
         };
         if !change.event.is_empty() {
-            println!("{}  {}", clock(Some(now())), change.event);
+            println!("{}  {}", time_of_day(Some(now())), change.event);
         }
         if cycle.phase() == Phase::Ended {
             return conclude(&cycle);
@@ -73,10 +79,7 @@ fn conclude(cycle: &Cycle) -> Result<(), Exit> {
         Outcome::Complete => Ok(()),
         outcome => {
             let words = outcome.as_str_name().to_lowercase().replace('_', " ");
-            Err(super::complain(
-                Exit::TempFail,
-                &format!("{words}: {}", cycle.error),
-            ))
+            Err(PROGRAM.complain(Exit::TempFail, &format!("{words}: {}", cycle.error)))
         }
     }
 }

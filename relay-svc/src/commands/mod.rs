@@ -1,16 +1,16 @@
 //! The faces on the command line: `serve` and `check` read the configuration; the others speak gRPC to the service.
 
-mod client;
 mod cycle;
-mod health;
 mod queue;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use linkmail_service::{exit::Exit, listen::GrpcAddress};
+use linkmail_service::{command::Program, exit::Exit, listen::GrpcAddress};
 
 use crate::{config, daemon};
+
+const PROGRAM: Program = Program("relay-svc");
 
 /// Where the configuration lies unless said otherwise.
 const CONFIG: &str = "/etc/linkmail/relay.toml";
@@ -127,7 +127,7 @@ pub fn main() -> Exit {
             runtime.shutdown_background();
             exit
         }
-        Err(error) => complain(Exit::OsError, &error),
+        Err(error) => PROGRAM.complain(Exit::OsError, &error),
     }
 }
 
@@ -144,7 +144,7 @@ async fn run(command: Command) -> Exit {
             Err(exit) => Err(exit),
         },
         Command::Healthcheck(service) => match service.address() {
-            Ok(address) => health::check(&address).await,
+            Ok(address) => PROGRAM.healthcheck(&address).await,
             Err(exit) => Err(exit),
         },
     };
@@ -155,7 +155,7 @@ async fn serve(file: &Path) -> Result<(), Exit> {
     let config = load(file)?;
     daemon::serve(config)
         .await
-        .map_err(|error| complain(error.exit(), &error))
+        .map_err(|error| PROGRAM.complain(error.exit(), &error))
 }
 
 fn check(file: &Path) -> Result<(), Exit> {
@@ -177,10 +177,4 @@ fn load(file: &Path) -> Result<config::Config, Exit> {
         eprintln!("{errors}");
         Exit::Config
     })
-}
-
-/// Says on standard error what is wrong, and gives the exit status.
-fn complain(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
-    eprintln!("relay-svc: {error}");
-    exit
 }

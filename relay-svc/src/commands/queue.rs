@@ -6,14 +6,14 @@ use linkmail_proto::relay::v1::{
     ListMessagesRequest, Message, Recipient, message_service_client::MessageServiceClient,
     recipient::State,
 };
-use linkmail_service::{exit::Exit, listen::GrpcAddress};
+use linkmail_service::{command::request, exit::Exit, listen::GrpcAddress};
 use serde_json::json;
 use tonic::transport::Channel;
 
-use super::client::{connect, refused, request};
+use super::PROGRAM;
 
 pub(super) async fn list(address: &GrpcAddress, as_json: bool, all: bool) -> Result<(), Exit> {
-    let mut messages = MessageServiceClient::new(connect(address).await?);
+    let mut messages = MessageServiceClient::new(PROGRAM.connect(address).await?);
     let states: &[State] = if all {
         &[State::Unspecified]
     } else {
@@ -64,7 +64,7 @@ async fn page(
     Ok(messages
         .list_messages(request(call))
         .await
-        .map_err(|status| refused(&status))?
+        .map_err(|status| PROGRAM.refused(&status))?
         .into_inner())
 }
 

@@ -8,7 +8,7 @@ use std::{
 use opentelemetry::trace::SpanContext;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Record;
+use super::{Record, Trigger};
 use crate::{
     clock::Stamp,
     config::Link,
@@ -51,6 +51,8 @@ pub enum RunError {
 
 /// A call for a cycle.
 pub struct RunRequest {
+    /// What the cycle is for: a call, or a probe.
+    pub trigger: Trigger,
     /// The identity of the call.
     pub request: Option<RequestKey>,
     /// The span of the call; the cycle's own span is linked to it.
@@ -127,6 +129,7 @@ impl Desk {
     pub async fn run(
         &self,
         name: &LinkName,
+        trigger: Trigger,
         request: Option<RequestKey>,
         caller: SpanContext,
     ) -> Option<Result<Record, RunError>> {
@@ -135,6 +138,7 @@ impl Desk {
         if place
             .requests
             .send(RunRequest {
+                trigger,
                 request,
                 caller,
                 answer,

@@ -121,7 +121,7 @@ impl Keeper {
                         () = cancel.cancelled() => break,
                         _ = woken.changed() => continue,
                         () = tokio::time::sleep_until(until) => continue,
-                        Some(call) = requests.recv() => Start { trigger: Trigger::Api, call: Some(call) },
+                        Some(call) = requests.recv() => Start { trigger: call.trigger, call: Some(call) },
                     }
                 }
             };

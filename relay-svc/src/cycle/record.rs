@@ -24,6 +24,8 @@ pub enum Trigger {
     Api,
     /// The schedule was missed while the relay did not run.
     CatchUp,
+    /// `RunCycle` for a probe.
+    Probe,
 }
 
 impl Trigger {
@@ -35,6 +37,7 @@ impl Trigger {
             Self::Queue => "queue",
             Self::Api => "api",
             Self::CatchUp => "catch_up",
+            Self::Probe => "probe",
         }
     }
 }

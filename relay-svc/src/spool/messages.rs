@@ -96,6 +96,8 @@ pub enum RecipientState {
     Discarded = 4,
     /// Cannot be sent; kept for an operator.
     SetAside = 5,
+    /// Kept until its site asks for it.
+    Held = 6,
 }
 
 impl RecipientState {
@@ -106,6 +108,7 @@ impl RecipientState {
             Self::Bounced,
             Self::Discarded,
             Self::SetAside,
+            Self::Held,
         ]
         .into_iter()
         .find(|state| *state as i64 == number)

@@ -6,34 +6,43 @@
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
-use super::errors::invalid;
+use crate::errors::ErrorDomain;
 
 const DEFAULT: u32 = 50;
 const LARGEST: u32 = 1000;
 
 /// The size of a page: 0 is the default, too many is the most, a negative number is wrong.
-pub(super) fn size(asked: i32) -> Result<u32, Status> {
+///
+/// # Errors
+/// INVALID_ARGUMENT, of this domain.
+pub fn size(domain: ErrorDomain, asked: i32) -> Result<u32, Status> {
     match u32::try_from(asked) {
         Ok(0) => Ok(DEFAULT),
         Ok(size) => Ok(size.min(LARGEST)),
-        Err(_) => Err(invalid("page_size", "must not be negative")),
+        Err(_) => Err(domain.invalid("page_size", "must not be negative")),
     }
 }
 
 /// A list, named by its kind and the arguments that shape it.
-pub(super) struct List<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct List<'a> {
+    /// Whose errors its are.
+    pub domain: ErrorDomain,
     /// The arguments, the kind first.
-    pub(super) arguments: &'a [&'a str],
+    pub arguments: &'a [&'a str],
 }
 
 impl List<'_> {
     /// The place that a token stands for; nothing for the first page.
-    pub(super) fn place(&self, token: &str) -> Result<Option<i64>, Status> {
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: it is no token of this list.
+    pub fn place(&self, token: &str) -> Result<Option<i64>, Status> {
         if token.is_empty() {
             return Ok(None);
         }
         let wrong = || {
-            invalid(
+            self.domain.invalid(
                 "page_token",
                 "is not a token of this list with these arguments",
             )
@@ -49,7 +58,8 @@ impl List<'_> {
     }
 
     /// The token of a place.
-    pub(super) fn token(&self, place: i64) -> String {
+    #[must_use]
+    pub fn token(&self, place: i64) -> String {
         let seal = self.hash("seal", place as u64);
         let masked = (place as u64) ^ self.hash("mask", seal);
         format!("{seal:016x}{masked:016x}")
@@ -74,9 +84,12 @@ impl List<'_> {
 mod tests {
     use super::*;
 
+    const HERE: ErrorDomain = ErrorDomain("test.linkmail");
+
     #[test]
     fn a_token_fits_its_own_list_and_no_other() {
         let list = List {
+            domain: HERE,
             arguments: &["messages", "QUEUED"],
         };
         for place in [0, 1, 77, i64::MAX] {
@@ -85,6 +98,7 @@ mod tests {
         let token = list.token(5);
         assert!(
             List {
+                domain: HERE,
                 arguments: &["messages", ""]
             }
             .place(&token)
@@ -106,9 +120,13 @@ mod tests {
     #[test]
     fn sizes_are_coerced_or_refused() {
         assert_eq!(
-            (size(0).unwrap(), size(7).unwrap(), size(i32::MAX).unwrap()),
+            (
+                size(HERE, 0).unwrap(),
+                size(HERE, 7).unwrap(),
+                size(HERE, i32::MAX).unwrap()
+            ),
             (50, 7, 1000)
         );
-        assert!(size(-1).is_err());
+        assert!(size(HERE, -1).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Wall-clock time as the spool keeps it. The only place that reads the wall clock.
+//! Wall-clock time as the daemons keep it on disk. The only place that reads the wall clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,0 +1,98 @@
+//! What the client commands of the daemons share: a connection, a deadline, and how an error of the service is told.
+
+use std::{error::Error as _, time::Duration};
+
+use tonic::{Status, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{exit::Exit, listen::GrpcAddress};
+
+/// The wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The wait for the answer to one call; streams take as long as they take.
+const CALL: Duration = Duration::from_secs(30);
+
+/// The program whose commands these are; its name begins each complaint.
+#[derive(Debug, Clone, Copy)]
+pub struct Program(pub &'static str);
+
+impl Program {
+    /// Says on standard error what is wrong, and gives the exit status.
+    pub fn complain(self, exit: Exit, error: &dyn std::fmt::Display) -> Exit {
+        eprintln!("{}: {error}", self.0);
+        exit
+    }
+
+    /// Connects to the service.
+    ///
+    /// # Errors
+    /// The exit status, after telling why.
+    pub async fn connect(self, address: &GrpcAddress) -> Result<Channel, Exit> {
+        address
+            .connect(CONNECT)
+            .await
+            .map_err(|error| self.complain(Exit::from(&error), &error))
+    }
+
+    /// Tells what the service said, or that the connection was lost: a caller whose network is not allowed sees just that.
+    #[must_use]
+    pub fn refused(self, status: &Status) -> Exit {
+        if status.source().is_some() {
+            let lost = format!("the connection was lost: {}", status.message());
+            return self.complain(Exit::Unavailable, &lost);
+        }
+        self.complain(Exit::from(status.code()), &status.message())
+    }
+
+    /// `healthcheck`: whether the service says that it serves.
+    ///
+    /// # Errors
+    /// The exit status, after telling why.
+    pub async fn healthcheck(self, address: &GrpcAddress) -> Result<(), Exit> {
+        let mut health = HealthClient::new(self.connect(address).await?);
+        let service = String::new();
+        let answer = health.check(request(HealthCheckRequest { service })).await;
+        match answer
+            .map_err(|status| self.refused(&status))?
+            .into_inner()
+            .status()
+        {
+            ServingStatus::Serving => Ok(()),
+            other => Err(self.complain(Exit::Unavailable, &other.as_str_name())),
+        }
+    }
+}
+
+/// A request with a deadline, which the service sees too.
+#[must_use]
+pub fn request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(CALL);
+    request
+}
+
+/// The time of day of a timestamp, UTC.
+#[must_use]
+pub fn time_of_day(time: Option<prost_types::Timestamp>) -> String {
+    let time = time.unwrap_or_default();
+    let seconds = time.seconds.rem_euclid(86_400);
+    format!(
+        "{:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+/// The milliseconds from one timestamp to another; 0 if one of them is missing.
+#[must_use]
+pub fn between(start: Option<prost_types::Timestamp>, end: Option<prost_types::Timestamp>) -> f64 {
+    let ms =
+        |time: prost_types::Timestamp| time.seconds as f64 * 1000.0 + f64::from(time.nanos) / 1e6;
+    match (start, end) {
+        (Some(start), Some(end)) => ms(end) - ms(start),
+        _ => 0.0,
+    }
+}

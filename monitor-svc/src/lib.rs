@@ -1,0 +1,1 @@
+//! monitor-svc: proves by periodic probes that the way out and back over a link works.
