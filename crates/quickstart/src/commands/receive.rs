@@ -7,9 +7,9 @@ use linkmail_service::{exit::Exit, shutdown};
 use tokio::sync::mpsc;
 
 use super::PROGRAM;
-use crate::receiver::{Arrival, Receiver, ReceiverError, Refusal, Rules};
+use crate::receiver::{Notice, Receiver, ReceiverError, Refusal, Rules};
 
-/// Arrivals that wait to be printed. When whoever reads them is slow, clients wait for their 250.
+/// Notices that wait to be printed. When whoever reads them is slow, clients wait for their 250.
 const WAITING: usize = 256;
 
 #[derive(Debug, Args)]
@@ -43,10 +43,10 @@ impl Receive {
         for address in receiver.addresses() {
             eprintln!("{}: receiving on {address}", PROGRAM.0);
         }
-        let (sender, arrivals) = mpsc::channel(WAITING);
+        let (sender, notices) = mpsc::channel(WAITING);
         let printed = cancel.clone();
         let printing = tokio::task::spawn_blocking(move || {
-            let done = print(arrivals);
+            let done = print(notices);
             // When nobody reads any more there is nothing left to receive for.
             printed.cancel();
             done
@@ -68,9 +68,12 @@ fn exit_of(error: &ReceiverError) -> Exit {
 }
 
 /// Prints until every session has ended, or nobody reads any more.
-fn print(mut arrivals: mpsc::Receiver<Arrival>) -> std::io::Result<()> {
+fn print(mut notices: mpsc::Receiver<Notice>) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    while let Some(arrival) = arrivals.blocking_recv() {
+    while let Some(notice) = notices.blocking_recv() {
+        let Notice::Arrived(arrival) = notice else {
+            continue;
+        };
         serde_json::to_writer(&mut out, &arrival)?;
         out.write_all(b"\n")?;
         out.flush()?;

@@ -28,6 +28,20 @@ pub struct Arrival {
     pub file: Option<PathBuf>,
 }
 
+/// What a receiver tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A message was accepted; its client has not heard 250 yet.
+    Arrived(Arrival),
+    /// A recipient was refused by a [`super::Refusal`]. Not told when whoever listens is slow.
+    Refused {
+        /// The recipient, as it was written.
+        recipient: String,
+        /// The reply that was given.
+        reply: String,
+    },
+}
+
 /// The header of a message while it comes in: its first octets up to the empty line, at most [`Header::LIMIT`].
 #[derive(Debug, Default)]
 pub(super) struct Header {

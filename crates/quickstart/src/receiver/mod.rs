@@ -1,6 +1,6 @@
 //! A small SMTP receiver: it plays the mailbox server and the outside world, in the quick start and in tests.
 //!
-//! It takes mail for everyone except those whom it is told to refuse, and tells of each message as an [`Arrival`]. Memory
+//! It takes mail for everyone except those whom it is told to refuse, and tells of each in a [`Notice`]. Memory
 //! is bounded: of a message only its header is kept, and so many sessions are open at once as [`SESSIONS`] says. With a
 //! folder each message is kept as a file.
 //!
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use arrival::Arrival;
+pub use arrival::{Arrival, Notice};
 pub use refusal::{NotARefusal, Refusal};
 
 /// Sessions at once over all listeners; one more is answered 421.
@@ -127,21 +127,21 @@ impl Receiver {
         self.listeners.iter().map(|(address, _)| *address).collect()
     }
 
-    /// Receives until cancelled, and then until every session has heard its 421. Each message goes to `arrivals` before
+    /// Receives until cancelled, and then until every session has heard its 421. Each message goes to `notices` before
     /// its client hears 250; a message that cannot be told there is answered 451.
-    pub async fn serve(self, arrivals: mpsc::Sender<Arrival>, cancel: CancellationToken) {
+    pub async fn serve(self, notices: mpsc::Sender<Notice>, cancel: CancellationToken) {
         let sessions = TaskTracker::new();
         for (address, listener) in self.listeners {
             let accepting = Accepting {
                 address,
                 shared: Arc::clone(&self.shared),
-                arrivals: arrivals.clone(),
+                notices: notices.clone(),
                 cancel: cancel.clone(),
                 sessions: sessions.clone(),
             };
             sessions.spawn(accepting.run(listener));
         }
-        drop(arrivals);
+        drop(notices);
         cancel.cancelled().await;
         sessions.close();
         sessions.wait().await;
@@ -152,7 +152,7 @@ impl Receiver {
 struct Accepting {
     address: SocketAddr,
     shared: Arc<Shared>,
-    arrivals: mpsc::Sender<Arrival>,
+    notices: mpsc::Sender<Notice>,
     cancel: CancellationToken,
     sessions: TaskTracker,
 }
@@ -177,7 +177,7 @@ impl Accepting {
                 Arc::clone(&self.shared),
                 self.address,
                 peer,
-                self.arrivals.clone(),
+                self.notices.clone(),
             );
             let cancel = self.cancel.clone();
             self.sessions.spawn(async move {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use linkmail_smtp::{Enhanced, ForwardPath, Mailbox, Reply};
+use linkmail_smtp::{Enhanced, ForwardPath, Mailbox, Reply, replies};
 
 /// A recipient that is refused, with the reply it gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,18 @@ pub enum NotARefusal {
 }
 
 impl Refusal {
+    /// Refuses a mailbox as one that does not exist.
+    ///
+    /// # Errors
+    /// The address is none.
+    pub fn no_such_user(address: &str) -> Result<Self, NotARefusal> {
+        let mailbox = address.parse().map_err(|_| NotARefusal::Address)?;
+        Ok(Self {
+            mailbox,
+            reply: replies::no_such_user(),
+        })
+    }
+
     /// The reply, if this recipient is meant: its domain without case, its local part exactly.
     #[must_use]
     pub fn reply_to(&self, recipient: &ForwardPath) -> Option<Reply> {

@@ -12,13 +12,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, Shared, draft::Draft};
+use super::{Arrival, Notice, Shared, draft::Draft};
 
 /// The wait for a command or for data (RFC 5321 4.5.3.2.7).
 const READ: Duration = Duration::from_secs(300);
 /// The wait for a client to take our replies.
 const WRITE: Duration = Duration::from_secs(60);
-/// The wait for whoever takes the arrivals; then the client hears 451.
+/// The wait for whoever takes the notices; then the client hears 451.
 const TELL: Duration = Duration::from_secs(30);
 /// After our last word a client may still send so long, and so much: data that is unread when a connection closes would
 /// destroy the reply on its way.
@@ -28,7 +28,7 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     listener: SocketAddr,
     peer: SocketAddr,
-    arrivals: mpsc::Sender<Arrival>,
+    notices: mpsc::Sender<Notice>,
     smtp: ServerSession,
     transaction: Option<Transaction>,
 }
@@ -44,14 +44,14 @@ impl Session {
         shared: Arc<Shared>,
         listener: SocketAddr,
         peer: SocketAddr,
-        arrivals: mpsc::Sender<Arrival>,
+        notices: mpsc::Sender<Notice>,
     ) -> Self {
         Self {
             smtp: ServerSession::new(Arc::clone(&shared.smtp)),
             shared,
             listener,
             peer,
-            arrivals,
+            notices,
             transaction: None,
         }
     }
@@ -102,7 +102,14 @@ impl Session {
             ServerStep::Recipient(recipient) => {
                 let refusals = &self.shared.refusals;
                 let answer = match refusals.iter().find_map(|one| one.reply_to(&recipient)) {
-                    Some(refused) => refused,
+                    Some(refused) => {
+                        // Told for people only, so nobody waits for it.
+                        let _ = self.notices.try_send(Notice::Refused {
+                            recipient: recipient.to_string(),
+                            reply: refused.to_string(),
+                        });
+                        refused
+                    }
                     None => {
                         if let Some(transaction) = &mut self.transaction {
                             transaction.recipients.push(recipient);
@@ -152,7 +159,7 @@ impl Session {
         };
         let arrival = self.arrival(transaction, &draft, file);
         let id = arrival.message_id.clone();
-        match timeout(TELL, self.arrivals.send(arrival)).await {
+        match timeout(TELL, self.notices.send(Notice::Arrived(arrival))).await {
             Ok(Ok(())) => replies::message_accepted(&id),
             Ok(Err(_)) | Err(_) => replies::spool_unavailable(),
         }

@@ -8,7 +8,7 @@ use super::*;
 /// A receiver that runs.
 struct Running {
     address: SocketAddr,
-    arrivals: mpsc::Receiver<Arrival>,
+    notices: mpsc::Receiver<Notice>,
     cancel: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -27,11 +27,11 @@ impl Running {
         let any = "127.0.0.1:0".parse().unwrap();
         let receiver = Receiver::bind(&[any], rules).await.unwrap();
         let address = receiver.addresses()[0];
-        let (sender, arrivals) = mpsc::channel(1000);
+        let (sender, notices) = mpsc::channel(1000);
         let cancel = CancellationToken::new();
         Self {
             address,
-            arrivals,
+            notices,
             serving: tokio::spawn(receiver.serve(sender, cancel.clone())),
             cancel,
         }
@@ -52,13 +52,14 @@ impl Running {
         sending.await.unwrap()
     }
 
-    async fn stop(self) -> Vec<Arrival> {
+    /// Stops it; what it told of that was not read yet.
+    async fn stop(self) -> Vec<Notice> {
         self.cancel.cancel();
         self.serving.await.unwrap();
-        let mut arrivals = self.arrivals;
+        let mut notices = self.notices;
         let mut all = Vec::new();
-        while let Some(arrival) = arrivals.recv().await {
-            all.push(arrival);
+        while let Some(notice) = notices.recv().await {
+            all.push(notice);
         }
         all
     }
@@ -77,9 +78,9 @@ async fn a_message_is_told_and_kept_byte_for_byte() {
     let to = &["bob@world.example", "carol@world.example"];
     running.send(to, content.clone()).await.unwrap();
     let address = running.address;
-    let arrivals = running.stop().await;
-    let [arrival] = arrivals.as_slice() else {
-        panic!("{arrivals:?}")
+    let notices = running.stop().await;
+    let [Notice::Arrived(arrival)] = notices.as_slice() else {
+        panic!("{notices:?}")
     };
     assert_eq!(arrival.listener, address);
     assert_eq!(arrival.reverse_path, "alice@branch.example");
@@ -99,7 +100,11 @@ async fn a_refused_recipient_hears_its_reply_and_nothing_arrives() {
     let error = refused.await.unwrap_err();
     assert_eq!(error.status().unwrap().to_string(), "550");
     assert!(error.to_string().contains("no such user"), "{error}");
-    assert_eq!(running.stop().await, []);
+    let refused = Notice::Refused {
+        recipient: "nobody@world.example".into(),
+        reply: "550 5.1.1 no such user".into(),
+    };
+    assert_eq!(running.stop().await, [refused]);
 }
 
 #[tokio::test]
@@ -116,7 +121,9 @@ async fn a_thousand_messages_in_one_flight_arrive_once_and_in_order() {
     let (mut replies, mut commands) = stream.into_split();
     let writing = tokio::spawn(async move { commands.write_all(&flight).await.map(|()| commands) });
     for number in 0..1000 {
-        let arrival = running.arrivals.recv().await.unwrap();
+        let Some(Notice::Arrived(arrival)) = running.notices.recv().await else {
+            panic!("no arrival {number}")
+        };
         assert_eq!(arrival.message_id, format!("<{number}@b.example>"));
     }
     let mut said = String::new();

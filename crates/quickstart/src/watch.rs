@@ -1,0 +1,245 @@
+//! What the daemons tell over gRPC, as events of our own. Wire types stop here.
+
+use std::time::Duration;
+
+use linkmail_proto::{
+    monitor::v1::{
+        self as monitor, GetMonitorRequest, RunProbeRequest, WatchMonitorsRequest,
+        monitor_service_client::MonitorServiceClient, watch_monitors_response,
+    },
+    relay::v1::{
+        self as relay, RunCycleRequest, WatchCyclesRequest,
+        cycle_service_client::CycleServiceClient, watch_cycles_response,
+    },
+};
+use linkmail_service::{
+    command::{between, request},
+    listen::{ConnectError, GrpcAddress},
+};
+use tokio::sync::mpsc;
+use tonic::{Status, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::account::{Cycle, Outcome, Probe, Proof};
+
+/// The wait for a connection to a daemon on this machine.
+const CONNECT: Duration = Duration::from_secs(2);
+/// A daemon that does not serve yet is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Something that a daemon told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// A cycle changed; what happened is in words.
+    Cycle(Cycle, String),
+    /// A monitor changed, because of a probe if there is one; what happened is in words.
+    Monitor(Option<Probe>, String),
+    /// A call failed, or a stream ended.
+    Trouble(String),
+}
+
+/// Why a daemon cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// It cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// It refused the call.
+    #[error("{}", .0.message())]
+    Refused(#[from] Status),
+}
+
+/// Returns when the service says that it serves.
+pub async fn until_serving(address: &GrpcAddress) {
+    loop {
+        if let Ok(channel) = address.connect(CONNECT).await {
+            let check = HealthCheckRequest {
+                service: String::new(),
+            };
+            let answer = HealthClient::new(channel).check(request(check)).await;
+            if answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving) {
+                return;
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// The edge's cycles on the link `isp`.
+#[derive(Debug, Clone)]
+pub struct Cycles(CycleServiceClient<Channel>);
+
+impl Cycles {
+    const LINK: &str = "links/isp";
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// The edge cannot be reached.
+    pub async fn connect(address: &GrpcAddress) -> Result<Self, WatchError> {
+        Ok(Self(CycleServiceClient::new(
+            address.connect(CONNECT).await?,
+        )))
+    }
+
+    /// Tells of every change from now on.
+    ///
+    /// # Errors
+    /// The edge refuses.
+    pub async fn watch(&mut self, told: mpsc::Sender<Told>) -> Result<(), WatchError> {
+        let watch = WatchCyclesRequest {
+            parent: Self::LINK.to_owned(),
+            since_revision: None,
+        };
+        let mut changes = self.0.watch_cycles(watch).await?.into_inner();
+        tokio::spawn(async move {
+            loop {
+                let next = match changes.message().await {
+                    Ok(Some(change)) => match (change.kind(), change.cycle) {
+                        (watch_cycles_response::Kind::Change, Some(cycle)) => {
+                            Told::Cycle(cycle_of(&cycle), change.event)
+                        }
+                        _ => continue,
+                    },
+                    Ok(None) => Told::Trouble("the edge ended the watch over its cycles".into()),
+                    Err(status) => Told::Trouble(format!("watching cycles: {}", status.message())),
+                };
+                let is_last = matches!(next, Told::Trouble(_));
+                if told.send(next).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Starts a cycle.
+    ///
+    /// # Errors
+    /// The edge refuses, such as because a cycle runs.
+    pub async fn run(&mut self) -> Result<(), WatchError> {
+        let run = RunCycleRequest {
+            parent: Self::LINK.to_owned(),
+            request_id: uuid::Uuid::new_v4().to_string(),
+            trigger: relay::cycle::Trigger::Api.into(),
+        };
+        self.0.run_cycle(request(run)).await?;
+        Ok(())
+    }
+}
+
+/// The monitor `isp`.
+#[derive(Debug, Clone)]
+pub struct Monitor(MonitorServiceClient<Channel>);
+
+impl Monitor {
+    const NAME: &str = "monitors/isp";
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// The monitor cannot be reached.
+    pub async fn connect(address: &GrpcAddress) -> Result<Self, WatchError> {
+        Ok(Self(MonitorServiceClient::new(
+            address.connect(CONNECT).await?,
+        )))
+    }
+
+    /// Tells of every change from now on.
+    ///
+    /// # Errors
+    /// The monitor refuses.
+    pub async fn watch(&mut self, told: mpsc::Sender<Told>) -> Result<(), WatchError> {
+        let watch = WatchMonitorsRequest {
+            name: Self::NAME.to_owned(),
+            since_revision: None,
+        };
+        let mut changes = self.0.watch_monitors(watch).await?.into_inner();
+        tokio::spawn(async move {
+            loop {
+                let next = match changes.message().await {
+                    Ok(Some(change)) => match change.kind() {
+                        watch_monitors_response::Kind::Change => {
+                            Told::Monitor(change.probe.as_ref().map(probe_of), change.event)
+                        }
+                        _ => continue,
+                    },
+                    Ok(None) => Told::Trouble("the monitor ended the watch over its probes".into()),
+                    Err(status) => Told::Trouble(format!("watching probes: {}", status.message())),
+                };
+                let is_last = matches!(next, Told::Trouble(_));
+                if told.send(next).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Runs a probe; its fate is told by the watch.
+    ///
+    /// # Errors
+    /// The monitor refuses.
+    pub async fn run_probe(&mut self) -> Result<Probe, WatchError> {
+        let run = RunProbeRequest {
+            name: Self::NAME.to_owned(),
+            request_id: uuid::Uuid::new_v4().to_string(),
+        };
+        let probe = self.0.run_probe(request(run)).await?.into_inner();
+        Ok(probe_of(&probe))
+    }
+
+    /// What the monitor makes of it all, in words: its state.
+    ///
+    /// # Errors
+    /// The monitor refuses.
+    pub async fn state(&mut self) -> Result<String, WatchError> {
+        let name = Self::NAME.to_owned();
+        let get = self
+            .0
+            .get_monitor(request(GetMonitorRequest { name }))
+            .await?;
+        Ok(get.get_ref().state().as_str_name().to_owned())
+    }
+}
+
+fn cycle_of(cycle: &relay::Cycle) -> Cycle {
+    let ended = cycle.phase() == relay::cycle::Phase::Ended;
+    let outcome = ended.then(|| match cycle.outcome() {
+        relay::cycle::Outcome::Complete => Outcome::Complete,
+        other => {
+            let words = other.as_str_name().to_lowercase().replace('_', " ");
+            Outcome::Failed(format!("{words}: {}", cycle.error))
+        }
+    });
+    Cycle {
+        name: cycle.name.clone(),
+        outcome,
+        sent: u32::try_from(cycle.sent).unwrap_or(0),
+        received: u32::try_from(cycle.received).unwrap_or(0),
+        seconds: between(cycle.start_time, cycle.end_time) / 1000.0,
+        trace_id: cycle.trace_id.clone(),
+    }
+}
+
+fn probe_of(probe: &monitor::Probe) -> Probe {
+    use monitor::probe::{Proof as WireProof, State};
+    let failed = match probe.state() {
+        State::Failed => Some(probe.error.clone()),
+        State::Lost => Some("no report came".to_owned()),
+        _ => None,
+    };
+    Probe {
+        name: probe.name.clone(),
+        proof: match probe.proof() {
+            WireProof::RoundTrip => Proof::RoundTrip,
+            WireProof::Outbound => Proof::Outbound,
+            WireProof::None | WireProof::Unspecified => Proof::None,
+        },
+        failed,
+        report_cycle: probe.report_cycle.clone(),
+        report_trace_id: probe.report_trace_id.clone(),
+    }
+}
