@@ -1,7 +1,8 @@
 """A name space of networks and mounts of a test's own: daemons of containers run in it.
 
-They change packet filters, make bridges and mount file systems. In an island all of that is gone with the last process,
-whatever a daemon forgets, and another daemon of the machine is not disturbed. There is no way out of an island.
+They change packet filters, make bridges, mount file systems and leave files in /run. In an island all of that is gone
+with the last process, whatever a daemon forgets, and another daemon of the machine is not disturbed. There is no way out
+of an island.
 """
 
 import contextlib
@@ -30,10 +31,11 @@ class Island:
     """Exists from construction to `stop`. Sockets that are made within `inside()` are of the island."""
 
     def __init__(self):
-        need("unshare", "nsenter", "ip")
+        need("unshare", "nsenter", "ip", "mount")
         # The shell says a word when the name space is there, and holds it until its input is closed.
+        made = "ip link set lo up && mount -t tmpfs run /run && mount -t tmpfs shm /dev/shm && echo there && read _"
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "sh", "-c", "ip link set lo up && echo there && read _"],
+            ["unshare", "--net", "--mount", "sh", "-c", made],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
