@@ -43,6 +43,8 @@ pub struct Child {
     name: &'static str,
     log: PathBuf,
     process: Process,
+    /// Whether somebody has heard already how it ended.
+    told: bool,
 }
 
 impl Child {
@@ -76,7 +78,12 @@ impl Child {
             .kill_on_drop(true)
             .spawn()
             .map_err(refused)?;
-        Ok(Self { name, log, process })
+        Ok(Self {
+            name,
+            log,
+            process,
+            told: false,
+        })
     }
 
     /// What it is called.
@@ -87,7 +94,9 @@ impl Child {
 
     /// Returns when it has ended by itself, with how it ended.
     pub async fn ended(&mut self) -> String {
-        match self.process.wait().await {
+        let ended = self.process.wait().await;
+        self.told = true;
+        match ended {
             Ok(status) => in_words(status),
             Err(error) => error.to_string(),
         }
@@ -102,10 +111,11 @@ impl Child {
         }
     }
 
-    /// Waits until it has stopped, and kills it if it takes too long; how it ended, unless well.
+    /// Waits until it has stopped, and kills it if it takes too long; how it ended, unless well or told
+    /// before.
     pub async fn stopped(mut self) -> Option<String> {
         match tokio::time::timeout(STOP, self.process.wait()).await {
-            Ok(Ok(status)) => (!status.success()).then(|| in_words(status)),
+            Ok(Ok(status)) => (!self.told && !status.success()).then(|| in_words(status)),
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => {
                 let _ = self.process.kill().await;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use linkmail_service::{exit::Exit, shutdown};
+use linkmail_service::{clock::Stamp, exit::Exit, shutdown};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -192,6 +192,7 @@ impl Show {
         cycles.watch(teller.clone()).await?;
         self.began = Instant::now();
         self.hand_in(stage).await?;
+        let started = Stamp::now();
         stage.start(Daemon::Monitor).await?;
         let mut monitor = Monitor::connect(&stage.grpc(Daemon::Monitor)).await?;
         monitor.watch(teller.clone()).await?;
@@ -199,6 +200,11 @@ impl Show {
             Who::Monitor,
             &format!("runs a probe: a message to {NOBODY}, who does not exist"),
         );
+        // A monitor that has run none runs its first by itself, and one is enough.
+        if let Some(probe) = monitor.probe_since(started).await? {
+            self.account.probe(probe);
+            return Ok(cycles);
+        }
         tokio::spawn(async move {
             let told = match monitor.run_probe().await {
                 Ok(probe) => Told::Monitor(Some(probe), String::new()),

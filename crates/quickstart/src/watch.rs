@@ -1,11 +1,12 @@
 //! What the daemons tell over gRPC, as events of our own. Wire types stop here.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use linkmail_proto::{
     monitor::v1::{
-        self as monitor, GetMonitorRequest, RunProbeRequest, WatchMonitorsRequest,
-        monitor_service_client::MonitorServiceClient, watch_monitors_response,
+        self as monitor, ListProbesRequest, RunProbeRequest, WatchMonitorsRequest,
+        monitor_service_client::MonitorServiceClient, probe_service_client::ProbeServiceClient,
+        watch_monitors_response,
     },
     relay::v1::{
         self as relay, RunCycleRequest, WatchCyclesRequest,
@@ -13,6 +14,7 @@ use linkmail_proto::{
     },
 };
 use linkmail_service::{
+    clock::Stamp,
     command::{between, request},
     listen::{ConnectError, GrpcAddress},
 };
@@ -132,7 +134,10 @@ impl Cycles {
 
 /// The monitor `isp`.
 #[derive(Debug, Clone)]
-pub struct Monitor(MonitorServiceClient<Channel>);
+pub struct Monitor {
+    monitors: MonitorServiceClient<Channel>,
+    probes: ProbeServiceClient<Channel>,
+}
 
 impl Monitor {
     const NAME: &str = "monitors/isp";
@@ -142,9 +147,11 @@ impl Monitor {
     /// # Errors
     /// The monitor cannot be reached.
     pub async fn connect(address: &GrpcAddress) -> Result<Self, WatchError> {
-        Ok(Self(MonitorServiceClient::new(
-            address.connect(CONNECT).await?,
-        )))
+        let channel = address.connect(CONNECT).await?;
+        Ok(Self {
+            monitors: MonitorServiceClient::new(channel.clone()),
+            probes: ProbeServiceClient::new(channel),
+        })
     }
 
     /// Tells of every change from now on.
@@ -156,7 +163,7 @@ impl Monitor {
             name: Self::NAME.to_owned(),
             since_revision: None,
         };
-        let mut changes = self.0.watch_monitors(watch).await?.into_inner();
+        let mut changes = self.monitors.watch_monitors(watch).await?.into_inner();
         tokio::spawn(async move {
             loop {
                 let next = match changes.message().await {
@@ -187,21 +194,27 @@ impl Monitor {
             name: Self::NAME.to_owned(),
             request_id: uuid::Uuid::new_v4().to_string(),
         };
-        let probe = self.0.run_probe(request(run)).await?.into_inner();
+        let probe = self.monitors.run_probe(request(run)).await?.into_inner();
         Ok(probe_of(&probe))
     }
 
-    /// What the monitor makes of it all, in words: its state.
+    /// The newest probe, if it began at this time or later: the one that a monitor without any runs by itself.
     ///
     /// # Errors
     /// The monitor refuses.
-    pub async fn state(&mut self) -> Result<String, WatchError> {
-        let name = Self::NAME.to_owned();
-        let get = self
-            .0
-            .get_monitor(request(GetMonitorRequest { name }))
-            .await?;
-        Ok(get.get_ref().state().as_str_name().to_owned())
+    pub async fn probe_since(&mut self, time: Stamp) -> Result<Option<Probe>, WatchError> {
+        let list = ListProbesRequest {
+            parent: Self::NAME.to_owned(),
+            page_size: 1,
+            page_token: String::new(),
+        };
+        let page = self.probes.list_probes(request(list)).await?.into_inner();
+        let newest = page.probes.first();
+        let is_new = |probe: &&monitor::Probe| {
+            let began = probe.create_time.map(SystemTime::try_from);
+            began.is_some_and(|began| began.is_ok_and(|began| Stamp::from(began) >= time))
+        };
+        Ok(newest.filter(is_new).map(probe_of))
     }
 }
 

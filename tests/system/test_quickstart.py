@@ -1,0 +1,207 @@
+"""The quick start: a fresh clone, one command, both ways and the proof; and what it leaves behind, which is nothing."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import wait
+from harness.otlp import Collector
+from harness.receiver import BINARY
+from harness.relay import environment
+
+TOP = Path(__file__).resolve().parents[2]
+TARGET = BINARY.parent.parent
+
+SUMMARY = {"sent": int, "received": int, "proof": str, "cycle_seconds": float, "cycles": int, "trace_id": str}
+
+
+class Quickstart:
+    """`linkmail-quickstart run` with its state in the test's folder; `program` instead of it if named."""
+
+    def __init__(self, place, *arguments, program=(str(BINARY), "run"), **env):
+        self.state = place.folder / "quickstart-state"
+        self.said = place.folder / "quickstart.err"
+        self.out = place.folder / "quickstart.out"
+        with open(self.said, "wb") as said, open(self.out, "wb") as out:
+            self.process = subprocess.Popen(
+                [*program, *arguments, "--state", str(self.state)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=said,
+                env=environment(**env),
+                cwd=place.folder,
+                start_new_session=True,
+            )
+
+    def text(self):
+        return self.said.read_text()
+
+    def end(self, code, seconds=90):
+        """Waits for the end, which must have this code."""
+        assert self.process.wait(timeout=seconds) == code, self.text()
+
+    def summary(self):
+        """The only line of standard output."""
+        lines = self.out.read_text().splitlines()
+        assert len(lines) == 1, lines
+        summary = json.loads(lines[0])
+        # A number of seconds may happen to be whole.
+        summary["cycle_seconds"] = float(summary["cycle_seconds"])
+        assert {key: type(value) for key, value in summary.items()} == SUMMARY, summary
+        assert re.fullmatch("[0-9a-f]{32}", summary["trace_id"]) and int(summary["trace_id"], 16), summary
+        return summary
+
+    def wait_until_up(self):
+        """Waits until the first round is over and everything stays up."""
+
+        def up():
+            assert self.process.poll() is None, f"exit {self.process.returncode}:\n{self.text()}"
+            return "stays up" in self.text()
+
+        wait.until(up, lambda: f"up; said:\n{self.text()}", seconds=90)
+
+    def processes(self):
+        """Command lines of all processes that work in its folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except (FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError):
+                continue
+            if str(self.state) in line:
+                found.append(line)
+        return found
+
+    def stop(self):
+        """For fixtures."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+        assert self.processes() == []
+
+
+@pytest.fixture
+def quickstart(place, running):
+    return lambda *arguments, **settings: running(Quickstart(place, *arguments, **settings))
+
+
+def assert_complete(summary):
+    """Out: alice's message and the probe. In: bob's message and the bounce. The bounce may need a second cycle."""
+    assert summary["sent"] == 2 and summary["received"] == 2, summary
+    assert summary["proof"] == "ROUND_TRIP", summary
+    assert summary["cycles"] in (1, 2) and summary["cycle_seconds"] > 1.0, summary
+
+
+def test_once_from_a_fresh_clone(place, quickstart):
+    """Must show: `deploy/quickstart --once` from a fresh clone exits with 0, and its one line is right."""
+    clone = place.folder / "clone"
+    # The clone belongs to whoever runs the tests, the repository perhaps to somebody else.
+    config = place.folder / "gitconfig"
+    config.write_text("[safe]\n    directory = *\n")
+    subprocess.run(
+        ["git", "clone", "--quiet", "--no-local", str(TOP), str(clone)],
+        check=True,
+        env={**os.environ, "GIT_CONFIG_GLOBAL": str(config)},
+    )
+    # What is not ours was compiled for the run already. The clone has its own names for it: cargo tells the files of
+    # two working trees apart by their times alone, so with one folder for both an edit of ours could stay unbuilt.
+    target = TARGET / "fresh-clone"
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        for part in ("deps", "build", ".fingerprint"):
+            shutil.copytree(BINARY.parent / part, target / "debug" / part, copy_function=os.link)
+        run = quickstart(
+            "--once",
+            program=[str(clone / "deploy/quickstart")],
+            CARGO_TARGET_DIR=str(target),
+            CARGO_INCREMENTAL="0",
+        )
+        run.end(0, seconds=900)
+        assert_complete(run.summary())
+        said = run.text()
+        for words in ("provider", "mailbox server", "ETRN", "refuses no-such-user@world.example", "Complete."):
+            assert words in said, f"{words} in {said}"
+        assert "\x1b" not in said
+        assert [line for line in said.splitlines() if len(line) > 80] == []
+        assert not (clone / "quickstart-state").exists()
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def test_the_smart_host_refuses(quickstart):
+    """Must show: when the smart host refuses the false user at RCPT the proof is OUTBOUND, and `--once` exits with 1."""
+    run = quickstart("--smart-host-refuses", "--once")
+    run.end(1)
+    summary = run.summary()
+    assert summary["proof"] == "OUTBOUND", summary
+    assert summary["sent"] == 1 and summary["received"] == 1, summary
+    assert "the proof is OUTBOUND" in run.text()
+
+
+@pytest.mark.parametrize("missing", ["relay-svc", "monitor-svc"])
+def test_a_missing_program(place, quickstart, missing):
+    programs = place.folder / "programs"
+    programs.mkdir()
+    for name in {"relay-svc", "monitor-svc", "linkmail-quickstart"} - {missing}:
+        shutil.copy(BINARY.with_name(name), programs / name)
+    run = quickstart("--once", program=[str(programs / "linkmail-quickstart"), "run"])
+    run.end(70)
+    assert f"{programs / missing} is not there" in run.text()
+    assert run.out.read_text() == ""
+
+
+def test_interrupt_leaves_nothing(quickstart):
+    run = quickstart()
+    run.wait_until_up()
+    assert len(run.processes()) == 4, run.processes()
+    # As Ctrl-C in a terminal: to the whole foreground process group.
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.end(0)
+    assert run.processes() == []
+    assert run.out.read_text() == ""
+
+
+def test_kill_leaves_no_daemon(quickstart):
+    run = quickstart()
+    run.wait_until_up()
+    run.process.kill()
+    run.process.wait(timeout=10)
+    wait.until(lambda: run.processes() == [], lambda: f"the end of {run.processes()}", seconds=40)
+
+
+def test_two_at_once_do_not_meet(place, quickstart):
+    first = quickstart()
+    first.wait_until_up()
+    again = subprocess.run(
+        [str(BINARY), "run", "--once", "--state", str(first.state)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+    )
+    assert again.returncode == 70 and "in use" in again.stderr, again
+    (place.folder / "other").mkdir()
+    other = subprocess.run(
+        [str(BINARY), "run", "--once", "--state", str(place.folder / "other")],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=environment(),
+    )
+    assert other.returncode == 0, other
+
+
+def test_the_trace_that_is_named(quickstart, running):
+    """The trace id of the summary is that of the cycle, and an OTLP endpoint in the environment gets it."""
+    collector = running(Collector())
+    run = quickstart("--once", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    run.end(0)
+    assert collector.url in run.text()
+    names = {span.name for span in collector.spans(run.summary()["trace_id"])}
+    assert "relay.cycle" in names, names
