@@ -120,7 +120,8 @@ def test_context_is_small_and_whole(docker, place):
         if (REPOSITORY / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, clone / name)
-    for name in ("target/release/relay-svc", "target/release/deps/junk", "target/debug/relay-svc", "state/spool.sqlite"):
+    products = ["target/release/relay-svc", "target/release/deps/junk", "target/debug/relay-svc", "state/spool.sqlite"]
+    for name in products:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_bytes(b"x" * 100)
     dockerfile = place.folder / "Dockerfile"
@@ -151,7 +152,8 @@ def test_source_stage_ends_in_the_same_images(docker, place, context):
     command line, and the binaries lie in the context."""
     stand_in = place.folder / "rust"
     stand_in.mkdir()
-    (stand_in / "cargo").write_text('#!/bin/sh\nset -e\necho "$@" >/cargo-was-called\ntest -s target/release/relay-svc\n')
+    script = '#!/bin/sh\nset -e\necho "$@" >/cargo-was-called\ntest -s target/release/relay-svc\n'
+    (stand_in / "cargo").write_text(script)
     (stand_in / "cargo").chmod(0o755)
     dockerfile = place.folder / "Dockerfile"
     dockerfile.write_text(f"FROM {images.BASE} AS rust\nCOPY cargo /usr/local/bin/cargo\n")

@@ -43,7 +43,8 @@ def test_strictly_valid(place, folder, version):
 def test_validation_can_fail(place):
     """A key that is misspelled is found: it is no formality."""
     path = place.folder / "rendered.yaml"
-    path.write_text(kubernetes.rendered(FOLDER / "edge").replace("terminationGracePeriodSeconds", "terminationGraceSeconds"))
+    text = kubernetes.rendered(FOLDER / "edge")
+    path.write_text(text.replace("terminationGracePeriodSeconds", "terminationGraceSeconds"))
     for version in VERSIONS:
         assert kubernetes.strict(version, path)[0] != 0
 

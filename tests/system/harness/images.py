@@ -23,7 +23,7 @@ TARGETS = {
     "receiver": "linkmail/receiver:0.1.0",
 }
 # What the base does not need, as the public image does not have it.
-LEFT_OUT = ("./dev/*", "./var/cache/*", "./var/lib/apt/lists/*", "./var/log/*", "./usr/share/doc/*", "./usr/share/locale/*")
+LEFT_OUT = ["./dev/*", *(f"./var/{name}/*" for name in ("cache", "log", "lib/apt/lists")), "./usr/share/doc/*"]
 
 
 def cache():
