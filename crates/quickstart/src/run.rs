@@ -268,7 +268,8 @@ impl Show {
             }
             Told::Trouble(words) => (Who::Monitor, words),
         };
-        if !words.is_empty() {
+        // What is done in a phase is told by itself.
+        if !words.is_empty() && !words.starts_with("phase: ") {
             self.say(who, &words);
         }
     }
