@@ -27,6 +27,8 @@ default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "none"
+[network]
+network_backend = "netavark"
 """
 LIMIT = 240
 
