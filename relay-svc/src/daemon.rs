@@ -23,6 +23,7 @@ use crate::{
     inbound::{self, Inbound},
     names::NextHop,
     outbound::{self, Forwarder, Unrecorded},
+    release,
     spool::{Spool, SpoolError},
     telemetry::{Instruments, SCOPE},
 };
@@ -106,7 +107,9 @@ pub async fn serve(config: Config) -> Result<(), StartError> {
 
 async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     let spool = Spool::open(&config.state)?;
-    let moved = spool.reroute(config.policy.routes.clone()).await?;
+    let moved = spool
+        .reroute(config.policy.routes.clone(), Stamp::now())
+        .await?;
     if moved > 0 {
         tracing::info!(
             recipients = moved,
@@ -131,6 +134,8 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         .filter_map(|socket| socket.local_addr().ok())
         .map(|a| a.to_string())
         .collect();
+    let named = config.policy.routes.named_nodes();
+    spool.know_nodes(named, Stamp::now()).await?;
     let desk = start(&config, &spool, sockets, &tasks).await?;
     let services = Services {
         spool: spool.clone(),
@@ -206,6 +211,7 @@ async fn start(
             );
         }
     }
+    tasks.spawn("release", release::run(forwarder, tasks.cancel().clone()));
     let inbound = Arc::new(Inbound::new(
         config,
         spool.clone(),

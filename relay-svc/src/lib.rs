@@ -20,6 +20,7 @@ pub mod names;
 pub mod outbound;
 pub mod policy;
 pub mod queue;
+pub mod release;
 pub mod report;
 pub mod route;
 pub mod spool;

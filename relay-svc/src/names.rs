@@ -1,7 +1,8 @@
-//! Names of things, parsed once at the edge: messages, links, cycles, next hops.
+//! Names of things, parsed once at the edge: messages, links, cycles, nodes, next hops.
 
 use std::fmt;
 
+use linkmail_smtp::Domain;
 use uuid::Uuid;
 
 /// The identity of a message in the spool: a UUID (version 7, so that ids sort by time of acceptance).
@@ -115,6 +116,45 @@ impl fmt::Display for LinkName {
     }
 }
 
+/// A domain whose mail is held until its site asks for it, in lower case (RFC 1985 5.2).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Node(String);
+
+impl Node {
+    /// Of a domain as it was written.
+    #[must_use]
+    pub fn of(domain: &Domain) -> Self {
+        Self(String::from_utf8_lossy(domain.as_bytes()).to_ascii_lowercase())
+    }
+
+    /// The domain as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The labels from the right: `example.branch`. What is below a domain then begins as the domain itself does.
+    #[must_use]
+    pub fn reversed(&self) -> String {
+        self.0.rsplit('.').collect::<Vec<_>>().join(".")
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What of the held mail is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeScope {
+    /// That of one node.
+    One(Node),
+    /// That of a node and of all below it.
+    AtOrBelow(Node),
+}
+
 /// A host and its port, as in `smtp://HOST:PORT`. The host is a name or an address; an IPv6 address stands in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostPort {
@@ -149,8 +189,7 @@ impl HostPort {
             },
         };
         let is_address = host.parse::<std::net::IpAddr>().is_ok();
-        let is_name =
-            linkmail_smtp::Domain::parse(host.as_bytes()).is_ok() && !host.starts_with('[');
+        let is_name = Domain::parse(host.as_bytes()).is_ok() && !host.starts_with('[');
         if !is_address && !is_name {
             return Err(wrong());
         }
@@ -194,10 +233,14 @@ pub enum NextHop {
     Link(LinkName),
     /// Straight to a host that is always reachable.
     Smtp(HostPort),
+    /// Nowhere until the node's site asks for it.
+    Hold(Node),
+    /// To a program that reads reports over gRPC.
+    Report,
 }
 
 impl NextHop {
-    /// Reads the `to` of a route.
+    /// Reads the `to` of a route, but for `hold`, which names its node only with a recipient.
     ///
     /// # Errors
     /// A sentence for a person: what is wrong and what would be right.
@@ -208,8 +251,11 @@ impl NextHop {
         if text.starts_with("smtp://") {
             return HostPort::parse_url(text).map(Self::Smtp);
         }
+        if text == "report" {
+            return Ok(Self::Report);
+        }
         Err(format!(
-            "{text:?} is not a next hop; one of link:NAME, smtp://HOST:PORT"
+            "{text:?} is not a next hop; one of link:NAME, smtp://HOST:PORT, hold, report"
         ))
     }
 }
@@ -219,6 +265,8 @@ impl fmt::Display for NextHop {
         match self {
             Self::Link(name) => write!(f, "link:{name}"),
             Self::Smtp(host) => write!(f, "smtp://{host}"),
+            Self::Hold(node) => write!(f, "hold:{node}"),
+            Self::Report => f.write_str("report"),
         }
     }
 }
@@ -234,6 +282,7 @@ mod tests {
             "smtp://mail.example:2525",
             "smtp://[2001:db8::1]:25",
             "smtp://192.0.2.1:25",
+            "report",
         ] {
             assert_eq!(NextHop::parse(text).unwrap().to_string(), text);
         }
@@ -244,10 +293,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_below_a_node_begins_as_the_node_does() {
+        let node = |text: &str| Node::of(&text.parse().unwrap());
+        assert_eq!(node("Branch.Example").reversed(), "example.branch");
+        assert!(
+            node("a.b.branch.example")
+                .reversed()
+                .starts_with("example.branch.")
+        );
+        assert!(
+            !node("mybranch.example")
+                .reversed()
+                .starts_with("example.branch.")
+        );
+    }
+
+    #[test]
     fn next_hops_that_are_none_are_refused() {
         for text in [
             "",
             "mail.example",
+            "hold",
+            "hold:branch.example",
             "link:",
             "link:a b",
             "smtp://",

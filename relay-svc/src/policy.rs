@@ -1,14 +1,18 @@
 //! Who may send what where; answers with a reply. Pure.
 //!
 //! A client whose address is in `relay_from` may send to anyone who has a route. Everyone may deliver to our own
-//! domains, and to `postmaster` (RFC 5321 4.5.1).
+//! domains, and to `postmaster` (RFC 5321 4.5.1). A client may ask for the release of a node's mail when its address is
+//! in `etrn_from` of the node's route; all others are told nothing, not even whether mail is held.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use linkmail_smtp::{Enhanced, ForwardPath, Mailbox, Reply};
+use linkmail_smtp::{Enhanced, EtrnNode, ForwardPath, Mailbox, Reply};
 
-use crate::{names::NextHop, route::Routes};
+use crate::{
+    names::{NextHop, Node, NodeScope},
+    route::{Hold, Routes},
+};
 
 /// What the policy looks at.
 #[derive(Debug, Clone)]
@@ -72,21 +76,66 @@ impl Policy {
         };
         let postmaster = matches!(path, ForwardPath::Postmaster);
         // Without relaying, a domain that is not our own is denied whether it has a route or not.
-        match self.routes.find(address.domain()) {
+        match self.routes.find(address) {
             Some(route) if route.own || may_relay || postmaster => Ok(Admitted {
                 address: address.clone(),
-                hop: route.hop.clone(),
+                hop: route.target.hop(address),
             }),
             None if may_relay || postmaster => Err(Denied::NoRoute),
             _ => Err(Denied::Relay),
         }
     }
+
+    /// What a client may have released by this ETRN; of the nodes below one, those that [`Self::may_release`] says.
+    ///
+    /// # Errors
+    /// It may not ask, or for nothing that there is.
+    pub fn release(&self, asked: &EtrnNode, client: IpAddr) -> Result<NodeScope, ReleaseDenied> {
+        let may = |hold: &Hold| contains(&hold.etrn_from, client);
+        let wanted = match asked {
+            EtrnNode::Domain(domain) => {
+                let node = Node::of(domain);
+                let held = self.routes.hold_of(&node).is_some_and(may);
+                held.then_some(NodeScope::One(node))
+            }
+            EtrnNode::Subdomains(domain) => {
+                let node = Node::of(domain);
+                let held = self.routes.holds_at_or_below(&node).any(may);
+                held.then_some(NodeScope::AtOrBelow(node))
+            }
+            EtrnNode::Queue(_) if self.routes.holds().any(may) => {
+                return Err(ReleaseDenied::NoSuchQueue);
+            }
+            EtrnNode::Queue(_) => None,
+        };
+        wanted.ok_or(ReleaseDenied::NotAllowed)
+    }
+
+    /// Whether a client may have this node's mail released.
+    #[must_use]
+    pub fn may_release(&self, node: &Node, client: IpAddr) -> bool {
+        self.routes
+            .hold_of(node)
+            .is_some_and(|hold| contains(&hold.etrn_from, client))
+    }
+}
+
+/// Why nothing is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseDenied {
+    /// The client may not ask for it, whether it is held or not.
+    NotAllowed,
+    /// The client may ask, but there are no queues with names of their own.
+    NoSuchQueue,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::Pattern;
+    use crate::{
+        names::HostPort,
+        route::{Pattern, Target},
+    };
 
     fn policy(any: bool) -> Policy {
         let mut routes = Routes::default();
@@ -94,7 +143,7 @@ mod tests {
             routes
                 .insert(
                     Pattern::parse(pattern).unwrap(),
-                    NextHop::parse(hop).unwrap(),
+                    Target::Hop(NextHop::parse(hop).unwrap()),
                 )
                 .unwrap();
         };
@@ -150,6 +199,51 @@ mod tests {
             .recipient(&ForwardPath::Postmaster, false)
             .unwrap();
         assert_eq!(admitted.address.to_string(), "hostmaster@branch.example");
+    }
+
+    #[test]
+    fn who_may_ask_for_a_release_and_for_what() {
+        let mut policy = policy(true);
+        for (pattern, from) in [
+            ("ship.example", "10.1.0.0/16"),
+            ("*.ship.example", "10.2.0.0/16"),
+            ("clinic.example", "10.2.0.0/16"),
+        ] {
+            let hold = Hold {
+                release_to: HostPort::parse_url("smtp://mx.site.example").unwrap(),
+                etrn_from: vec![from.parse().unwrap()],
+            };
+            let pattern = Pattern::parse(pattern).unwrap();
+            policy.routes.insert(pattern, Target::Hold(hold)).unwrap();
+        }
+        let node = |text: &str| Node::of(&text.parse().unwrap());
+        let one = |text: &str| Ok(NodeScope::One(node(text)));
+        let below = |text: &str| Ok(NodeScope::AtOrBelow(node(text)));
+        let (no, none) = (
+            Err(ReleaseDenied::NotAllowed),
+            Err(ReleaseDenied::NoSuchQueue),
+        );
+        for (asked, client, expected) in [
+            ("ship.example", "10.1.0.5", one("ship.example")),
+            ("SHIP.example", "::ffff:10.1.0.5", one("ship.example")),
+            ("ship.example", "10.2.0.5", no.clone()),
+            ("ship.example", "192.0.2.1", no.clone()),
+            ("deck.ship.example", "10.1.0.5", no.clone()),
+            ("deck.ship.example", "10.2.0.5", one("deck.ship.example")),
+            ("@ship.example", "10.1.0.5", below("ship.example")),
+            ("@ship.example", "10.2.0.5", below("ship.example")),
+            ("@example", "10.2.0.5", below("example")),
+            ("@ship.example", "192.0.2.1", no.clone()),
+            ("branch.example", "10.1.0.5", no.clone()),
+            ("nowhere.example", "10.1.0.5", no.clone()),
+            ("#night", "10.1.0.5", none),
+            ("#night", "192.0.2.1", no),
+        ] {
+            let answer = policy.release(&asked.parse().unwrap(), client.parse().unwrap());
+            assert_eq!(answer, expected, "{asked} {client}");
+        }
+        let may = |name: &str| policy.may_release(&node(name), "10.2.0.5".parse().unwrap());
+        assert!(may("deck.ship.example") && !may("ship.example"));
     }
 
     #[test]

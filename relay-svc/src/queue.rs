@@ -18,9 +18,20 @@ pub struct RetryPolicy {
     pub longest: Duration,
     /// Given up once counted attempts have failed for so long.
     pub expire: Duration,
+    /// Held mail is given up once it has been held for so long, by the clock of the spool.
+    pub hold: Duration,
 }
 
 impl RetryPolicy {
+    /// For held mail: an attempt that fails leaves it held, and only [`Self::hold`] ends that.
+    #[must_use]
+    pub fn of_held(self) -> Self {
+        Self {
+            expire: Duration::MAX,
+            ..self
+        }
+    }
+
     /// The wait after so many counted attempts (at least one).
     #[must_use]
     pub fn wait(&self, attempts: u32) -> Duration {
@@ -45,6 +56,8 @@ pub enum Outcome {
     NotAttempted(String),
     /// The stored body cannot be sent.
     Unsendable(String),
+    /// It was held for too long; nothing was attempted. Given up.
+    HeldTooLong(String),
 }
 
 /// What has been recorded of a recipient before the attempt.
@@ -117,6 +130,7 @@ pub fn settle(
         Outcome::Unsendable(reason) => Settlement::SetAside {
             reason: reason.clone(),
         },
+        Outcome::HeldTooLong(reason) => give_up(reason.clone()),
         Outcome::Delivered(reply) => Settlement::Delivered {
             reply: reply.to_string(),
         },
@@ -173,6 +187,7 @@ mod tests {
         first: Duration::from_secs(300),
         longest: Duration::from_secs(7200),
         expire: Duration::from_secs(5 * 86_400),
+        hold: Duration::from_secs(14 * 86_400),
     };
     const NOW: Stamp = Stamp(1_000_000_000_000);
 

@@ -33,7 +33,9 @@ pub const SENT_BYTES: &str = "relay.cycle.sent_bytes";
 pub const RECEIVED_BYTES: &str = "relay.cycle.received_bytes";
 /// `relay.cycle.dials`: tries at bringing the line up.
 pub const DIALS: &str = "relay.cycle.dials";
-/// `relay.etrn.node`: the node of an ETRN.
+/// `relay.release.sent`: messages that a release sent.
+pub const RELEASED: &str = "relay.release.sent";
+/// `relay.etrn.node`: the node of an ETRN or of a release.
 pub const NODE: &str = "relay.etrn.node";
 /// `relay.smtp.reply_code`: the code of a reply.
 pub const REPLY_CODE: &str = "relay.smtp.reply_code";
@@ -104,6 +106,10 @@ pub struct Instruments {
     pub deliveries: Counter<u64>,
     /// `relay.message.queue.duration`: from acceptance to delivery, seconds.
     pub queue_duration: Histogram<f64>,
+    /// `relay.release.requests`: ETRN commands of sites, by reply code.
+    pub release_requests: Counter<u64>,
+    /// `relay.releases`: releases that ended, by outcome.
+    pub releases: Counter<u64>,
     /// `relay.smtp.sessions`: inbound sessions that ended, by outcome.
     pub sessions: Counter<u64>,
 }
@@ -172,6 +178,16 @@ impl Instruments {
                     1., 5., 15., 60., 300., 900., 1800., 3600., 7200., 14400., 28800., 86400.,
                     172_800., 432_000.,
                 ],
+            ),
+            release_requests: count(
+                "relay.release.requests",
+                "{request}",
+                "ETRN commands of sites and their replies",
+            ),
+            releases: count(
+                "relay.releases",
+                "{release}",
+                "Releases of held mail that ended",
             ),
             sessions: count(
                 "relay.smtp.sessions",

@@ -1,38 +1,41 @@
 //! The transcripts of the server side, played over TCP against relay-svc's own listener with a real spool.
 //!
-//! What each file says of stored messages is compared with what lies in the spool afterwards. Files whose world the
-//! relay does not have (a list of unknown users, held mail, time that passes) are named in [`OTHER_WORLDS`], so that
-//! none is left out unnoticed.
+//! What each file says of stored messages, and of releases, is compared with what lies in the spool afterwards. Files
+//! whose world the relay does not have (a list of unknown users, time that passes) are named in [`OTHER_WORLDS`], so
+//! that none is left out unnoticed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use linkmail_smtp::Mailbox;
+use ipnet::IpNet;
+use linkmail_smtp::{Mailbox, ReversePath};
 use linkmail_tests::{Drives, Transcript, socket, transcripts_below};
 use relay_svc::{
     arrivals::Arrivals,
+    clock::Stamp,
     config::{self, Config},
     inbound::{self, Inbound},
-    names::NextHop,
+    names::{HostPort, MessageId, NextHop, Node},
     policy::Policy,
     queue::RetryPolicy,
-    route::{Pattern, Routes},
-    spool::{ListFilter, Spool},
+    route::{Hold, Pattern, Routes, Target},
+    spool::{ListFilter, NewMessage, NewRecipient, Origin, Spool},
     telemetry::Instruments,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What a given statement would need that the relay does not have.
-const OTHER_WORLDS: [&str; 4] = ["unknown ", "held ", "after data ", "client "];
-/// The relay holds no mail for others yet, and so offers no ETRN: files that send it are about another server.
-const ETRN: &str = "C: ETRN";
+const OTHER_WORLDS: [&str; 2] = ["unknown ", "after data "];
+/// A node that no transcript asks for; it makes the relay a provider, which offers ETRN.
+const UNASKED: &str = "unasked.example";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relay_svc_answers_as_the_transcripts_say() {
@@ -46,8 +49,7 @@ async fn relay_svc_answers_as_the_transcripts_say() {
         };
         let ours = !matches!(transcript.drives(), Drives::Client)
             && !transcript.needs_clock()
-            && !transcript.given.iter().any(other)
-            && !text.contains(ETRN);
+            && !transcript.given.iter().any(other);
         if ours {
             played += 1;
             if let Err(failure) = play(&file, &text, &transcript).await {
@@ -63,7 +65,10 @@ async fn play(file: &Path, text: &str, transcript: &Transcript) -> Result<(), St
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path()).unwrap();
     let cancel = CancellationToken::new();
-    let address = listen(&world(transcript, folder.path()), spool.clone(), &cancel).await;
+    let held = hold(transcript, &spool).await;
+    let relay_from = client(transcript, "in relay_from");
+    let config = world(transcript, folder.path());
+    let address = listen(&config, relay_from, spool.clone(), &cancel).await;
     let adapted = folder.path().join(file.file_name().unwrap());
     std::fs::write(&adapted, as_the_relay_says(text)).unwrap();
     let played = tokio::task::spawn_blocking(move || socket::play(&adapted, address))
@@ -81,6 +86,7 @@ async fn play(file: &Path, text: &str, transcript: &Transcript) -> Result<(), St
         .collect();
     let found = spool
         .list(ListFilter {
+            after: held,
             limit: 100,
             ..ListFilter::default()
         })
@@ -102,7 +108,13 @@ async fn play(file: &Path, text: &str, transcript: &Transcript) -> Result<(), St
             .iter()
             .zip(&expected)
             .all(|(found, expected)| expected.starts_with(found.as_str()));
-    if same {
+    let (asked, released) = releases(transcript, &spool).await;
+    if asked != released {
+        Err(format!(
+            "{}: released {released:?}, expected {asked:?}",
+            file.display()
+        ))
+    } else if same {
         Ok(())
     } else {
         Err(format!(
@@ -112,7 +124,63 @@ async fn play(file: &Path, text: &str, transcript: &Transcript) -> Result<(), St
     }
 }
 
-/// The relay gives its own ids, and offers no ETRN.
+/// Holds what the transcript says is held; gives the place of the last of it.
+async fn hold(transcript: &Transcript, spool: &Spool) -> i64 {
+    let mut last = 0;
+    for (count, domain) in held(transcript) {
+        for _ in 0..count {
+            let address = Mailbox::parse(format!("user@{domain}").as_bytes()).unwrap();
+            let hop = NextHop::Hold(Node::of(address.domain()));
+            let message = NewMessage {
+                id: MessageId::new(),
+                reverse_path: ReversePath::Null,
+                recipients: vec![NewRecipient { address, hop }],
+                origin: Origin::Smtp,
+                link: None,
+                cycle: None,
+                traceparent: String::new(),
+                accepted: Stamp::now(),
+                request: None,
+            };
+            spool.accept(spool.draft(), message).await.unwrap();
+            last += 1;
+        }
+    }
+    last
+}
+
+fn held(transcript: &Transcript) -> Vec<(u64, String)> {
+    let facts = transcript.given.iter();
+    let said = facts.filter_map(|fact| fact.text.strip_prefix("held ")?.split_once(" for "));
+    said.map(|(count, domain)| (count.parse().unwrap(), domain.to_owned()))
+        .collect()
+}
+
+/// The nodes with held mail whose release the transcript says was started, and those that the spool says were.
+async fn releases(transcript: &Transcript, spool: &Spool) -> (BTreeSet<String>, BTreeSet<String>) {
+    let facts = transcript.then_of(linkmail_tests::transcript::Speaker::Server);
+    let said = facts
+        .iter()
+        .filter_map(|fact| fact.text.strip_prefix("release "));
+    let said: Vec<String> = said.map(str::to_ascii_lowercase).collect();
+    let asked = |domain: &str| {
+        said.iter().any(|node| match node.strip_prefix('@') {
+            Some(top) => domain == top || domain.ends_with(&format!(".{top}")),
+            None => node == domain,
+        })
+    };
+    let with_mail = held(transcript).into_iter().filter(|(count, _)| *count > 0);
+    let expected = with_mail
+        .map(|(_, domain)| domain)
+        .filter(|domain| asked(domain));
+    let open = spool.open_releases(100).await.unwrap();
+    (
+        expected.collect(),
+        open.iter().map(ToString::to_string).collect(),
+    )
+}
+
+/// The relay gives its own ids.
 fn as_the_relay_says(text: &str) -> String {
     let lines = text.lines().map(
         |line| match line.strip_prefix("S: 250 2.0.0 OK, queued as ") {
@@ -120,11 +188,17 @@ fn as_the_relay_says(text: &str) -> String {
             None => line.to_owned(),
         },
     );
-    let text = lines.collect::<Vec<_>>().join("\n") + "\n";
-    text.replace(
-        "S: 250-ENHANCEDSTATUSCODES\nS: 250 ETRN\n",
-        "S: 250 ENHANCEDSTATUSCODES\n",
-    )
+    lines.collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// The networks of a list, which the client is in or not: it comes from loopback.
+fn client(transcript: &Transcript, list: &str) -> Vec<IpNet> {
+    let mut facts = transcript.given.iter();
+    let listed = facts.any(|fact| fact.text.starts_with("client ") && fact.text.contains(list));
+    listed
+        .then(|| "127.0.0.0/8".parse().unwrap())
+        .into_iter()
+        .collect()
 }
 
 fn world(transcript: &Transcript, state: &Path) -> Config {
@@ -141,13 +215,32 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
         .given
         .iter()
         .filter_map(|fact| fact.text.strip_prefix("own "));
-    for domain in own.flat_map(str::split_whitespace) {
+    // What is held is our own too, by its own route.
+    let held_too = |domain: &&str| held(transcript).iter().any(|(_, held)| held == domain);
+    for domain in own
+        .flat_map(str::split_whitespace)
+        .filter(|domain| !held_too(domain))
+    {
         routes
             .insert(
                 Pattern::parse(domain).unwrap(),
-                NextHop::parse("smtp://127.0.0.1:9").unwrap(),
+                Target::Hop(NextHop::parse("smtp://127.0.0.1:9").unwrap()),
             )
             .unwrap();
+    }
+    if !client(transcript, "in relay_from").is_empty() {
+        let elsewhere = NextHop::parse("smtp://127.0.0.1:9").unwrap();
+        routes.insert(Pattern::Any, Target::Hop(elsewhere)).unwrap();
+    }
+    let nodes = held(transcript).into_iter().map(|(_, domain)| domain);
+    let offered = value("etrn ").is_none_or(|word| word != "off");
+    for domain in nodes.chain(offered.then(|| UNASKED.to_owned())) {
+        let hold = Target::Hold(Hold {
+            release_to: HostPort::parse_url("smtp://127.0.0.1:9").unwrap(),
+            etrn_from: client(transcript, "in etrn_from"),
+        });
+        let pattern = Pattern::parse(&domain).unwrap();
+        routes.insert(pattern, hold).unwrap();
     }
     let postmaster = Mailbox::parse(b"postmaster@branch.example").unwrap();
     Config {
@@ -176,6 +269,7 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
             first: Duration::from_secs(300),
             longest: Duration::from_secs(7200),
             expire: Duration::from_secs(432_000),
+            hold: Duration::from_secs(432_000),
         },
         listeners: Vec::new(),
         policy: Arc::new(Policy {
@@ -186,12 +280,17 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
     }
 }
 
-async fn listen(config: &Config, spool: Spool, cancel: &CancellationToken) -> SocketAddr {
+async fn listen(
+    config: &Config,
+    relay_from: Vec<IpNet>,
+    spool: Spool,
+    cancel: &CancellationToken,
+) -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let listener = config::Listener {
         address,
-        relay_from: Vec::new(),
+        relay_from,
         link: None,
     };
     let inbound = Arc::new(Inbound::new(

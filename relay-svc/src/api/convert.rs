@@ -23,6 +23,16 @@ pub(super) fn time(stamp: Stamp) -> Timestamp {
     }
 }
 
+/// A count of things.
+pub(super) fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number of octets.
+pub(super) fn size(octets: u64) -> i64 {
+    count(octets)
+}
+
 pub(super) fn cycle_name(link: &str, cycle: CycleId) -> String {
     format!("links/{link}/cycles/{cycle}")
 }
@@ -121,7 +131,7 @@ pub(super) fn message(stored: &StoredMessage) -> wire::Message {
             ReversePath::Mailbox(mailbox) => mailbox.to_string(),
         },
         recipients: recipients.collect(),
-        size_bytes: i64::try_from(stored.size).unwrap_or(i64::MAX),
+        size_bytes: size(stored.size),
         origin: stored.origin.as_str().to_owned(),
         cycle: cycle.unwrap_or_default(),
         trace_id: telemetry::trace_id(&stored.traceparent),
@@ -161,7 +171,6 @@ fn outcome(outcome: Option<Outcome>) -> wire::cycle::Outcome {
 
 pub(super) fn cycle(record: &Record) -> wire::Cycle {
     let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    let octets = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let phases = record.phases.iter().map(|span| wire::PhaseRecord {
         phase: phase(span.phase).into(),
         start_time: Some(time(span.start)),
@@ -190,8 +199,8 @@ pub(super) fn cycle(record: &Record) -> wire::Cycle {
         end_time: record.end.map(time),
         sent: count(record.sent),
         received: count(record.received),
-        sent_bytes: octets(record.sent_bytes),
-        received_bytes: octets(record.received_bytes),
+        sent_bytes: size(record.sent_bytes),
+        received_bytes: size(record.received_bytes),
         deferred: count(record.deferred),
         refused: count(record.refused),
         phases: phases.collect(),
@@ -225,7 +234,7 @@ pub(super) fn link(link: &Link, view: LinkView, facts: &LinkFacts) -> wire::Link
         state_time: Some(time(view.since)),
         smart_host: link.smart_host.to_string(),
         driver: link.dial.driver.as_str().to_owned(),
-        queued_messages: i64::try_from(facts.queued).unwrap_or(i64::MAX),
+        queued_messages: count(facts.queued),
         latest_cycle: latest.unwrap_or_default(),
         last_complete_time: facts.last_complete.map(time),
         next_cycle_time: view.next.map(time),

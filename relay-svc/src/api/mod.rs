@@ -5,6 +5,8 @@ mod cycles;
 mod errors;
 mod links;
 mod messages;
+mod nodes;
+mod reports;
 mod submissions;
 #[cfg(test)]
 mod tests;
@@ -14,11 +16,13 @@ use std::{sync::Arc, time::Duration};
 use ipnet::IpNet;
 use linkmail_proto::relay::v1::{
     cycle_service_server::CycleServiceServer, link_service_server::LinkServiceServer,
-    message_service_server::MessageServiceServer,
+    message_service_server::MessageServiceServer, node_service_server::NodeServiceServer,
+    report_service_server::ReportServiceServer,
 };
 use linkmail_service::{grpc::CallLayer, incoming::Incoming, serve::serve_grpc};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::{server::NamedService, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use submissions::Submissions;
 
@@ -77,15 +81,7 @@ pub async fn serve(
     calls: CallLayer,
 ) -> Result<(), ApiError> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<MessageServiceServer<messages::Messages>>()
-        .await;
-    health
-        .set_serving::<CycleServiceServer<cycles::Cycles>>()
-        .await;
-    health
-        .set_serving::<LinkServiceServer<links::Links>>()
-        .await;
+    set_all(&health, ServingStatus::Serving).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(linkmail_proto::DESCRIPTORS)
@@ -108,24 +104,29 @@ pub async fn serve(
         .add_service(CycleServiceServer::new(cycles::Cycles::new(
             services.clone(),
         )))
-        .add_service(LinkServiceServer::new(links::Links::new(services)));
+        .add_service(LinkServiceServer::new(links::Links::new(services.clone())))
+        .add_service(NodeServiceServer::new(nodes::Nodes::new(services.clone())))
+        .add_service(ReportServiceServer::new(reports::Reports::new(services)));
     let stopping = shutdown.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
         // The words that a probe asks for; whoever balances load stops sending calls here.
-        health
-            .set_not_serving::<MessageServiceServer<messages::Messages>>()
-            .await;
-        health
-            .set_not_serving::<CycleServiceServer<cycles::Cycles>>()
-            .await;
-        health
-            .set_not_serving::<LinkServiceServer<links::Links>>()
-            .await;
-        health
-            .set_service_status("", tonic_health::ServingStatus::NotServing)
-            .await;
+        set_all(&health, ServingStatus::NotServing).await;
     });
     serve_grpc(router, incoming, shutdown, GRACE).await?;
     Ok(())
+}
+
+/// Of every service, and of the whole.
+async fn set_all(health: &HealthReporter, status: ServingStatus) {
+    for name in [
+        "",
+        MessageServiceServer::<messages::Messages>::NAME,
+        CycleServiceServer::<cycles::Cycles>::NAME,
+        LinkServiceServer::<links::Links>::NAME,
+        NodeServiceServer::<nodes::Nodes>::NAME,
+        ReportServiceServer::<reports::Reports>::NAME,
+    ] {
+        health.set_service_status(name, status).await;
+    }
 }

@@ -1,7 +1,9 @@
 //! The faces on the command line: `serve` and `check` read the configuration; the others speak gRPC to the service.
 
 mod cycle;
+mod node;
 mod queue;
+mod submit;
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,20 @@ enum Command {
     /// Work with the queue
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Work with the nodes that mail is held for
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Hand in the message on standard input
+    Submit {
+        /// The reverse path, such as alice@branch.example; left out: the null reverse path
+        #[arg(long, default_value = "", hide_default_value = true)]
+        from: String,
+        /// The recipients
+        #[arg(required = true)]
+        to: Vec<String>,
+        #[command(flatten)]
+        service: Service,
+    },
     /// Ask the relay whether it serves: exit 0 if it does
     Healthcheck(Service),
 }
@@ -60,6 +76,22 @@ enum QueueCommand {
         /// Also what is delivered, bounced or discarded
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// List the nodes, with what is held for each
+    List {
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Release what is held for a node now, as its site does by ETRN
+    Release {
+        /// The domain, such as branch.example
+        domain: String,
         #[command(flatten)]
         service: Service,
     },
@@ -135,20 +167,28 @@ async fn run(command: Command) -> Exit {
     let done = match command {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
-        Command::Cycle(CycleCommand::Run { link, service }) => match service.address() {
-            Ok(address) => cycle::run(&link, &address).await,
-            Err(exit) => Err(exit),
-        },
-        Command::Queue(QueueCommand::List { json, all, service }) => match service.address() {
-            Ok(address) => queue::list(&address, json, all).await,
-            Err(exit) => Err(exit),
-        },
-        Command::Healthcheck(service) => match service.address() {
-            Ok(address) => PROGRAM.healthcheck(&address).await,
-            Err(exit) => Err(exit),
-        },
+        client => call(client).await,
     };
     done.err().unwrap_or(Exit::Ok)
+}
+
+/// The commands that speak to the service.
+async fn call(command: Command) -> Result<(), Exit> {
+    match command {
+        Command::Serve(_) | Command::Check(_) => Ok(()),
+        Command::Cycle(CycleCommand::Run { link, service }) => {
+            cycle::run(&link, &service.address()?).await
+        }
+        Command::Queue(QueueCommand::List { json, all, service }) => {
+            queue::list(&service.address()?, json, all).await
+        }
+        Command::Node(NodeCommand::List { service }) => node::list(&service.address()?).await,
+        Command::Node(NodeCommand::Release { domain, service }) => {
+            node::release(&domain, &service.address()?).await
+        }
+        Command::Submit { from, to, service } => submit::run(from, to, &service.address()?).await,
+        Command::Healthcheck(service) => PROGRAM.healthcheck(&service.address()?).await,
+    }
 }
 
 async fn serve(file: &Path) -> Result<(), Exit> {

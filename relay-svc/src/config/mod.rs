@@ -4,6 +4,7 @@
 
 mod read;
 mod read_link;
+mod read_route;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

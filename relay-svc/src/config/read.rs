@@ -1,8 +1,6 @@
 //! From the file to the types, with every error of the file in one go.
 
-use std::{
-    cell::RefCell, collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use linkmail_service::{
@@ -14,13 +12,9 @@ use linkmail_smtp::{Domain, Mailbox};
 use super::{
     Config, Grpc, Limits, Listener, Telemetry,
     read_link::{self, ReadLink},
+    read_route,
 };
-use crate::{
-    names::{LinkName, NextHop},
-    policy::Policy,
-    queue::RetryPolicy,
-    route::{Pattern, Routes},
-};
+use crate::{names::LinkName, policy::Policy, queue::RetryPolicy};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -74,7 +68,7 @@ fn read(document: &Document) -> Option<Config> {
     if listeners.is_empty() {
         root.error("listener", "missing; at least one [[listener]] is required");
     }
-    let routes = routes(&root, names.as_ref());
+    let routes = read_route::routes(&root, names.as_ref());
     root.finish();
     let hostname = hostname?;
     let own = Mailbox::parse(format!("MAILER-DAEMON@{hostname}").as_bytes()).ok()?;
@@ -208,11 +202,13 @@ fn retry(root: &Table<'_>) -> RetryPolicy {
         first: 5 * MINUTE,
         longest: 2 * HOUR,
         expire: 5 * DAY,
+        hold: 14 * DAY,
     };
     if let Some(table) = root.table("retry") {
         retry.first = positive(&table, "first", retry.first);
         retry.longest = positive(&table, "longest", retry.longest.max(retry.first));
         retry.expire = positive(&table, "expire", retry.expire);
+        retry.hold = positive(&table, "hold_expire", retry.hold);
         if retry.longest < retry.first {
             table.error("longest", "shorter than retry.first");
         }
@@ -248,7 +244,12 @@ fn link_names(document: &Document, links: &[ReadLink]) -> Option<BTreeSet<LinkNa
     all_named.then_some(names)
 }
 
-fn known_link(table: &Table<'_>, key: &str, name: &LinkName, names: Option<&BTreeSet<LinkName>>) {
+pub(super) fn known_link(
+    table: &Table<'_>,
+    key: &str,
+    name: &LinkName,
+    names: Option<&BTreeSet<LinkName>>,
+) {
     let Some(names) = names.filter(|names| !names.contains(name)) else {
         return;
     };
@@ -274,28 +275,6 @@ fn listener(table: Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Option<List
         relay_from,
         link,
     })
-}
-
-fn routes(root: &Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Routes {
-    let routes = RefCell::new(Routes::default());
-    for table in root.tables("route") {
-        let hop = table.required_with("to", NextHop::parse);
-        if let Some(NextHop::Link(name)) = &hop {
-            known_link(&table, "to", name, names);
-        }
-        table.required_list_with("domains", "domain", |text| {
-            let pattern = Pattern::parse(text)?;
-            match &hop {
-                None => Ok(()),
-                Some(hop) => routes
-                    .borrow_mut()
-                    .insert(pattern, hop.clone())
-                    .map_err(|again| format!("{again} is routed already")),
-            }
-        });
-        table.finish();
-    }
-    routes.into_inner()
 }
 
 /// Port 0 is any free port, and may stand there as often as one likes.

@@ -64,7 +64,7 @@ impl Inbound {
             hostname: config.hostname.to_string(),
             size_limit: config.limits.message_size,
             max_recipients: config.limits.recipients,
-            etrn: false,
+            etrn: config.policy.routes.holds().next().is_some(),
         };
         Self {
             spool,

@@ -3,6 +3,7 @@
 //! Must not touch: the queue, outbound sessions, links. A message that is durable is found by whoever sends it on.
 //! 250 after end of data is sent only after the spool said so (invariant 1).
 
+mod etrn;
 mod listen;
 mod places;
 mod session;

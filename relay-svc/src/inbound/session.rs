@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use linkmail_smtp::{Enhanced, Recorder, Reply, ServerPhase, ServerSession, ServerStep, replies};
+use linkmail_smtp::{Recorder, Reply, ServerPhase, ServerSession, ServerStep, replies};
 use opentelemetry::KeyValue;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbound, transaction::Transaction};
+use super::{Inbound, etrn, transaction::Transaction};
 use crate::{config::Listener, policy};
 
 /// The wait for a client to take our replies.
@@ -144,9 +144,9 @@ impl Session<'_> {
                             .get_or_insert_with(|| format!("message dropped: {reason:?}"));
                     }
                 }
-                ServerStep::Etrn(_) => {
-                    self.smtp
-                        .answer(Reply::new(502, Enhanced(5, 5, 1), "no mail is held here"));
+                ServerStep::Etrn(node) => {
+                    let answer = etrn::answer(self.inbound, &node, self.peer.ip()).await;
+                    self.smtp.answer(answer);
                 }
                 ServerStep::Close => return,
             }

@@ -178,8 +178,38 @@ impl Forwarder {
         Ok(tally)
     }
 
+    /// The same for held mail: an attempt that fails leaves it held.
+    #[must_use]
+    pub fn of_held(&self) -> Self {
+        Self {
+            retry: self.retry.of_held(),
+            ..self.clone()
+        }
+    }
+
+    /// Gives up a message that nobody asked for in time; its sender gets a report.
+    ///
+    /// # Errors
+    /// The spool cannot be read or written.
+    pub async fn give_up(
+        &self,
+        hop: &NextHop,
+        message: &Due,
+        reason: &str,
+    ) -> Result<(), SpoolError> {
+        let hop = hop.to_string();
+        let outcomes = vec![Outcome::HeldTooLong(reason.to_owned()); message.recipients.len()];
+        let mut attempt = Attempt::new(message, &hop, &self.hostname, Context::new());
+        let recipients: Vec<_> = message.recipients.iter().collect();
+        self.settle(&mut attempt, &recipients, &outcomes).await?;
+        self.conclude(attempt).await
+    }
+
     /// Sends one message to those of its recipients that are due.
-    async fn send(
+    ///
+    /// # Errors
+    /// The spool cannot be read or written.
+    pub async fn send(
         &self,
         hop: &str,
         message: &Due,
@@ -251,6 +281,12 @@ impl Forwarder {
 }
 
 impl Tally {
+    /// Whether anything was tried, whatever came of it.
+    #[must_use]
+    pub fn attempted(&self) -> bool {
+        self.progressed() || self.deferred > 0
+    }
+
     /// Whether anything came off the queue, or out of its way.
     #[must_use]
     pub fn progressed(&self) -> bool {
@@ -268,7 +304,8 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds what else was done.
+    pub fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.sent_bytes += other.sent_bytes;
         self.deferred += other.deferred;

@@ -138,7 +138,10 @@ impl Forwarder {
     }
 
     /// Records what a full disk has kept out before.
-    pub(super) async fn record_leftovers(&self, hop: &str) -> Result<(), SpoolError> {
+    ///
+    /// # Errors
+    /// The spool cannot be written.
+    pub async fn record_leftovers(&self, hop: &str) -> Result<(), SpoolError> {
         loop {
             let next = {
                 let mut waiting = self

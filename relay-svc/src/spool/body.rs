@@ -249,8 +249,7 @@ pub(super) fn any(folder: &Path) -> io::Result<bool> {
 
 /// Removes body files that no row names: left by a crash between rename and commit, or between commit and removal.
 pub(super) fn sweep(folder: &Path, connection: &Connection) -> Result<(), SpoolError> {
-    let mut known =
-        connection.prepare("SELECT 1 FROM messages WHERE body_file = ?1 AND done_ms IS NULL")?;
+    let mut known = connection.prepare("SELECT 1 FROM messages WHERE body_file = ?1")?;
     for entry in fs::read_dir(folder.join("bodies"))? {
         let entry = entry?;
         let name = entry.file_name();

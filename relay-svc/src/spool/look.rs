@@ -23,14 +23,21 @@ impl Spool {
         let (messages, damaged) = self
             .read(move |connection| due(connection, &hop, now, limit))
             .await?;
+        self.set_aside_damaged(damaged).await?;
+        Ok(messages)
+    }
+
+    pub(super) async fn set_aside_damaged(
+        &self,
+        damaged: Vec<(i64, String)>,
+    ) -> Result<(), SpoolError> {
         for (seq, what) in damaged {
             tracing::error!(seq, what, "spool: a damaged message is set aside");
-            let sql =
-                "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state = 1";
+            let sql = "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state IN (1, 6)";
             self.write(move |c| Ok(c.prepare_cached(sql)?.execute(params![seq, what])?))
                 .await?;
         }
-        Ok(messages)
+        Ok(())
     }
 
     /// What waits for a next hop; messages are counted up to `cap`.
@@ -127,27 +134,18 @@ fn list(connection: &Connection, filter: ListFilter) -> Result<Vec<StoredMessage
     Ok(messages)
 }
 
-/// The messages that are due, and those that are too damaged to be read: their place and what is wrong.
-type DueAndDamaged = (Vec<Due>, Vec<(i64, String)>);
+/// Messages, and those that are too damaged to be read: their place and what is wrong.
+type AndDamaged<T> = (Vec<T>, Vec<(i64, String)>);
 
-fn due(
-    connection: &Connection,
-    hop: &str,
-    now: Stamp,
-    limit: u32,
-) -> Result<DueAndDamaged, SpoolError> {
-    // Walks the partial index in order; recipients of one message that are due at different times give several rows.
-    let mut seqs = connection.prepare_cached(
-        "SELECT seq FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
-         GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?3",
-    )?;
-    let (mut seen, mut messages, mut damaged) = (HashSet::new(), Vec::new(), Vec::new());
-    for seq in seqs.query_map(params![hop, now.0, limit], |row| row.get::<_, i64>(0))? {
-        let seq = seq?;
-        if !seen.insert(seq) {
-            continue;
-        }
-        match load_due(connection, seq, hop, now) {
+/// Loads message after message; a damaged one does not stop the rest.
+pub(super) fn load_each<S: Place, T>(
+    seqs: Vec<S>,
+    load: impl Fn(S) -> Result<T, SpoolError>,
+) -> Result<AndDamaged<T>, SpoolError> {
+    let (mut messages, mut damaged) = (Vec::new(), Vec::new());
+    for each in seqs {
+        let seq = each.seq();
+        match load(each) {
             Ok(message) => messages.push(message),
             Err(SpoolError::Damaged(what)) => damaged.push((seq, what)),
             Err(error) => return Err(error),
@@ -156,7 +154,52 @@ fn due(
     Ok((messages, damaged))
 }
 
-fn load_due(connection: &Connection, seq: i64, hop: &str, now: Stamp) -> Result<Due, SpoolError> {
+/// Whatever names a place in the spool.
+pub(super) trait Place {
+    /// The place.
+    fn seq(&self) -> i64;
+}
+
+impl Place for i64 {
+    fn seq(&self) -> i64 {
+        *self
+    }
+}
+
+impl Place for (i64, String) {
+    fn seq(&self) -> i64 {
+        self.0
+    }
+}
+
+fn due(
+    connection: &Connection,
+    hop: &str,
+    now: Stamp,
+    limit: u32,
+) -> Result<AndDamaged<Due>, SpoolError> {
+    // Walks the partial index in order; recipients of one message that are due at different times give several rows.
+    let mut seqs = connection.prepare_cached(
+        "SELECT seq FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
+         GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?3",
+    )?;
+    let seqs = seqs.query_map(params![hop, now.0, limit], |row| row.get::<_, i64>(0))?;
+    let mut seqs = seqs.collect::<Result<Vec<i64>, _>>()?;
+    let mut seen = HashSet::new();
+    seqs.retain(|seq| seen.insert(*seq));
+    load_each(seqs, |seq| {
+        load_due(connection, seq, hop, RecipientState::Queued, now)
+    })
+}
+
+/// A message with those of its recipients that are in this state for this hop, and due.
+pub(super) fn load_due(
+    connection: &Connection,
+    seq: i64,
+    hop: &str,
+    state: RecipientState,
+    now: Stamp,
+) -> Result<Due, SpoolError> {
     let mut message = connection.prepare_cached(
         "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent FROM messages WHERE seq = ?1",
     )?;
@@ -166,9 +209,9 @@ fn load_due(connection: &Connection, seq: i64, hop: &str, now: Stamp) -> Result<
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
     let mut recipients = connection.prepare_cached(
         "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms FROM recipients \
-         WHERE seq = ?1 AND hop = ?2 AND state = 1 AND due_ms <= ?3 ORDER BY idx",
+         WHERE seq = ?1 AND hop = ?2 AND state = ?4 AND due_ms <= ?3 ORDER BY idx",
     )?;
-    let mut rows = recipients.query(params![seq, hop, now.0])?;
+    let mut rows = recipients.query(params![seq, hop, now.0, state as i64])?;
     let mut due = Due {
         seq,
         id: message_id(row, 0)?,
@@ -227,7 +270,7 @@ fn backlog(
     })
 }
 
-fn load(connection: &Connection, seq: i64) -> Result<StoredMessage, SpoolError> {
+pub(super) fn load(connection: &Connection, seq: i64) -> Result<StoredMessage, SpoolError> {
     let mut message = connection.prepare_cached(
         "SELECT id, accepted_ms, reverse_path, origin, link, cycle, size, traceparent FROM messages WHERE seq = ?1",
     )?;
@@ -277,7 +320,7 @@ fn reverse_path(row: &Row<'_>, column: usize) -> Result<ReversePath, SpoolError>
         .map_err(|error| SpoolError::Damaged(format!("reverse path: {error}")))
 }
 
-fn unsigned(number: i64) -> u64 {
+pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 

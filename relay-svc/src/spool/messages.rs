@@ -101,6 +101,14 @@ pub enum RecipientState {
 }
 
 impl RecipientState {
+    /// That of a recipient whose next hop this is.
+    pub(super) fn waiting_for(hop: &NextHop) -> Self {
+        match hop {
+            NextHop::Hold(_) => Self::Held,
+            NextHop::Link(_) | NextHop::Smtp(_) | NextHop::Report => Self::Queued,
+        }
+    }
+
     pub(super) fn read(number: i64) -> Result<Self, SpoolError> {
         [
             Self::Queued,

@@ -1,4 +1,5 @@
-//! What is durable: messages with their envelopes, recipients with their fates, cycles, and the identities of calls.
+//! What is durable: messages with their envelopes, recipients with their fates, cycles, nodes with the requests for
+//! their release, and the identities of calls.
 //!
 //! One commit point: a message exists once its row is committed. [`Spool::accept`] returns after that commit is
 //! synced, so its caller may answer for the message (invariant 1). Small bodies lie in the database; a body above
@@ -10,13 +11,19 @@
 //!
 //! May touch: the state folder. Must not touch: sockets.
 //!
+//! Held mail and reports that nobody fetches are given up by a clock that counts while the relay runs (`age`), so that
+//! no step of the wall clock ends them.
+//!
 //! Limits: waiting times are kept by the wall clock between attempts; a step of it can delay an attempt, and can
 //! add at most one scheduled wait to the time after which a recipient is given up.
 
+mod age;
 mod body;
 mod cycles;
 mod look;
 mod messages;
+mod nodes;
+mod reports;
 mod requests;
 mod reroute;
 mod schema;
@@ -41,6 +48,8 @@ pub use messages::{
     Accepted, Backlog, Due, DueRecipient, ListFilter, NewMessage, NewRecipient, Origin,
     RecipientRow, RecipientState, Settled, StoredMessage,
 };
+pub use nodes::{HeldNode, ReleaseRequest};
+pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
@@ -138,6 +147,7 @@ struct Inner {
     writer: writer::Writer,
     readers: Mutex<Vec<Connection>>,
     signals: signals::Signals,
+    clock: age::SpoolClock,
     /// Held for the life of the process: the lock goes with the descriptor.
     _lock: File,
 }
@@ -167,12 +177,14 @@ impl Spool {
         let mut connection = schema::open(folder)?;
         schema::migrate(folder, &mut connection)?;
         body::sweep(folder, &connection)?;
+        let clock = age::SpoolClock::resume(&connection)?;
         let writer = writer::Writer::start(connection)?;
         let inner = Inner {
             folder: folder.to_owned(),
             writer,
             readers: Mutex::new(Vec::new()),
             signals: signals::Signals::default(),
+            clock,
             _lock: lock,
         };
         Ok(Self {

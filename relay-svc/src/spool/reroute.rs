@@ -3,8 +3,8 @@
 use linkmail_smtp::Mailbox;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Spool, SpoolError};
-use crate::route::Routes;
+use super::{RecipientState, Spool, SpoolError, nodes};
+use crate::{clock::Stamp, names::NextHop, route::Routes};
 
 /// What is said of mail that was set aside for want of a route. It is queued again when there is one.
 const NO_ROUTE: &str = "no route takes this domain any more";
@@ -15,13 +15,13 @@ impl Spool {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn reroute(&self, routes: Routes) -> Result<u64, SpoolError> {
-        self.write(move |connection| reroute(connection, &routes))
+    pub async fn reroute(&self, routes: Routes, now: Stamp) -> Result<u64, SpoolError> {
+        self.write(move |connection| reroute(connection, &routes, now))
             .await
     }
 }
 
-fn reroute(connection: &Connection, routes: &Routes) -> Result<u64, SpoolError> {
+fn reroute(connection: &Connection, routes: &Routes, now: Stamp) -> Result<u64, SpoolError> {
     let print = routes.fingerprint();
     let known: Option<String> = connection
         .prepare_cached("SELECT value FROM meta WHERE key = 'routes'")?
@@ -31,7 +31,7 @@ fn reroute(connection: &Connection, routes: &Routes) -> Result<u64, SpoolError> 
         return Ok(0);
     }
     let mut queued = connection.prepare(
-        "SELECT seq, idx, address, hop, state FROM recipients WHERE state = 1 OR (state = 5 AND last_reply = ?1)",
+        "SELECT seq, idx, address, hop, state FROM recipients WHERE state IN (1, 6) OR (state = 5 AND last_reply = ?1)",
     )?;
     let mut rows = queued.query([NO_ROUTE])?;
     let mut changes = Vec::new();
@@ -41,9 +41,16 @@ fn reroute(connection: &Connection, routes: &Routes) -> Result<u64, SpoolError> 
             continue;
         };
         let (hop, state): (String, i64) = (row.get(3)?, row.get(4)?);
-        let change = match routes.find(address.domain()) {
-            Some(route) if route.hop.to_string() != hop || state == 5 => {
-                (route.hop.to_string(), 1, "")
+        let change = match routes
+            .find(&address)
+            .map(|route| route.target.hop(&address))
+        {
+            Some(next) if next.to_string() != hop || state == 5 => {
+                if let NextHop::Hold(node) = &next {
+                    nodes::know(connection, node, now)?;
+                }
+                let state = RecipientState::waiting_for(&next);
+                (next.to_string(), state as i64, "")
             }
             Some(_) => continue,
             None => (hop, 5, NO_ROUTE),

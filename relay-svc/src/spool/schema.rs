@@ -10,7 +10,8 @@ use super::SpoolError;
 const FILE: &str = "spool.sqlite";
 
 /// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
-const MIGRATIONS: [&str; 1] = [r"
+const MIGRATIONS: [&str; 2] = [
+    r"
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -81,7 +82,30 @@ CREATE TABLE journal (
     event    TEXT NOT NULL,
     record   TEXT NOT NULL
 ) STRICT;
-"];
+",
+    r"
+-- The reading of the spool's own clock when the message was accepted; see spool/age.rs.
+ALTER TABLE messages ADD COLUMN spool_ms INTEGER NOT NULL DEFAULT 0;
+-- A row names its file only while the file is to be kept.
+UPDATE messages SET body_file = NULL WHERE done_ms IS NOT NULL;
+
+CREATE INDEX recipients_held ON recipients (hop, seq) WHERE state = 6;
+CREATE INDEX recipients_report ON recipients (seq) WHERE hop = 'report';
+
+CREATE TABLE nodes (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    node         TEXT NOT NULL UNIQUE,
+    reversed     TEXT NOT NULL UNIQUE,   -- example.branch: what is below a domain is one stretch of the index
+    seen_ms      INTEGER NOT NULL,       -- mail came for it, or it was asked for
+    requested    INTEGER NOT NULL DEFAULT 0, -- the number of the newest request
+    requested_ms INTEGER,
+    upto         INTEGER NOT NULL DEFAULT 0, -- it asks for messages up to this place
+    done         INTEGER NOT NULL DEFAULT 0, -- the number of the newest request that is over
+    last_release TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX nodes_open ON nodes (node) WHERE requested > done;
+",
+];
 
 /// Whether there is a database.
 pub(super) fn exists(folder: &Path) -> bool {
@@ -152,7 +176,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .contains("written by a newer version (schema 99; this one knows 1)"),
+                .contains("written by a newer version (schema 99; this one knows 2)"),
             "{error}"
         );
     }

@@ -7,11 +7,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{
     Accepted, Draft, NewMessage, RecipientState, Settled, Spool, SpoolError,
     body::{self, Facts, Finished},
-    requests,
+    nodes, requests,
 };
 use crate::{
     clock::Stamp,
-    names::{CycleId, LinkName, MessageId},
+    names::{CycleId, LinkName, MessageId, NextHop},
     queue::Settlement,
 };
 
@@ -31,8 +31,9 @@ impl Spool {
                 .map(|r| r.hop.to_string())
                 .collect::<Vec<_>>(),
         );
+        let clock = self.clock();
         let accepted = self
-            .write(move |connection| insert(connection, &message, &body, &facts))
+            .write(move |connection| insert(connection, &message, &body, &facts, clock))
             .await;
         // Refused, or a repeat of an earlier call: no row names the file.
         if let (Some(file), false) = (
@@ -61,13 +62,16 @@ impl Spool {
         let hops: Vec<String> = recipients
             .map(|recipient| recipient.hop.to_string())
             .collect();
+        let clock = self.clock();
         let spent = self.write(move |connection| {
+            let mut recorded = 0;
             for each in &settled {
-                record(connection, seq, each)?;
+                recorded += record(connection, seq, each)?;
             }
-            if let Some((text, message)) = report {
+            // Nobody is told of what had its outcome before.
+            if let Some((text, message)) = report.filter(|_| recorded > 0) {
                 let (body, facts) = body::inline(text);
-                insert(connection, &message, &body, &facts)?;
+                insert(connection, &message, &body, &facts, clock)?;
             }
             close_if_done(connection, seq, now)
         });
@@ -88,11 +92,11 @@ impl Spool {
     /// # Errors
     /// The database cannot be written.
     pub async fn forget(&self, before: Stamp) -> Result<u64, SpoolError> {
-        let sql = "DELETE FROM messages WHERE seq IN (SELECT seq FROM messages WHERE done_ms < ?1 LIMIT 1000)";
-        self.write(
-            move |connection| Ok(connection.prepare_cached(sql)?.execute([before.0])? as u64),
-        )
-        .await
+        let (forgotten, files) = self.write(move |c| forget(c, before)).await?;
+        for file in files {
+            self.remove_body(&file).await;
+        }
+        Ok(forgotten)
     }
 }
 
@@ -101,6 +105,7 @@ fn insert(
     message: &NewMessage,
     body: &Finished,
     facts: &Facts,
+    clock: Duration,
 ) -> Result<Accepted, SpoolError> {
     if let Some(key) = &message.request {
         if let Some(target) = requests::find(connection, key)? {
@@ -116,7 +121,7 @@ fn insert(
     connection
         .prepare_cached(
             "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
-             body_file, traceparent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+             body_file, traceparent, spool_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
             message.id.as_bytes(),
@@ -130,6 +135,7 @@ fn insert(
             facts.hash,
             body.file(),
             message.traceparent,
+            millis(clock),
         ])?;
     let seq = connection.last_insert_rowid();
     if let Finished::Inline(content) = body {
@@ -138,15 +144,18 @@ fn insert(
             .execute(params![seq, content])?;
     }
     let mut statement = connection.prepare_cached(
-        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, ?3, ?4, 1, ?5)",
+        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     for (idx, recipient) in (0_i64..).zip(&message.recipients) {
-        let hop = recipient.hop.to_string();
+        if let NextHop::Hold(node) = &recipient.hop {
+            nodes::know(connection, node, message.accepted)?;
+        }
         statement.execute(params![
             seq,
             idx,
             recipient.address.to_bytes(),
-            hop,
+            recipient.hop.to_string(),
+            RecipientState::waiting_for(&recipient.hop) as i64,
             message.accepted.0
         ])?;
     }
@@ -156,7 +165,8 @@ fn insert(
     })
 }
 
-fn record(connection: &Connection, seq: i64, settled: &Settled) -> Result<(), SpoolError> {
+/// Says how many recipients that was: one, or none if it had its outcome before.
+fn record(connection: &Connection, seq: i64, settled: &Settled) -> Result<usize, SpoolError> {
     let (state, reply) = match &settled.settlement {
         Settlement::Retry {
             due,
@@ -165,13 +175,13 @@ fn record(connection: &Connection, seq: i64, settled: &Settled) -> Result<(), Sp
             tried,
             reply,
         } => {
-            connection
+            return connection
                 .prepare_cached(
                     "UPDATE recipients SET due_ms = ?3, attempts = ?4, waited_ms = ?5, tried_ms = ?6, last_reply = ?7 \
-                     WHERE seq = ?1 AND idx = ?2 AND state = 1",
+                     WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
                 )?
-                .execute(params![seq, settled.idx, due.0, attempts, millis(*waited), tried.0, reply])?;
-            return Ok(());
+                .execute(params![seq, settled.idx, due.0, attempts, millis(*waited), tried.0, reply])
+                .map_err(SpoolError::from);
         }
         Settlement::Delivered { reply } => (RecipientState::Delivered, reply),
         Settlement::Bounced { reply } => (RecipientState::Bounced, reply),
@@ -182,40 +192,74 @@ fn record(connection: &Connection, seq: i64, settled: &Settled) -> Result<(), Sp
     connection
         .prepare_cached(
             "UPDATE recipients SET state = ?3, attempts = attempts + ?4, last_reply = ?5 \
-             WHERE seq = ?1 AND idx = ?2 AND state = 1",
+             WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
         )?
-        .execute(params![seq, settled.idx, state as i64, counts, reply])?;
-    Ok(())
+        .execute(params![seq, settled.idx, state as i64, counts, reply])
+        .map_err(SpoolError::from)
+}
+
+/// Says how many messages that was, and which files go with them: those of reports, whose bodies were kept so long.
+fn forget(connection: &Connection, before: Stamp) -> Result<(u64, Vec<String>), SpoolError> {
+    let mut old = connection
+        .prepare_cached("SELECT seq, body_file FROM messages WHERE done_ms < ?1 LIMIT 1000")?;
+    let mut delete = connection.prepare_cached("DELETE FROM messages WHERE seq = ?1")?;
+    let mut rows = old.query([before.0])?;
+    let mut found: Vec<(i64, Option<String>)> = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((row.get(0)?, row.get(1)?));
+    }
+    for (seq, _) in &found {
+        delete.execute([seq])?;
+    }
+    let count = found.len() as u64;
+    Ok((
+        count,
+        found.into_iter().filter_map(|(_, file)| file).collect(),
+    ))
 }
 
 /// Lets the body go once every recipient has its outcome; gives the file that is to be removed.
-fn close_if_done(
+pub(super) fn close_if_done(
     connection: &Connection,
     seq: i64,
     now: Stamp,
 ) -> Result<Option<String>, SpoolError> {
     let open: bool = connection
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM recipients WHERE seq = ?1 AND state IN (1, 5))",
+            "SELECT EXISTS (SELECT 1 FROM recipients WHERE seq = ?1 AND state IN (1, 5, 6))",
         )?
         .query_row([seq], |row| row.get(0))?;
     if open {
         return Ok(None);
     }
-    let file = connection
+    connection
+        .prepare_cached("UPDATE messages SET done_ms = ?2 WHERE seq = ?1")?
+        .execute([seq, now.0])?;
+    // A report can still be looked at until it is forgotten.
+    let is_report: bool = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM recipients WHERE seq = ?1 AND hop = 'report')",
+        )?
+        .query_row([seq], |row| row.get(0))?;
+    if is_report {
+        return Ok(None);
+    }
+    connection
+        .prepare_cached("DELETE FROM bodies WHERE seq = ?1")?
+        .execute([seq])?;
+    let file: Option<String> = connection
         .prepare_cached("SELECT body_file FROM messages WHERE seq = ?1")?
         .query_row([seq], |row| row.get(0))
         .optional()?
         .flatten();
-    connection
-        .prepare_cached("DELETE FROM bodies WHERE seq = ?1")?
-        .execute([seq])?;
-    connection
-        .prepare_cached("UPDATE messages SET done_ms = ?2 WHERE seq = ?1")?
-        .execute([seq, now.0])?;
+    if file.is_some() {
+        connection
+            .prepare_cached("UPDATE messages SET body_file = NULL WHERE seq = ?1")?
+            .execute([seq])?;
+    }
     Ok(file)
 }
 
-fn millis(wait: Duration) -> i64 {
+pub(super) fn millis(wait: Duration) -> i64 {
     i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
 }

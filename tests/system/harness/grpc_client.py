@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 DEADLINE = 30
 RELAY = "linkmail.relay.v1"
+MONITOR = "linkmail.monitor.v1"
 
 
 class Failure(Exception):
@@ -40,7 +41,9 @@ class Failure(Exception):
 class Client:
     """Calls `SERVICE/METHOD` with plain dictionaries; answers are dictionaries with the proto's field names."""
 
-    def __init__(self, target, reflection="v1"):
+    def __init__(self, target, reflection="v1", package=RELAY):
+        """`package` is that of services which are named without one."""
+        self._package = package
         options = [("grpc.enable_retries", 0)]
         if target.startswith("unix:"):
             # grpc-core sends the socket's path as the authority, percent-encoded, and HTTP/2 servers built on h2 refuse
@@ -94,7 +97,7 @@ class Client:
 
     def _method(self, path):
         service, method = path.split("/")
-        service = service if "." in service else f"{RELAY}.{service}"
+        service = service if "." in service else f"{self._package}.{service}"
         found = self.service(service).methods_by_name[method]
         asked = message_factory.GetMessageClass(found.input_type)
         answered = message_factory.GetMessageClass(found.output_type)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from . import wait
-from .grpc_client import Client
+from .grpc_client import RELAY, Client
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 BINARY = Path(os.environ.get("RELAY_SVC", REPOSITORY / "target" / "debug" / "relay-svc"))
@@ -65,57 +65,27 @@ def environment(**changes):
     return kept
 
 
-class Relay:
-    """An edge between a site and its provider. `site` and `released` are its two listeners, `grpc` its API."""
+class Daemon:
+    """One of our daemons: a configuration file NAME.toml in its place, a process, its log, its API at `grpc`."""
 
-    def __init__(
-        self,
-        place,
-        mailbox,
-        smart_host,
-        dial=IMPLICIT,
-        dequeue="[]",
-        trigger="[]",
-        quiet="500ms",
-        bounce_wait="300ms",
-        extra="",
-        grpc_extra="",
-        released=None,
-        env=None,
-        wrapper=(),
-        state=None,
-    ):
-        """`mailbox` and `smart_host` are ADDRESS:PORT; `dial`, `dequeue` and `trigger` are TOML values; `extra` is
-        TOML before the first table of the file; `wrapper` is a command line to run the relay under; `state` is its folder, if
-        not one of the place."""
+    program = "relay-svc"
+    package = RELAY
+
+    def __init__(self, place, name, env=None, wrapper=()):
+        """`wrapper` is a command line to run the daemon under."""
         self.folder = place.folder
-        self.state = state or place.folder / "state"
-        self.site = place.endpoint()
-        self.released = released or place.endpoint()
+        self.name = name
         self.grpc = place.endpoint()
-        self.config = place.folder / "relay.toml"
+        self.config = place.folder / f"{name}.toml"
         self.env = env or {}
         self.wrapper = list(wrapper)
         self.process = None
         self._client = None
         self._runs = 0
-        self.write(
-            EDGE.format(
-                state=self.state,
-                grpc=self.grpc,
-                grpc_extra=grpc_extra,
-                extra=extra,
-                site=self.site,
-                released=self.released,
-                mailbox=mailbox,
-                smart_host=smart_host,
-                dial=dial,
-                dequeue=dequeue,
-                trigger=trigger,
-                quiet=quiet,
-                bounce_wait=bounce_wait,
-            )
-        )
+
+    @property
+    def binary(self):
+        return BINARY.with_name(self.program)
 
     def write(self, text):
         self.config.write_text(text)
@@ -124,10 +94,10 @@ class Relay:
 
     def start(self):
         self._runs += 1
-        self.log_file = self.folder / f"relay-{self._runs}.log"
+        self.log_file = self.folder / f"{self.name}-{self._runs}.log"
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
-                [*self.wrapper, str(BINARY), "serve", "--config", str(self.config)],
+                [*self.wrapper, str(self.binary), "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -144,10 +114,10 @@ class Relay:
 
     @property
     def pid(self):
-        """The relay's own process id, below whatever wraps it."""
+        """The daemon's own process id, below whatever wraps it."""
         pid = self.process.pid
         # A binary that was built anew meanwhile shows as deleted.
-        while os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") != str(BINARY.resolve()):
+        while os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") != str(self.binary.resolve()):
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             assert len(children) == 1, f"children of {pid}: {children}"
             pid = int(children[0])
@@ -173,11 +143,11 @@ class Relay:
             self._client = None
 
     def stop(self):
-        """For fixtures: a relay that still runs must stop gracefully, and must never have panicked."""
+        """For fixtures: a daemon that still runs must stop gracefully, and must never have panicked."""
         if self.process is not None:
             code = self.terminate()
             assert code == 0, f"exit {code} after SIGTERM:\n{self.log_text()[-4000:]}"
-        for path in self.folder.glob("relay-*.log"):
+        for path in self.folder.glob(f"{self.name}-*.log"):
             assert "panicked at" not in path.read_text(errors="replace"), f"panic in {path}"
 
     # What it says.
@@ -206,29 +176,13 @@ class Relay:
     @property
     def client(self):
         if self._client is None:
-            self._client = Client(self.grpc)
+            self._client = Client(self.grpc, package=self.package)
         return self._client
 
     def cli(self, *arguments, seconds=60, config=True, **kwargs):
-        """Runs a command of relay-svc; `--config FILE` is added unless `config` is False."""
+        """Runs a command of the program; `--config FILE` is added unless `config` is False."""
         extra = ["--config", str(self.config)] if config else []
-        return cli(*arguments, *extra, seconds=seconds, cwd=self.folder, **kwargs)
-
-    def run_cycle(self, expected="COMPLETE", link="isp"):
-        """Runs one cycle to its end and returns it; its outcome must be `expected`."""
-        started = self.client.call("CycleService/RunCycle", parent=f"links/{link}")
-        cycle = self.ended(started["name"])
-        assert cycle["outcome"] == expected, json.dumps(cycle, indent=1)
-        return cycle
-
-    def ended(self, name, seconds=60):
-        """The cycle of that name when it has ended."""
-
-        def get():
-            cycle = self.client.call("CycleService/GetCycle", name=name)
-            return cycle if cycle["phase"] == "ENDED" else None
-
-        return wait.until(get, f"end of {name}", seconds)
+        return cli(*arguments, *extra, seconds=seconds, cwd=self.folder, binary=self.binary, **kwargs)
 
     def messages(self, **fields):
         """All messages the relay knows, oldest first."""
@@ -257,10 +211,72 @@ class Relay:
         wait.until(lambda: states() == expected, lambda: f"{expected}; are {self.recipients()}", seconds)
 
 
-def cli(*arguments, seconds=60, cwd=None, wrapper=(), env=None):
-    """Runs relay-svc with these arguments; the finished process with text output."""
+class Relay(Daemon):
+    """An edge between a site and its provider. `site` and `released` are its two listeners, `grpc` its API."""
+
+    def __init__(
+        self,
+        place,
+        mailbox,
+        smart_host,
+        dial=IMPLICIT,
+        dequeue="[]",
+        trigger="[]",
+        quiet="500ms",
+        bounce_wait="300ms",
+        extra="",
+        grpc_extra="",
+        released=None,
+        env=None,
+        wrapper=(),
+        state=None,
+    ):
+        """`mailbox` and `smart_host` are ADDRESS:PORT; `dial`, `dequeue` and `trigger` are TOML values; `extra` is
+        TOML before the first table of the file; `wrapper` is a command line to run the relay under; `state` is its folder, if
+        not one of the place."""
+        super().__init__(place, "relay", env=env, wrapper=wrapper)
+        self.state = state or place.folder / "state"
+        self.site = place.endpoint()
+        self.released = released or place.endpoint()
+        self.write(
+            EDGE.format(
+                state=self.state,
+                grpc=self.grpc,
+                grpc_extra=grpc_extra,
+                extra=extra,
+                site=self.site,
+                released=self.released,
+                mailbox=mailbox,
+                smart_host=smart_host,
+                dial=dial,
+                dequeue=dequeue,
+                trigger=trigger,
+                quiet=quiet,
+                bounce_wait=bounce_wait,
+            )
+        )
+
+    def run_cycle(self, expected="COMPLETE", link="isp"):
+        """Runs one cycle to its end and returns it; its outcome must be `expected`."""
+        started = self.client.call("CycleService/RunCycle", parent=f"links/{link}")
+        cycle = self.ended(started["name"])
+        assert cycle["outcome"] == expected, json.dumps(cycle, indent=1)
+        return cycle
+
+    def ended(self, name, seconds=60):
+        """The cycle of that name when it has ended."""
+
+        def get():
+            cycle = self.client.call("CycleService/GetCycle", name=name)
+            return cycle if cycle["phase"] == "ENDED" else None
+
+        return wait.until(get, f"end of {name}", seconds)
+
+
+def cli(*arguments, seconds=60, cwd=None, wrapper=(), env=None, binary=BINARY):
+    """Runs relay-svc, or another program, with these arguments; the finished process with text output."""
     return subprocess.run(
-        [*wrapper, str(BINARY), *arguments],
+        [*wrapper, str(binary), *arguments],
         capture_output=True,
         text=True,
         timeout=seconds,

@@ -183,7 +183,9 @@ impl ServerSession {
             asked,
             ServerStep::Mail { .. } | ServerStep::Recipient(_) | ServerStep::Etrn(_)
         );
-        self.refusals += usize::from(is_by_policy && reply.refuses());
+        // 459 says "not allowed" with a code that is not for good (RFC 1985 5.3).
+        let not_allowed = reply.refuses() || matches!(asked, ServerStep::Etrn(_)) && reply.code == 459;
+        self.refusals += usize::from(is_by_policy && not_allowed);
         match (asked, reply.severity()) {
             (ServerStep::Mail { .. }, Severity::Positive) => self.open = Some(Open::default()),
             (ServerStep::Recipient(_), Severity::Positive) => {

@@ -226,12 +226,12 @@ async fn queued_mail_follows_changed_routes() {
         routes
             .insert(
                 Pattern::parse(pattern).unwrap(),
-                NextHop::parse(hop).unwrap(),
+                Target::Hop(NextHop::parse(hop).unwrap()),
             )
             .unwrap();
     }
-    assert_eq!(spool.reroute(routes.clone()).await.unwrap(), 1);
-    assert_eq!(spool.reroute(routes).await.unwrap(), 0);
+    assert_eq!(spool.reroute(routes.clone(), NOW).await.unwrap(), 1);
+    assert_eq!(spool.reroute(routes, NOW).await.unwrap(), 0);
     assert_eq!(
         spool.due("link:vsat".into(), NOW, 9).await.unwrap()[0].recipients[0].address,
         mailbox("b@else.example")
@@ -248,7 +248,7 @@ async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does() {
     let spool = Spool::open(folder.path()).unwrap();
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
     let mut routes = Routes::default();
-    assert_eq!(spool.reroute(routes.clone()).await.unwrap(), 1);
+    assert_eq!(spool.reroute(routes.clone(), NOW).await.unwrap(), 1);
     assert!(
         spool
             .due("link:isp".into(), NOW, 9)
@@ -257,9 +257,12 @@ async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does() {
             .is_empty()
     );
     routes
-        .insert(Pattern::Any, NextHop::parse("link:isp").unwrap())
+        .insert(
+            Pattern::Any,
+            Target::Hop(NextHop::parse("link:isp").unwrap()),
+        )
         .unwrap();
-    assert_eq!(spool.reroute(routes).await.unwrap(), 1);
+    assert_eq!(spool.reroute(routes, NOW).await.unwrap(), 1);
     assert_eq!(spool.due("link:isp".into(), NOW, 9).await.unwrap().len(), 1);
 }
 

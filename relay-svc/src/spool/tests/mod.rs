@@ -9,13 +9,15 @@ use super::*;
 use crate::{
     clock::Stamp,
     cycle::{Outcome, Record, Trigger},
-    names::{LinkName, MessageId, NextHop, RequestId},
+    names::{LinkName, MessageId, NextHop, Node, NodeScope, RequestId},
     queue::Settlement,
-    route::{Pattern, Routes},
+    route::{Pattern, Routes, Target},
 };
 
 mod fate;
 mod folder;
+mod held;
+mod reports;
 
 const NOW: Stamp = Stamp(1_795_458_600_000);
 
@@ -24,9 +26,13 @@ fn mailbox(text: &str) -> Mailbox {
 }
 
 fn message(recipients: &[(&str, &str)]) -> NewMessage {
-    let recipients = recipients.iter().map(|(address, hop)| NewRecipient {
-        address: mailbox(address),
-        hop: NextHop::parse(hop).unwrap(),
+    let recipients = recipients.iter().map(|(address, hop)| {
+        let address = mailbox(address);
+        let hop = match *hop {
+            "hold" => NextHop::Hold(Node::of(address.domain())),
+            hop => NextHop::parse(hop).unwrap(),
+        };
+        NewRecipient { address, hop }
     });
     NewMessage {
         id: MessageId::new(),

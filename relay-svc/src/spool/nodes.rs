@@ -1,0 +1,394 @@
+//! What is held for whom, and the requests for its release.
+//!
+//! A request is one row: its number, and the place in the spool up to which it asks. So it costs the same for one held
+//! message as for a million, it is durable before it is answered, and what comes in meanwhile waits for the next one. It
+//! is over when every message up to that place has been tried; a newer request that came meanwhile has a higher number,
+//! and stays open.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{Due, RecipientState, Spool, SpoolError, look, store::millis};
+use crate::{
+    clock::Stamp,
+    names::{NextHop, Node, NodeScope},
+};
+
+/// Who waits for requests listens to this; it is the hop of no mail.
+const SIGNAL: &str = "hold";
+
+/// A node with what is held for it.
+#[derive(Debug, Clone)]
+pub struct HeldNode {
+    /// Its place in the list.
+    pub seq: i64,
+    /// The node.
+    pub node: Node,
+    /// Messages that are held, released or not.
+    pub messages: u64,
+    /// Their octets.
+    pub bytes: u64,
+    /// When the oldest of them was accepted.
+    pub oldest: Option<Stamp>,
+    /// When it was last asked for.
+    pub requested: Option<Stamp>,
+    /// Whether that request is not over.
+    pub releasing: bool,
+    /// How the last release ended, in words.
+    pub last_release: String,
+}
+
+impl HeldNode {
+    /// One that nothing is known of.
+    #[must_use]
+    pub fn unheard_of(node: Node) -> Self {
+        Self {
+            seq: 0,
+            node,
+            messages: 0,
+            bytes: 0,
+            oldest: None,
+            requested: None,
+            releasing: false,
+            last_release: String::new(),
+        }
+    }
+}
+
+/// A request that is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReleaseRequest {
+    /// Its number; grows with each request for the node.
+    pub number: i64,
+    /// It asks for the messages up to this place.
+    pub upto: i64,
+}
+
+impl Spool {
+    /// Wakes when a release was requested.
+    #[must_use]
+    pub fn watch_releases(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.signals.hop(SIGNAL).subscribe()
+    }
+
+    /// Makes these nodes known, before mail comes for them.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn know_nodes(&self, nodes: Vec<Node>, now: Stamp) -> Result<(), SpoolError> {
+        self.write(move |connection| {
+            nodes
+                .iter()
+                .try_for_each(|node| know(connection, node, now))
+        })
+        .await
+    }
+
+    /// Asks for the release of all that is held now for the nodes that `may` admits; says how many messages that is.
+    /// After `Ok` the request is durable, unless there was nothing to ask for.
+    ///
+    /// # Errors
+    /// The database cannot be read or written; nothing is requested then.
+    pub async fn request_release(
+        &self,
+        scope: NodeScope,
+        may: impl Fn(&Node) -> bool + Send + 'static,
+        now: Stamp,
+    ) -> Result<u64, SpoolError> {
+        let pending = self
+            .write(move |connection| {
+                let mut pending = 0;
+                for node in nodes_of(connection, scope)? {
+                    if may(&node) {
+                        pending += request(connection, &node, now)?;
+                    }
+                }
+                Ok(pending)
+            })
+            .await?;
+        if pending > 0 {
+            self.inner.signals.wake([SIGNAL]);
+        }
+        Ok(pending)
+    }
+
+    /// The nodes whose release was requested and is not over, those first that asked first; at most `limit`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open_releases(&self, limit: u32) -> Result<Vec<Node>, SpoolError> {
+        self.read(move |connection| {
+            let mut open = connection.prepare_cached(
+                "SELECT node FROM nodes INDEXED BY nodes_open WHERE requested > done ORDER BY requested_ms LIMIT ?1",
+            )?;
+            let names = open.query_map([limit], |row| row.get::<_, String>(0))?;
+            let mut nodes = Vec::new();
+            for name in names {
+                nodes.extend(node(&name?));
+            }
+            Ok(nodes)
+        })
+        .await
+    }
+
+    /// The newest request for a node, if it is not over.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn release_request(&self, node: Node) -> Result<Option<ReleaseRequest>, SpoolError> {
+        let sql = "SELECT requested, upto FROM nodes WHERE node = ?1 AND requested > done";
+        self.read(move |connection| {
+            let found = connection
+                .prepare_cached(sql)?
+                .query_row([node.as_str()], |row| {
+                    Ok(ReleaseRequest {
+                        number: row.get(0)?,
+                        upto: row.get(1)?,
+                    })
+                });
+            Ok(found.optional()?)
+        })
+        .await
+    }
+
+    /// The request, and those before it, are over; `how` says it in words.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn finish_release(
+        &self,
+        node: Node,
+        request: ReleaseRequest,
+        how: String,
+    ) -> Result<(), SpoolError> {
+        let sql = "UPDATE nodes SET done = max(done, ?2), last_release = ?3 WHERE node = ?1";
+        self.write(move |connection| {
+            connection
+                .prepare_cached(sql)?
+                .execute(params![node.as_str(), request.number, how])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Up to `limit` held messages of a node between two places in the spool, in their order.
+    ///
+    /// # Errors
+    /// The database cannot be read. A message whose row is damaged is set aside and does not stop the rest.
+    pub async fn held(
+        &self,
+        node: &Node,
+        after: i64,
+        upto: i64,
+        limit: u32,
+    ) -> Result<Vec<Due>, SpoolError> {
+        let hop = NextHop::Hold(node.clone()).to_string();
+        let (messages, damaged) = self
+            .read(move |connection| {
+                let mut seqs = connection.prepare_cached(
+                    "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+                     WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
+                )?;
+                let seqs = seqs.query_map(params![hop, after, upto, limit], |row| row.get(0))?;
+                let seqs = seqs.collect::<Result<Vec<i64>, _>>()?;
+                look::load_each(seqs, |seq| {
+                    look::load_due(connection, seq, &hop, RecipientState::Held, Stamp(i64::MAX))
+                })
+            })
+            .await?;
+        self.set_aside_damaged(damaged).await?;
+        Ok(messages)
+    }
+
+    /// Up to `limit` held messages that have been held for longer than `limit_age` by the spool's clock, oldest first, each with
+    /// its node; one row for each node of a message.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn held_too_long(
+        &self,
+        limit_age: Duration,
+        limit: u32,
+    ) -> Result<Vec<(Node, Due)>, SpoolError> {
+        let Some(before) = self.clock().checked_sub(limit_age) else {
+            return Ok(Vec::new());
+        };
+        let (messages, damaged) = self
+            .read(move |connection| {
+                let old = too_old(connection, before, limit)?;
+                look::load_each(old, |(seq, hop)| {
+                    let due = look::load_due(
+                        connection,
+                        seq,
+                        &hop,
+                        RecipientState::Held,
+                        Stamp(i64::MAX),
+                    )?;
+                    let name = hop.strip_prefix("hold:").and_then(node);
+                    let node = name.ok_or_else(|| SpoolError::Damaged(format!("hop {hop:?}")))?;
+                    Ok((node, due))
+                })
+            })
+            .await?;
+        self.set_aside_damaged(damaged).await?;
+        Ok(messages)
+    }
+
+    /// One node, if it is known.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn node(&self, node: Node) -> Result<Option<HeldNode>, SpoolError> {
+        self.read(move |connection| {
+            let sql = format!("{NODE} WHERE node = ?1");
+            let mut found = connection.prepare_cached(&sql)?;
+            let mut rows = found.query([node.as_str()])?;
+            rows.next()?.map(|row| facts(connection, row)).transpose()
+        })
+        .await
+    }
+
+    /// Nodes in the order in which they became known, behind a place.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn nodes(&self, after: i64, limit: u32) -> Result<Vec<HeldNode>, SpoolError> {
+        self.read(move |connection| {
+            let sql = format!("{NODE} WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+            let mut found = connection.prepare_cached(&sql)?;
+            let mut rows = found.query(params![after, limit])?;
+            let mut nodes = Vec::new();
+            while let Some(row) = rows.next()? {
+                nodes.push(facts(connection, row)?);
+            }
+            Ok(nodes)
+        })
+        .await
+    }
+
+    /// Forgets nodes that nothing is held for and that nobody has asked for since `before`: a route that takes every
+    /// sub-domain would otherwise remember each one that ever got mail. Those in `kept` stay.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn forget_nodes(&self, kept: Vec<Node>, before: Stamp) -> Result<(), SpoolError> {
+        self.write(move |connection| {
+            let mut old = connection.prepare_cached(
+                "SELECT node FROM nodes WHERE seen_ms < ?1 AND requested = done AND NOT EXISTS \
+                 (SELECT 1 FROM recipients WHERE hop = 'hold:' || node AND state = 6) LIMIT 1000",
+            )?;
+            let names = old.query_map([before.0], |row| row.get::<_, String>(0))?;
+            let names = names.collect::<Result<Vec<String>, _>>()?;
+            let mut delete = connection.prepare_cached("DELETE FROM nodes WHERE node = ?1")?;
+            for name in names {
+                if !kept.iter().any(|node| node.as_str() == name) {
+                    delete.execute([name])?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+const NODE: &str =
+    "SELECT seq, node, requested_ms, requested > done AS releasing, last_release FROM nodes";
+
+/// Makes sure that there is a row for the node.
+pub(super) fn know(connection: &Connection, node: &Node, now: Stamp) -> Result<(), SpoolError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO nodes (node, reversed, seen_ms) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (node) DO UPDATE SET seen_ms = max(seen_ms, ?3)",
+        )?
+        .execute(params![node.as_str(), node.reversed(), now.0])?;
+    Ok(())
+}
+
+fn nodes_of(connection: &Connection, scope: NodeScope) -> Result<Vec<Node>, SpoolError> {
+    let top = match scope {
+        NodeScope::One(node) => return Ok(vec![node]),
+        NodeScope::AtOrBelow(node) => node.reversed(),
+    };
+    // The full stop is followed by the slash: what begins with `example.branch.` lies between the two.
+    let mut below = connection.prepare_cached(
+        "SELECT node FROM nodes WHERE reversed = ?1 OR (reversed > ?1 || '.' AND reversed < ?1 || '/')",
+    )?;
+    let names = below.query_map([top], |row| row.get::<_, String>(0))?;
+    let mut nodes = Vec::new();
+    for name in names {
+        nodes.extend(node(&name?));
+    }
+    Ok(nodes)
+}
+
+/// Says how many messages are asked for.
+fn request(connection: &Connection, node: &Node, now: Stamp) -> Result<u64, SpoolError> {
+    let hop = NextHop::Hold(node.clone()).to_string();
+    let (held, newest): (i64, Option<i64>) = connection
+        .prepare_cached(
+            "SELECT count(DISTINCT seq), max(seq) FROM recipients INDEXED BY recipients_held \
+             WHERE hop = ?1 AND state = 6",
+        )?
+        .query_row([&hop], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if let Some(newest) = newest {
+        know(connection, node, now)?;
+        connection
+            .prepare_cached(
+                "UPDATE nodes SET requested = requested + 1, requested_ms = ?2, upto = max(upto, ?3) \
+                 WHERE node = ?1",
+            )?
+            .execute(params![node.as_str(), now.0, newest])?;
+    }
+    Ok(look::unsigned(held))
+}
+
+/// Places and hops of messages that were accepted before a reading of the spool's clock. The clock only grows with the
+/// places, so the first one that is young enough ends the search.
+fn too_old(
+    connection: &Connection,
+    before: Duration,
+    limit: u32,
+) -> Result<Vec<(i64, String)>, SpoolError> {
+    let mut oldest = connection.prepare_cached(
+        "SELECT DISTINCT r.seq, r.hop, m.spool_ms FROM recipients r INDEXED BY recipients_state \
+         JOIN messages m ON m.seq = r.seq WHERE r.state = 6 ORDER BY r.seq LIMIT ?1",
+    )?;
+    let mut rows = oldest.query([limit])?;
+    let mut old = Vec::new();
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(2)? > millis(before) {
+            break;
+        }
+        old.push((row.get(0)?, row.get(1)?));
+    }
+    Ok(old)
+}
+
+fn facts(connection: &Connection, row: &Row<'_>) -> Result<HeldNode, SpoolError> {
+    let name: String = row.get(1)?;
+    let node = node(&name).ok_or_else(|| SpoolError::Damaged(format!("node {name:?}")))?;
+    let hop = NextHop::Hold(node.clone()).to_string();
+    let (messages, bytes, oldest): (i64, i64, Option<i64>) = connection
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(size), 0), min(accepted_ms) FROM messages WHERE seq IN \
+             (SELECT seq FROM recipients INDEXED BY recipients_held WHERE hop = ?1 AND state = 6)",
+        )?
+        .query_row([hop], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(HeldNode {
+        seq: row.get(0)?,
+        node,
+        messages: look::unsigned(messages),
+        bytes: look::unsigned(bytes),
+        oldest: oldest.map(Stamp),
+        requested: row.get::<_, Option<i64>>(2)?.map(Stamp),
+        releasing: row.get(3)?,
+        last_release: row.get(4)?,
+    })
+}
+
+/// A node as the spool keeps it.
+fn node(name: &str) -> Option<Node> {
+    name.parse().ok().map(|domain| Node::of(&domain))
+}

@@ -1,0 +1,213 @@
+//! Held mail, and the requests for its release.
+
+use super::*;
+
+fn node(name: &str) -> Node {
+    Node::of(&name.parse().unwrap())
+}
+
+async fn hold(spool: &Spool, addresses: &[&str]) {
+    let recipients: Vec<_> = addresses.iter().map(|address| (*address, "hold")).collect();
+    accept(spool, b"held\r\n", message(&recipients)).await;
+}
+
+async fn ask(spool: &Spool, scope: NodeScope) -> u64 {
+    spool.request_release(scope, |_| true, NOW).await.unwrap()
+}
+
+async fn request(spool: &Spool, name: &str) -> Option<ReleaseRequest> {
+    spool.release_request(node(name)).await.unwrap()
+}
+
+/// The places of what a request asks for.
+async fn asked_for(spool: &Spool, name: &str) -> Vec<i64> {
+    let Some(request) = request(spool, name).await else {
+        return Vec::new();
+    };
+    let held = spool.held(&node(name), 0, request.upto, 100).await.unwrap();
+    held.iter().map(|message| message.seq).collect()
+}
+
+#[tokio::test]
+async fn a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let one = || NodeScope::One(node("ship.example"));
+    assert_eq!(ask(&spool, one()).await, 0);
+    assert_eq!(request(&spool, "ship.example").await, None);
+    hold(&spool, &["a@ship.example", "b@ship.example"]).await;
+    hold(&spool, &["a@else.example"]).await;
+    let mut woken = spool.watch_releases();
+    woken.mark_unchanged();
+
+    assert_eq!(ask(&spool, one()).await, 1, "a message counts once");
+
+    assert!(woken.has_changed().unwrap());
+    hold(&spool, &["c@ship.example"]).await;
+    assert_eq!(asked_for(&spool, "ship.example").await, [1]);
+    assert_eq!(
+        spool.open_releases(9).await.unwrap(),
+        [node("ship.example")]
+    );
+    assert!(
+        spool
+            .due("hold:ship.example".into(), NOW, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+
+    // A request that comes while the first one is carried out stays open behind it.
+    let first = request(&spool, "ship.example").await.unwrap();
+    assert_eq!(ask(&spool, one()).await, 2);
+    spool
+        .finish_release(node("ship.example"), first, "1 sent".into())
+        .await
+        .unwrap();
+    assert_eq!(asked_for(&spool, "ship.example").await, [1, 3]);
+    let second = request(&spool, "ship.example").await.unwrap();
+    spool
+        .finish_release(node("ship.example"), second, "all sent".into())
+        .await
+        .unwrap();
+    assert!(spool.open_releases(9).await.unwrap().is_empty());
+    let shown = spool.node(node("ship.example")).await.unwrap().unwrap();
+    assert_eq!(
+        (shown.messages, shown.bytes, shown.releasing),
+        (2, 12, false)
+    );
+    assert_eq!(shown.last_release, "all sent");
+}
+
+#[tokio::test]
+async fn a_request_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    hold(&spool, &["a@ship.example"]).await;
+    ask(&spool, NodeScope::One(node("ship.example"))).await;
+    drop(spool);
+    let spool = reopened(folder.path()).await;
+    assert_eq!(asked_for(&spool, "ship.example").await, [1]);
+}
+
+#[tokio::test]
+async fn nodes_below_one_are_found_and_only_those_that_may_be_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    for address in [
+        "a@ship.example",
+        "a@deck.ship.example",
+        "a@low.deck.ship.example",
+        "a@airship.example",
+        "a@ship.example.org",
+        "a@ship-yard.example",
+    ] {
+        hold(&spool, &[address]).await;
+    }
+    let scope = || NodeScope::AtOrBelow(node("ship.example"));
+    assert_eq!(ask(&spool, scope()).await, 3);
+    let open = spool.open_releases(9).await.unwrap();
+    assert_eq!(open.len(), 3, "{open:?}");
+    let may = |asked: &Node| *asked == node("low.deck.ship.example");
+    assert_eq!(spool.request_release(scope(), may, NOW).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    hold(&spool, &["a@ship.example"]).await;
+    let retry = Settlement::Retry {
+        due: NOW.plus(Duration::from_secs(9)),
+        attempts: 1,
+        waited: Duration::ZERO,
+        tried: NOW,
+        reply: "451 not now".into(),
+    };
+    let settled = |settlement| vec![Settled { idx: 0, settlement }];
+    spool.settle(1, settled(retry), None, NOW).await.unwrap();
+    let listed = |spool: Spool| async move {
+        let filter = ListFilter {
+            limit: 9,
+            ..ListFilter::default()
+        };
+        spool.list(filter).await.unwrap()
+    };
+    let held = &listed(spool.clone()).await[0].recipients[0];
+    assert_eq!((held.state, held.attempts), (RecipientState::Held, 1));
+    ask(&spool, NodeScope::One(node("ship.example"))).await;
+    assert_eq!(asked_for(&spool, "ship.example").await, [1]);
+
+    let report = || {
+        Some((
+            b"report\r\n".to_vec(),
+            message(&[("a@else.example", "link:isp")]),
+        ))
+    };
+    spool
+        .settle(1, vec![delivered(0)], None, NOW)
+        .await
+        .unwrap();
+    assert!(asked_for(&spool, "ship.example").await.is_empty());
+    // It had its outcome: nobody is told of another one.
+    let bounced = Settlement::Bounced {
+        reply: "550".into(),
+    };
+    spool
+        .settle(1, settled(bounced), report(), NOW)
+        .await
+        .unwrap();
+    assert_eq!(listed(spool.clone()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_held_ages_by_the_clock_of_the_spool() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    hold(&spool, &["a@ship.example", "a@deck.ship.example"]).await;
+    let day = Duration::from_secs(86_400);
+    assert!(spool.held_too_long(day, 9).await.unwrap().is_empty());
+    spool.keep_clock().await.unwrap();
+    drop(spool);
+    // As if the relay had run for two days.
+    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    other
+        .execute(
+            "UPDATE meta SET value = value + 172800000 WHERE key = 'clock_ms'",
+            [],
+        )
+        .unwrap();
+    drop(other);
+    let spool = reopened(folder.path()).await;
+    hold(&spool, &["b@ship.example"]).await;
+    let old = spool.held_too_long(day, 9).await.unwrap();
+    let mut told: Vec<_> = old
+        .iter()
+        .map(|(node, message)| (node.to_string(), message.seq, message.recipients.len()))
+        .collect();
+    told.sort();
+    let expected = [
+        ("deck.ship.example".to_owned(), 1, 1),
+        ("ship.example".to_owned(), 1, 1),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn nodes_of_no_use_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    spool
+        .know_nodes(vec![node("named.example"), node("old.example")], NOW)
+        .await
+        .unwrap();
+    hold(&spool, &["a@ship.example"]).await;
+    let later = NOW.plus(Duration::from_secs(1));
+    spool
+        .forget_nodes(vec![node("named.example")], later)
+        .await
+        .unwrap();
+    let left = spool.nodes(0, 9).await.unwrap();
+    let left: Vec<_> = left.iter().map(|held| held.node.to_string()).collect();
+    assert_eq!(left, ["named.example", "ship.example"]);
+}

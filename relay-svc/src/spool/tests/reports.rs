@@ -1,0 +1,103 @@
+//! Mail for `report` routes.
+
+use super::*;
+
+const REPORT: [(&str, &str); 2] = [
+    ("probe-1@branch.example", "report"),
+    ("user@branch.example", "smtp://127.0.0.1:25"),
+];
+
+async fn all(spool: &Spool, state: Option<ReportState>) -> Vec<StoredReport> {
+    spool.reports(0, state, 9).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_report_waits_until_it_is_acknowledged_and_can_be_read_until_it_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let large = vec![b'x'; 100_000];
+    let new = message(&REPORT[..1]);
+    let id = accept(&spool, &large, new).await.id;
+    accept(&spool, b"no report\r\n", message(&REPORT[1..])).await;
+    let waiting = all(&spool, Some(ReportState::Unacknowledged)).await;
+    assert_eq!((waiting.len(), waiting[0].id), (1, id));
+    assert_eq!(waiting[0].recipients, ["probe-1@branch.example"]);
+    let mut woken = spool.watch_hop("report");
+    woken.mark_unchanged();
+
+    for consumer in ["first", "second"] {
+        let settled = spool
+            .acknowledge(id, consumer.into(), NOW)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(settled.state, ReportState::Acknowledged);
+        assert_eq!(settled.acknowledged_by, "first");
+    }
+
+    assert!(woken.has_changed().unwrap());
+    assert!(
+        all(&spool, Some(ReportState::Unacknowledged))
+            .await
+            .is_empty()
+    );
+    assert_eq!(all(&spool, Some(ReportState::Acknowledged)).await.len(), 1);
+    assert_eq!(read(&spool, waiting[0].seq).await, large);
+    assert_eq!(
+        spool
+            .acknowledge(MessageId::new(), "x".into(), NOW)
+            .await
+            .unwrap()
+            .map(|_| ()),
+        None
+    );
+
+    // Its file outlives a restart, and goes with its row.
+    drop((spool, woken));
+    let spool = reopened(folder.path()).await;
+    assert_eq!(bodies(folder.path()), 1);
+    let later = NOW.plus(Duration::from_secs(1));
+    assert_eq!(spool.forget(later).await.unwrap(), 1);
+    assert_eq!(bodies(folder.path()), 0);
+    assert!(spool.report(id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_message_that_is_also_for_others_is_a_report_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let id = accept(&spool, b"both\r\n", message(&REPORT)).await.id;
+    let settled = spool
+        .acknowledge(id, "monitor".into(), NOW)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(settled.recipients, ["probe-1@branch.example"]);
+    assert_eq!(spool.queued("smtp://127.0.0.1:25".into()).await.unwrap(), 1);
+    assert_eq!(
+        spool
+            .forget(NOW.plus(Duration::from_secs(1)))
+            .await
+            .unwrap(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_report_that_nobody_fetches_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let id = accept(&spool, b"x\r\n", message(&REPORT[..1])).await.id;
+    let day = Duration::from_secs(86_400);
+    assert!(spool.expire_reports(day, NOW).await.unwrap().is_empty());
+    let given_up = spool.expire_reports(Duration::ZERO, NOW).await.unwrap();
+    assert_eq!(given_up, [id]);
+    assert_eq!(all(&spool, Some(ReportState::Expired)).await.len(), 1);
+    assert!(
+        spool
+            .expire_reports(Duration::ZERO, NOW)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
