@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import wait
+from harness import smtp, wait
 from harness.otlp import Collector
-from harness.receiver import BINARY
+from harness.receiver import BINARY, Receiver
 from harness.relay import environment
 
 TOP = Path(__file__).resolve().parents[2]
@@ -91,6 +91,25 @@ def quickstart(place, running):
     return lambda *arguments, **settings: running(Quickstart(place, *arguments, **settings))
 
 
+def seed(target):
+    """Puts what was compiled for this run and is not ours into another target folder, so that it is not compiled again.
+
+    One target folder for both would not do: cargo tells the files of two working trees apart by their times alone, so
+    that an edit of ours could stay unbuilt after the clone was built. For the same reason nothing of our own crates is
+    taken along, and nothing that cargo writes to is shared."""
+    packages = (TOP / "Cargo.lock").read_text().split("[[package]]")[1:]
+    ours = {re.search('name = "(.*)"', text)[1] for text in packages if "source = " not in text}
+    assert {"relay-svc", "monitor-svc", "linkmail-quickstart"} <= ours, ours
+
+    def own(folder, names):
+        """Those of `names` that are left out."""
+        of = {name: re.sub("^lib", "", name).rsplit("-", 1)[0].replace("_", "-") for name in names}
+        return [name for name in names if Path(folder).parent == BINARY.parent and of[name] in ours]
+
+    for part, copy in (("deps", os.link), ("build", os.link), (".fingerprint", shutil.copy2)):
+        shutil.copytree(BINARY.parent / part, target / "debug" / part, ignore=own, copy_function=copy)
+
+
 def assert_complete(summary):
     """Out: alice's message and the probe. In: bob's message and the bounce. The bounce may need a second cycle."""
     assert summary["sent"] == 2 and summary["received"] == 2, summary
@@ -109,13 +128,10 @@ def test_once_from_a_fresh_clone(place, quickstart):
         check=True,
         env={**os.environ, "GIT_CONFIG_GLOBAL": str(config)},
     )
-    # What is not ours was compiled for the run already. The clone has its own names for it: cargo tells the files of
-    # two working trees apart by their times alone, so with one folder for both an edit of ours could stay unbuilt.
     target = TARGET / "fresh-clone"
     shutil.rmtree(target, ignore_errors=True)
     try:
-        for part in ("deps", "build", ".fingerprint"):
-            shutil.copytree(BINARY.parent / part, target / "debug" / part, copy_function=os.link)
+        seed(target)
         run = quickstart(
             "--once",
             program=[str(clone / "deploy/quickstart")],
@@ -205,3 +221,29 @@ def test_the_trace_that_is_named(quickstart, running):
     assert collector.url in run.text()
     names = {span.name for span in collector.spans(run.summary()["trace_id"])}
     assert "relay.cycle" in names, names
+
+
+def test_the_receiver_by_itself(place, running):
+    """It refuses whom it should, keeps what it takes byte for byte, tells of each message once, and ends by SIGTERM."""
+    nobody = "no-such-user@world.example"
+    receiver = Receiver(
+        place.endpoint(), place.endpoint(), refuse={nobody: "550 5.1.1 no such user"}, folder=place.folder
+    )
+    running(receiver).start()
+    content, id = smtp.message(body=".\n..\nlines of dots\n")
+    with smtp.Dialogue(receiver.endpoints[1]) as dialogue:
+        dialogue.expect(250, "EHLO client.example")
+        dialogue.expect(250, "MAIL FROM:<alice@branch.example>")
+        assert dialogue.expect(550, f"RCPT TO:<{nobody}>") == ["5.1.1 no such user"]
+        dialogue.expect(250, "RSET")
+        assert dialogue.transaction("", ["bob@remote.example"], smtp.stuffed(content)) == 250
+    smtp.submit(receiver.endpoint, "alice@branch.example", ["bob@remote.example"], content)
+    first, second = receiver.wait_for(2)
+    assert first["listener"] == receiver.endpoints[1] and second["listener"] == receiver.endpoints[0]
+    assert first["reverse_path"] == "" and second["reverse_path"] == "alice@branch.example"
+    for mail in (first, second):
+        assert mail["recipients"] == ["bob@remote.example"]
+        assert mail["message_id"] == f"<{id}>" and mail["subject"] == "hello" and mail["size"] == len(content)
+        assert receiver.content(mail) == content
+    receiver.stop()
+    assert receiver.mails == [first, second]

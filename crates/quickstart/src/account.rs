@@ -203,7 +203,8 @@ impl Account {
     #[must_use]
     pub fn summary(&self) -> Summary {
         let cycles = || self.cycles.values();
-        let seconds: f64 = cycles().map(|cycle| cycle.seconds).sum();
+        // Not `sum`, which makes -0.0 of nothing.
+        let seconds = cycles().fold(0.0, |sum, cycle| sum + cycle.seconds);
         Summary {
             sent: cycles().map(|cycle| cycle.sent).sum(),
             received: cycles().map(|cycle| cycle.received).sum(),
@@ -330,6 +331,7 @@ mod tests {
     fn without_a_proof_the_trace_is_that_of_the_last_cycle() {
         let trace = |account: &Account| account.summary().trace_id;
         let mut account = Account::new();
+        assert!(account.summary().cycle_seconds.is_sign_positive());
         assert_eq!(trace(&account).len(), 32);
         account.cycle(cycle(1, Some(Outcome::Complete)));
         account.cycle(cycle(2, Some(Outcome::Complete)));

@@ -98,37 +98,49 @@ impl Who {
 /// Who is who, and where.
 #[must_use]
 pub fn picture(ports: Ports, folder: &Path, colours: Colours) -> String {
-    let port = |door| format!(":{}", ports.at(door).port());
-    let title = colours.paint(
-        Ink::Bold,
-        "linkmail: a site behind a line, its provider, and the proof that both ways work",
-    );
+    let port = |door| colours.paint(Ink::Dim, &format!(":{}", ports.at(door).port()));
+    let name = |who: Who, text: &str| colours.paint(who.ink(), text);
     format!(
         "{title}
 
-       the site, branch.example     ┊ the line ┊     the far side
-                                    ┊          ┊
-     alice ──▶ edge ────────────────┼── isp ───┼──▶ provider ────▶ the world
-               {site}               ┊          ┊    {provider}       {world}
-               │  ▲                 ┊          ┊    │
-               │  └─────────────────┼──────────┼────┘ holds the site's mail
-               ▼  {released}            ┊          ┊      until the edge asks (ETRN)
-           mailbox server           ┊          ┊
-           {mailbox}                   ┊          ┊
-     monitor {monitor} ──▶ edge {edge}: probes, whose bounce proves the round trip
+   {the_site}               {the_line}                 {the_far_side}
 
-  {where_}
+   {alice} ──▶ {edge} ════════════════ isp ════════════════▶ provider ──▶ {world}
+             {site}                                      {provider}       {world_port}
+              │ ▲ {released}                                     │
+              │ └───────── what it held, after ETRN ─────────┘
+              ▼
+             {mailbox} {mailbox_port}
+
+   {monitor} {monitor_port} ──▶ {edge} {edge_port}   proves the line by a probe that must bounce
+
+   {files}
 ",
+        title = colours.paint(
+            Ink::Bold,
+            "linkmail: a site, its line, its provider, and a monitor that proves the line"
+        ),
+        the_site = colours.paint(Ink::Dim, "branch.example"),
+        the_line = colours.paint(Ink::Dim, "the line"),
+        the_far_side = colours.paint(Ink::Dim, "far away"),
+        alice = name(Who::Alice, "alice"),
+        edge = name(Who::Edge, "edge"),
+        world = name(Who::World, "the world"),
+        mailbox = name(Who::Mailbox, "mailbox server"),
+        monitor = name(Who::Monitor, "monitor"),
         site = port(Door::Site),
         provider = port(Door::Provider),
-        world = port(Door::World),
+        world_port = port(Door::World),
         released = port(Door::Released),
-        mailbox = port(Door::Mailbox),
-        monitor = port(Door::MonitorGrpc),
-        edge = port(Door::EdgeGrpc),
-        where_ = colours.paint(
+        mailbox_port = port(Door::Mailbox),
+        monitor_port = port(Door::MonitorGrpc),
+        edge_port = port(Door::EdgeGrpc),
+        files = colours.paint(
             Ink::Dim,
-            &format!("All on 127.0.0.1. Files: {}", folder.display())
+            &format!(
+                "everything on 127.0.0.1; configurations and logs in {}",
+                folder.display()
+            )
         ),
     )
 }

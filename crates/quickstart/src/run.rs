@@ -242,7 +242,7 @@ impl Show {
                 back,
                 (Who::Bob, BOB),
                 stage.ports.at(Provider),
-                format!("hands the provider a message for {ALICE}; it is held"),
+                format!("hands the provider a message for {ALICE}: held"),
             ),
         ] {
             self.letters.push((way, letter.clone()));
