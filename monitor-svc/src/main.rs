@@ -1,3 +1,5 @@
-//! The program; everything is in the library.
+//! The monitor's program. All of it lies in the library, where tests reach it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    monitor_svc::commands::main().into()
+}

@@ -21,6 +21,7 @@ pub mod page;
 pub mod serve;
 pub mod shutdown;
 pub mod span;
+pub mod target;
 pub mod tasks;
 pub mod telemetry;
 pub mod watch;

@@ -1,0 +1,53 @@
+//! The monitor's clock: wall-clock time that does not jump while the monitor runs.
+
+use tokio::time::Instant;
+
+pub use linkmail_service::clock::Stamp;
+
+/// The wall clock as it stood at the start, plus the time that has passed since by a clock that only goes on. A step of
+/// the wall clock changes nothing until the next start. Cheap to copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    wall: Stamp,
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that shows `wall` now.
+    #[must_use]
+    pub fn starting_at(wall: Stamp) -> Self {
+        Self {
+            wall,
+            start: Instant::now(),
+        }
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Stamp {
+        self.wall.plus(self.start.elapsed())
+    }
+
+    /// Waits until the clock shows `stamp`.
+    pub async fn sleep_until(&self, stamp: Stamp) {
+        tokio::time::sleep_until(self.start + stamp.since(self.wall)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_on_from_where_it_was_set_whatever_the_wall_clock_shows() {
+        let clock = Clock::starting_at(Stamp(1000));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(clock.now(), Stamp(6000));
+        clock.sleep_until(Stamp(9000)).await;
+        assert_eq!(clock.now(), Stamp(9000));
+        clock.sleep_until(Stamp(10)).await;
+        assert_eq!(clock.now(), Stamp(9000));
+    }
+}

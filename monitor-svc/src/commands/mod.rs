@@ -1,0 +1,224 @@
+//! The faces on the command line: `serve` and `check` read the configuration; the others speak gRPC to the service.
+
+mod monitor;
+mod probe;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use linkmail_service::{command::Program, exit::Exit, listen::GrpcAddress};
+
+use crate::{config, daemon, names::MonitorName};
+
+const PROGRAM: Program = Program("monitor-svc");
+
+/// Where the configuration lies unless said otherwise.
+const CONFIG: &str = "/etc/linkmail/monitor.toml";
+
+/// Proves that mail crosses a link out and back, and tells when it does not.
+#[derive(Debug, Parser)]
+#[command(name = "monitor-svc", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the monitor until SIGTERM or SIGINT
+    Serve(ConfigFile),
+    /// Check a configuration, and say everything that is wrong with it
+    Check(ConfigFile),
+    /// Work with monitors
+    #[command(subcommand)]
+    Monitor(MonitorCommand),
+    /// Work with probes
+    #[command(subcommand)]
+    Probe(ProbeCommand),
+    /// Ask the monitor whether it serves: exit 0 if it does
+    Healthcheck(Service),
+}
+
+#[derive(Debug, Subcommand)]
+enum MonitorCommand {
+    /// List the monitors and how they stand
+    List {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ProbeCommand {
+    /// Run a probe now, and show its fate as it happens: exit 0 if the wanted proof came, 75 if not
+    Run {
+        /// The monitor, such as branch
+        monitor: String,
+        /// How long to wait for its report, such as 90s or 5m
+        #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+        wait: Duration,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// List the probes of a monitor, newest first
+    List {
+        /// The monitor, such as branch
+        monitor: String,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Service {
+    /// The configuration file that names the service's address
+    #[arg(long, value_name = "FILE", conflicts_with = "address")]
+    config: Option<PathBuf>,
+    /// The service's address, IP:PORT or unix:/path
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<GrpcAddress>,
+}
+
+impl Service {
+    /// The address: as given, or that of the configuration, or the default.
+    fn address(&self) -> Result<GrpcAddress, Exit> {
+        if let Some(address) = &self.address {
+            return Ok(address.clone());
+        }
+        let file = match &self.config {
+            Some(file) => file.clone(),
+            None if Path::new(CONFIG).exists() => PathBuf::from(CONFIG),
+            None => {
+                return Ok(GrpcAddress::Tcp(std::net::SocketAddr::from((
+                    [127, 0, 0, 1],
+                    7026,
+                ))));
+            }
+        };
+        Ok(load(&file)?.grpc.listen)
+    }
+}
+
+/// Reads `90s`, `5m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration such as 90s, 5m or 2h");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    Ok(Duration::from_secs(unit) * number)
+}
+
+/// Reads the command line and does what it says.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+        }
+    };
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => {
+            let exit = runtime.block_on(run(cli.command));
+            // A look-up of a name that never ends must not hold the process.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => PROGRAM.complain(Exit::OsError, &error),
+    }
+}
+
+async fn run(command: Command) -> Exit {
+    let done = match command {
+        Command::Serve(file) => serve(&file.config).await,
+        Command::Check(file) => check(&file.config),
+        Command::Monitor(MonitorCommand::List { json, service }) => match service.address() {
+            Ok(address) => monitor::list(&address, json).await,
+            Err(exit) => Err(exit),
+        },
+        Command::Probe(ProbeCommand::Run {
+            monitor,
+            wait,
+            service,
+        }) => match service
+            .address()
+            .and_then(|address| Ok((address, named(&monitor)?)))
+        {
+            Ok((address, monitor)) => probe::run(&monitor, wait, &address).await,
+            Err(exit) => Err(exit),
+        },
+        Command::Probe(ProbeCommand::List {
+            monitor,
+            json,
+            service,
+        }) => match service
+            .address()
+            .and_then(|address| Ok((address, named(&monitor)?)))
+        {
+            Ok((address, monitor)) => probe::list(&monitor, &address, json).await,
+            Err(exit) => Err(exit),
+        },
+        Command::Healthcheck(service) => match service.address() {
+            Ok(address) => PROGRAM.healthcheck(&address).await,
+            Err(exit) => Err(exit),
+        },
+    };
+    done.err().unwrap_or(Exit::Ok)
+}
+
+fn named(monitor: &str) -> Result<MonitorName, Exit> {
+    MonitorName::parse(monitor).map_err(|wrong| PROGRAM.complain(Exit::Usage, &wrong))
+}
+
+async fn serve(file: &Path) -> Result<(), Exit> {
+    let config = load(file)?;
+    daemon::serve(config)
+        .await
+        .map_err(|error| PROGRAM.complain(error.exit(), &error))
+}
+
+fn check(file: &Path) -> Result<(), Exit> {
+    let config = load(file)?;
+    let number = config.monitors.len();
+    let plural = if number == 1 { "" } else { "s" };
+    println!("{}: good: {number} monitor{plural}", file.display());
+    Ok(())
+}
+
+fn load(file: &Path) -> Result<config::Config, Exit> {
+    config::load(file).map_err(|errors| {
+        eprintln!("{errors}");
+        Exit::Config
+    })
+}
