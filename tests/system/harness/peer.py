@@ -18,7 +18,7 @@ class _Session(socketserver.StreamRequestHandler):
         while line := self.rfile.readline():
             verb = line.split(b" ")[0].strip().upper()
             if verb == b"EHLO":
-                self.wfile.write(b"250-peer.test\r\n250 PIPELINING\r\n")
+                self.wfile.write(b"250-peer.test\r\n250-PIPELINING\r\n250 ETRN\r\n")
             elif verb == b"MAIL":
                 if peer.per_session is not None and taken >= peer.per_session:
                     return self.reply("421 4.7.0 enough for this session")
@@ -35,6 +35,9 @@ class _Session(socketserver.StreamRequestHandler):
                 peer.bodies.append(b"".join(lines))
                 peer.on_body()
                 self.reply("250 2.0.0 OK")
+            elif verb == b"ETRN":
+                self.reply("253 2.0.0 OK, 1 pending messages")
+                peer.on_etrn()
             elif verb == b"QUIT":
                 return self.reply("221 2.0.0 bye")
             else:
@@ -43,13 +46,14 @@ class _Session(socketserver.StreamRequestHandler):
 
 class Peer:
     """`per_session`: after so many messages MAIL is answered 421. `stall`: DATA is never answered; `stalled` is set.
-    `on_body` is called with each message, before it is answered for."""
+    `on_body` is called with each message, before it is answered for; `on_etrn` with each ETRN, behind its answer."""
 
     def __init__(self, endpoint, per_session=None, stall=False):
         self.endpoint = endpoint
         self.per_session, self.stall = per_session, stall
         self.sessions, self.bodies = 0, []
         self.on_body = lambda: None
+        self.on_etrn = lambda: None
         self.stalled, self.released = threading.Event(), threading.Event()
         socketserver.ThreadingTCPServer.allow_reuse_address = True
         self._server = socketserver.ThreadingTCPServer(split(endpoint), _Session)
