@@ -12,7 +12,7 @@ use crate::{
 /// Columns of a terminal that everybody has.
 pub const WIDTH: usize = 80;
 /// Where the words of a line of the timeline begin.
-const INDENT: usize = 19;
+const INDENT: usize = 17;
 
 /// Whether to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +148,9 @@ pub fn picture(ports: Ports, folder: &Path, colours: Colours) -> String {
 /// One line of the timeline: when since the start, who, what. Long words go on in lines below.
 #[must_use]
 pub fn line(since: Duration, who: Who, what: &str, colours: Colours) -> String {
-    let time = colours.paint(Ink::Dim, &format!("{:8.2}", since.as_secs_f64()));
+    let seconds = since.as_secs_f64();
+    let decimals = if seconds < 1000.0 { 2 } else { 0 };
+    let time = colours.paint(Ink::Dim, &format!("{seconds:6.decimals$}"));
     let name = colours.paint(who.ink(), &format!("{:<7}", who.name()));
     let mut text = String::new();
     for (number, part) in wrapped(what, WIDTH - INDENT).iter().enumerate() {
@@ -229,7 +231,7 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut line = String::new();
     let mut used = 0;
     for word in text.split_whitespace() {
-        for piece in pieces(word, columns) {
+        for piece in pieces(&brief(word), columns) {
             let length = piece.chars().count();
             if used > 0 && used + 1 + length > columns {
                 lines.push(std::mem::take(&mut line));
@@ -247,6 +249,28 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// A word in which each UUID is its last four digits: enough to tell two probes apart.
+fn brief(word: &str) -> String {
+    /// Octets of a UUID with its hyphens.
+    const LENGTH: usize = 36;
+    let is_uuid = |at: &usize| {
+        let text = word.get(*at..*at + LENGTH);
+        text.is_some_and(|text| uuid::Uuid::parse_str(text).is_ok())
+    };
+    match (0..word.len().saturating_sub(LENGTH - 1)).find(is_uuid) {
+        Some(at) => {
+            let end = at + LENGTH;
+            format!(
+                "{}…{}{}",
+                &word[..at],
+                &word[end - 4..end],
+                brief(&word[end..])
+            )
+        }
+        None => word.to_owned(),
+    }
 }
 
 /// A word in pieces of at most `columns`, its control characters made visible.
@@ -301,12 +325,29 @@ mod tests {
             assert_eq!(Colours::for_terminal(terminal, no_color), wanted);
         }
         let shown = |colours| line(Duration::ZERO, Who::Edge, "line up", colours);
-        assert_eq!(shown(Colours::Off), "    0.00  edge     line up");
+        assert_eq!(shown(Colours::Off), "  0.00  edge     line up");
         let mut plain = shown(Colours::On);
         for escape in ["\x1b[2m", "\x1b[36m", "\x1b[0m"] {
             plain = plain.replace(escape, "");
         }
         assert_eq!(plain, shown(Colours::Off));
+    }
+
+    #[test]
+    fn long_names_are_brief() {
+        let probe = "01a20c3f-51a9-73c9-96c2-f343188ce075";
+        for (word, shown) in [
+            (format!("probe {probe} came back"), "probe …e075 came back"),
+            (
+                format!("links/{probe}:messages/{probe},"),
+                "links/…e075:messages/…e075,",
+            ),
+            (format!("é{probe}é"), "é…e075é"),
+            (probe[1..].to_owned(), &probe[1..]),
+        ] {
+            let text = line(Duration::ZERO, Who::Monitor, &word, Colours::Off);
+            assert_eq!(&text[INDENT..], shown);
+        }
     }
 
     #[test]

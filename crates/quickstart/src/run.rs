@@ -19,14 +19,16 @@ use crate::{
     display::{self, Colours, Who},
     mail::{ALICE, BOB, Letter, LetterError, NOBODY},
     receiver::{Arrival, Notice},
-    stage::{Daemon, Stage, StageError},
-    watch::{Cycles, Monitor, Told, WatchError},
+    stage::{Daemon, START, Stage, StageError},
+    watch::{self, Cycles, Told, WatchError},
 };
 
 /// A run that is not complete after this is concluded as it stands.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// When nothing happened for so long after a cycle and something is missing, one more cycle is asked for.
 const ANOTHER_CYCLE: Duration = Duration::from_secs(5);
+/// When all is there the conclusion waits so long for words that are still under way.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Things told by the daemons that wait to be shown.
 const WAITING: usize = 256;
 /// Names where telemetry goes; the daemons read it themselves.
@@ -57,15 +59,15 @@ enum RunError {
     #[error("a thread of our own ended by a defect: {0}")]
     Defect(#[from] tokio::task::JoinError),
     /// After everything had started.
-    #[error("{0}")]
-    DaemonEnded(String),
+    #[error(transparent)]
+    Lost(StageError),
 }
 
 impl RunError {
     fn code(&self) -> ExitCode {
         match self {
             // What ran once and was lost makes a run incomplete.
-            Self::DaemonEnded(_) => ExitCode::FAILURE,
+            Self::Lost(_) => ExitCode::FAILURE,
             _ => Exit::Software.into(),
         }
     }
@@ -91,6 +93,8 @@ pub async fn run(options: Options) -> ExitCode {
         colours: Colours::for_terminal(std::io::stderr().is_terminal(), no_color.as_deref()),
         began: Instant::now(),
         letters: Vec::new(),
+        monitor_said: String::new(),
+        probing: false,
         concluded: false,
     };
     let played = tokio::select! {
@@ -124,6 +128,10 @@ struct Show {
     colours: Colours,
     began: Instant,
     letters: Vec<(Way, Letter)>,
+    /// The newest words of the monitor.
+    monitor_said: String,
+    /// Whether everything has started, and the probe is under way.
+    probing: bool,
     /// Whether the first round is over: the account is closed then.
     concluded: bool,
 }
@@ -145,16 +153,21 @@ impl Show {
             eprintln!("  Traces and metrics go to {endpoint}.\n");
         }
         let (teller, mut told) = mpsc::channel(WAITING);
-        let mut cycles = self.open(stage, teller).await?;
+        let mut cycles = self.open(stage, options, teller).await?;
         let mut quiet_since = Instant::now();
-        let deadline = quiet_since + PATIENCE;
+        let (serving, deadline) = (quiet_since + START, quiet_since + PATIENCE);
         let mut may_ask_again = true;
         loop {
             let (world, mailbox, children) = stage.parts();
             let open = !self.concluded;
             let wants_cycle = open && may_ask_again && self.account.wants_another_cycle();
             tokio::select! {
-                ended = Stage::daemon_ended(children) => return Err(RunError::DaemonEnded(ended)),
+                ended = Stage::daemon_ended(children) => {
+                    return Err(if self.probing { RunError::Lost(ended) } else { ended.into() });
+                }
+                () = sleep_until(serving), if !self.probing => {
+                    return Err(stage.not_serving(Daemon::Monitor).into());
+                }
                 Some(notice) = world.recv() => self.notice(Who::World, notice).await,
                 Some(notice) = mailbox.recv() => self.notice(Who::Mailbox, notice).await,
                 Some(one) = told.recv() => self.told(one),
@@ -164,12 +177,12 @@ impl Show {
                     // It may have started by itself meanwhile.
                     let _ = cycles.run().await;
                 }
+                () = sleep_until(quiet_since + LAST_WORDS), if open && self.account.is_over() => {
+                    self.conclude();
+                }
                 () = sleep_until(deadline), if open => self.conclude(),
             }
             quiet_since = Instant::now();
-            if open && self.account.is_over() {
-                self.conclude();
-            }
             if open && self.concluded {
                 if options.once {
                     return Ok(());
@@ -184,6 +197,7 @@ impl Show {
     async fn open(
         &mut self,
         stage: &mut Stage,
+        options: &Options,
         teller: mpsc::Sender<Told>,
     ) -> Result<Cycles, RunError> {
         stage.start(Daemon::Provider).await?;
@@ -192,26 +206,13 @@ impl Show {
         cycles.watch(teller.clone()).await?;
         self.began = Instant::now();
         self.hand_in(stage).await?;
+        // Not waited for: what happens from here on is shown as it happens.
         let started = Stamp::now();
-        stage.start(Daemon::Monitor).await?;
-        let mut monitor = Monitor::connect(&stage.grpc(Daemon::Monitor)).await?;
-        monitor.watch(teller.clone()).await?;
-        self.say(
-            Who::Monitor,
-            &format!("runs a probe: a message to {NOBODY}, who does not exist"),
-        );
-        // A monitor that has run none runs its first by itself, and one is enough.
-        if let Some(probe) = monitor.probe_since(started).await? {
-            self.account.probe(probe);
-            return Ok(cycles);
-        }
-        tokio::spawn(async move {
-            let told = match monitor.run_probe().await {
-                Ok(probe) => Told::Monitor(Some(probe), String::new()),
-                Err(error) => Told::Trouble(format!("the probe: {error}")),
-            };
-            let _ = teller.send(told).await;
-        });
+        stage.launch(Daemon::Monitor)?;
+        let words = format!("probes: mail to {NOBODY}, a false user");
+        self.say(Who::Monitor, &words);
+        let monitor = stage.grpc(Daemon::Monitor);
+        tokio::spawn(watch::prove(monitor, !options.keep, started, teller));
         Ok(cycles)
     }
 
@@ -220,13 +221,13 @@ impl Show {
         let out = Letter::write(
             ALICE,
             BOB,
-            "Hello from the branch",
+            "Hello, Bob",
             "This waits at the site until the line is up.\r\n",
         )?;
         let back = Letter::write(
             BOB,
             ALICE,
-            "Hello from outside",
+            "Hello, Alice",
             "The provider holds this until the site asks for it.\r\n",
         )?;
         for (way, letter, who, server, words) in [
@@ -253,25 +254,37 @@ impl Show {
     }
 
     fn told(&mut self, told: Told) {
+        let open = !self.concluded;
         let (who, words) = match told {
             Told::Cycle(cycle, words) => {
-                if !self.concluded {
+                if open {
                     self.account.cycle(cycle);
                 }
                 (Who::Edge, words)
             }
             Told::Monitor(probe, words) => {
-                if let Some(probe) = probe.filter(|_| !self.concluded) {
+                if let Some(probe) = probe.filter(|_| open) {
                     self.account.probe(probe);
                 }
-                (Who::Monitor, words)
+                (Who::Monitor, self.without_repetition(words))
             }
+            Told::Probing => return self.probing = true,
             Told::Trouble(words) => (Who::Monitor, words),
         };
         // What is done in a phase is told by itself.
         if !words.is_empty() && !words.starts_with("phase: ") {
             self.say(who, &words);
         }
+    }
+
+    /// A change of state comes with its reason, which is what the monitor told just before.
+    fn without_repetition(&mut self, words: String) -> String {
+        let new = words.strip_suffix(self.monitor_said.as_str());
+        let new = new
+            .and_then(|new| new.strip_suffix(": "))
+            .map(str::to_owned);
+        self.monitor_said.clone_from(&words);
+        new.unwrap_or(words)
     }
 
     async fn notice(&mut self, who: Who, notice: Notice) {

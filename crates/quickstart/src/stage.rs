@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A daemon that does not serve after this has failed to start.
-const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(20);
 /// The receivers get so long to say 421 to whoever is connected.
 const STOP: Duration = Duration::from_secs(5);
 /// Notices of a receiver that wait to be shown.
@@ -46,8 +46,8 @@ pub enum StageError {
     /// A daemon cannot be started.
     #[error(transparent)]
     Child(#[from] ChildError),
-    /// A daemon ended at once.
-    #[error("the {name} did not start: {how}; {last_words}")]
+    /// A daemon ended by itself.
+    #[error("the {name} ended: {how}; {last_words}")]
     Ended {
         /// Which.
         name: &'static str,
@@ -169,46 +169,59 @@ impl Stage {
     /// # Errors
     /// It does not come to serve.
     pub async fn start(&mut self, daemon: Daemon) -> Result<(), StageError> {
-        let name = daemon.name();
+        self.launch(daemon)?;
         let address = self.grpc(daemon);
+        tokio::select! {
+            biased;
+            ended = Self::daemon_ended(&mut self.children) => Err(ended),
+            () = watch::until_serving(&address) => Ok(()),
+            () = tokio::time::sleep(START) => Err(self.not_serving(daemon)),
+        }
+    }
+
+    /// Starts a daemon, and leaves it to the caller to wait until it serves.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn launch(&mut self, daemon: Daemon) -> Result<(), StageError> {
+        let name = daemon.name();
         let started = Child::start(
             name,
             &self.programs.join(daemon.program()),
             &self.folder.file(&format!("{name}.toml")),
             self.folder.file(&format!("{name}.log")),
         )?;
-        let child = self.children[daemon as usize].insert(started);
-        tokio::select! {
-            biased;
-            how = child.ended() => Err(StageError::Ended {
-                name,
-                how,
-                last_words: child.last_words(),
-            }),
-            () = watch::until_serving(&address) => Ok(()),
-            () = tokio::time::sleep(START) => Err(StageError::NotServing {
-                name,
-                last_words: child.last_words(),
-            }),
+        self.children[daemon as usize] = Some(started);
+        Ok(())
+    }
+
+    /// What is to be said of a daemon that was launched and does not serve after [`START`].
+    #[must_use]
+    pub fn not_serving(&self, daemon: Daemon) -> StageError {
+        let child = self.children[daemon as usize].as_ref();
+        StageError::NotServing {
+            name: daemon.name(),
+            last_words: child.map(Child::last_words).unwrap_or_default(),
         }
     }
 
     /// Returns when a daemon has ended by itself, with what is to be said about it.
-    pub async fn daemon_ended(children: &mut [Option<Child>; 3]) -> String {
-        async fn ended(child: &mut Option<Child>) -> String {
+    pub async fn daemon_ended(children: &mut [Option<Child>; 3]) -> StageError {
+        async fn ended(child: &mut Option<Child>) -> StageError {
             match child {
-                Some(child) => {
-                    let how = child.ended().await;
-                    format!("the {} ended: {how}; {}", child.name(), child.last_words())
-                }
+                Some(child) => StageError::Ended {
+                    how: child.ended().await,
+                    name: child.name(),
+                    last_words: child.last_words(),
+                },
                 None => pending().await,
             }
         }
         let [provider, edge, monitor] = children;
         tokio::select! {
-            said = ended(provider) => said,
-            said = ended(edge) => said,
-            said = ended(monitor) => said,
+            error = ended(provider) => error,
+            error = ended(edge) => error,
+            error = ended(monitor) => error,
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use linkmail_proto::{
     monitor::v1::{
         self as monitor, ListProbesRequest, RunProbeRequest, WatchMonitorsRequest,
-        monitor_service_client::MonitorServiceClient, probe_service_client::ProbeServiceClient,
-        watch_monitors_response,
+        WatchMonitorsResponse, monitor_service_client::MonitorServiceClient,
+        probe_service_client::ProbeServiceClient, watch_monitors_response,
     },
     relay::v1::{
         self as relay, RunCycleRequest, WatchCyclesRequest,
@@ -29,7 +29,7 @@ use crate::account::{Cycle, Outcome, Probe, Proof};
 /// The wait for a connection to a daemon on this machine.
 const CONNECT: Duration = Duration::from_secs(2);
 /// A daemon that does not serve yet is asked again after this.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Something that a daemon told.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,8 @@ pub enum Told {
     Cycle(Cycle, String),
     /// A monitor changed, because of a probe if there is one; what happened is in words.
     Monitor(Option<Probe>, String),
+    /// The monitor serves, and runs a probe.
+    Probing,
     /// A call failed, or a stream ended.
     Trouble(String),
 }
@@ -134,7 +136,7 @@ impl Cycles {
 
 /// The monitor `isp`.
 #[derive(Debug, Clone)]
-pub struct Monitor {
+struct Monitor {
     monitors: MonitorServiceClient<Channel>,
     probes: ProbeServiceClient<Channel>,
 }
@@ -142,11 +144,7 @@ pub struct Monitor {
 impl Monitor {
     const NAME: &str = "monitors/isp";
 
-    /// Connects.
-    ///
-    /// # Errors
-    /// The monitor cannot be reached.
-    pub async fn connect(address: &GrpcAddress) -> Result<Self, WatchError> {
+    async fn connect(address: &GrpcAddress) -> Result<Self, WatchError> {
         let channel = address.connect(CONNECT).await?;
         Ok(Self {
             monitors: MonitorServiceClient::new(channel.clone()),
@@ -154,14 +152,11 @@ impl Monitor {
         })
     }
 
-    /// Tells of every change from now on.
-    ///
-    /// # Errors
-    /// The monitor refuses.
-    pub async fn watch(&mut self, told: mpsc::Sender<Told>) -> Result<(), WatchError> {
+    /// Tells of every change; with `anew`, also of what the monitor has done already.
+    async fn watch(&mut self, anew: bool, told: mpsc::Sender<Told>) -> Result<(), WatchError> {
         let watch = WatchMonitorsRequest {
             name: Self::NAME.to_owned(),
-            since_revision: None,
+            since_revision: anew.then_some(0),
         };
         let mut changes = self.monitors.watch_monitors(watch).await?.into_inner();
         tokio::spawn(async move {
@@ -169,7 +164,8 @@ impl Monitor {
                 let next = match changes.message().await {
                     Ok(Some(change)) => match change.kind() {
                         watch_monitors_response::Kind::Change => {
-                            Told::Monitor(change.probe.as_ref().map(probe_of), change.event)
+                            let words = worth_telling(&change);
+                            Told::Monitor(change.probe.as_ref().map(probe_of), words)
                         }
                         _ => continue,
                     },
@@ -186,10 +182,7 @@ impl Monitor {
     }
 
     /// Runs a probe; its fate is told by the watch.
-    ///
-    /// # Errors
-    /// The monitor refuses.
-    pub async fn run_probe(&mut self) -> Result<Probe, WatchError> {
+    async fn run_probe(&mut self) -> Result<Probe, WatchError> {
         let run = RunProbeRequest {
             name: Self::NAME.to_owned(),
             request_id: uuid::Uuid::new_v4().to_string(),
@@ -198,11 +191,8 @@ impl Monitor {
         Ok(probe_of(&probe))
     }
 
-    /// The newest probe, if it began at this time or later: the one that a monitor without any runs by itself.
-    ///
-    /// # Errors
-    /// The monitor refuses.
-    pub async fn probe_since(&mut self, time: Stamp) -> Result<Option<Probe>, WatchError> {
+    /// The newest probe, if it began at this time or later.
+    async fn probe_since(&mut self, time: Stamp) -> Result<Option<Probe>, WatchError> {
         let list = ListProbesRequest {
             parent: Self::NAME.to_owned(),
             page_size: 1,
@@ -216,6 +206,43 @@ impl Monitor {
         };
         Ok(newest.filter(is_new).map(probe_of))
     }
+}
+
+/// Waits for the monitor to serve, watches it, and sees to it that it runs a probe.
+///
+/// `anew`: it has no history. `started` is when it was started: one that has run no probe yet runs its first by itself, and one is enough.
+pub async fn prove(address: GrpcAddress, anew: bool, started: Stamp, told: mpsc::Sender<Told>) {
+    until_serving(&address).await;
+    let probed = async {
+        let mut monitor = Monitor::connect(&address).await?;
+        monitor.watch(anew, told.clone()).await?;
+        // Nobody who listens any more needs no answer.
+        let _ = told.send(Told::Probing).await;
+        match monitor.probe_since(started).await? {
+            Some(probe) => Ok(probe),
+            None => monitor.run_probe().await,
+        }
+    };
+    let news = match probed.await {
+        Ok(probe) => Told::Monitor(Some(probe), String::new()),
+        Err(error) => Told::Trouble(format!("the probe: {error}")),
+    };
+    let _ = told.send(news).await;
+}
+
+/// The words of a change. A monitor that has run nothing has nothing to tell, and how a probe gets on its way is told by
+/// the cycle that takes it.
+fn worth_telling(change: &WatchMonitorsResponse) -> String {
+    let has_run = |monitor: &monitor::Monitor| !monitor.latest_probe.is_empty();
+    let on_its_way = |probe: &monitor::Probe| {
+        probe.state() == monitor::probe::State::Open && probe.error.is_empty()
+    };
+    if !change.monitor.as_ref().is_some_and(has_run)
+        || change.probe.as_ref().is_some_and(on_its_way)
+    {
+        return String::new();
+    }
+    change.event.clone()
 }
 
 fn cycle_of(cycle: &relay::Cycle) -> Cycle {
