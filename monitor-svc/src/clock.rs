@@ -28,6 +28,12 @@ impl Clock {
         self.wall.plus(self.start.elapsed())
     }
 
+    /// What it was set to.
+    #[cfg(test)]
+    pub(crate) fn start(&self) -> Stamp {
+        self.wall
+    }
+
     /// Waits until the clock shows `stamp`.
     pub async fn sleep_until(&self, stamp: Stamp) {
         tokio::time::sleep_until(self.start + stamp.since(self.wall)).await;

@@ -174,9 +174,10 @@ impl Ledger {
         F: FnOnce(&Books<'_>) -> Result<T, LedgerError> + Send + 'static,
     {
         #[cfg(test)]
-        if let Some(steps) = &self.inner.steps {
-            steps.before().await;
-        }
+        let step = match &self.inner.steps {
+            Some(steps) => steps.before().await,
+            None => 0,
+        };
         let inner = Arc::clone(&self.inner);
         let task = tokio::task::spawn_blocking(move || {
             let mut connection = inner
@@ -194,7 +195,7 @@ impl Ledger {
         let done = task.await.map_err(|_| LedgerError::Closed)?;
         #[cfg(test)]
         if let Some(steps) = &self.inner.steps {
-            steps.after().await;
+            steps.after(step).await;
         }
         done
     }

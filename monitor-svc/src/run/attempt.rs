@@ -11,6 +11,7 @@ use super::Shared;
 use crate::{
     clock::Stamp,
     config::Monitor,
+    judge::next_probe,
     ledger::{LedgerError, RequestKey},
     names::RequestId,
     probe::{Probe, Progress, Step, Submitted, compose::compose},
@@ -183,10 +184,8 @@ impl<R: Relay> Attempt<R> {
     /// # Errors
     /// The ledger could not record a step.
     pub(super) async fn dial(self, mut probe: Probe) -> Result<Attempted, LedgerError> {
-        let thresholds = &self.monitor.thresholds;
-        let patience = thresholds.interval.min(thresholds.interval_unwell);
-        let until = self.shared.clock.now().plus(patience);
-        while self.shared.clock.now() < until {
+        let until = self.next_run().await?;
+        loop {
             let parent = telemetry::from_text(&probe.traceparent);
             let asked = self
                 .shared
@@ -202,18 +201,33 @@ impl<R: Relay> Attempt<R> {
             };
             let found = Progress::CycleFound(cycle.clone());
             probe = self.record(&probe, found, None).await?;
-            if let Err(error) = self.wait_for_end(&probe, &cycle, until).await? {
-                return self.no_cycle(&probe, error).await;
-            }
-            if !self.still_waits(&probe).await? {
-                return Ok(Attempted::Done(
-                    self.record(&probe, Progress::Taken, None).await?,
-                ));
+            match self.wait_for_end(&probe, &cycle, until).await? {
+                Ok(true) if self.still_waits(&probe).await? => {}
+                Ok(true) => {
+                    let taken = Progress::Taken;
+                    return Ok(Attempted::Done(self.record(&probe, taken, None).await?));
+                }
+                Ok(false) => {
+                    let busy = format!("link {} is busy with {cycle}", self.monitor.link);
+                    let given_up = Progress::NoCycle(busy);
+                    return Ok(Attempted::Done(self.record(&probe, given_up, None).await?));
+                }
+                Err(error) => return self.no_cycle(&probe, error).await,
             }
         }
-        let error = format!("link {} is busy with another cycle", self.monitor.link);
-        let given_up = Progress::NoCycle(error);
-        Ok(Attempted::Done(self.record(&probe, given_up, None).await?))
+    }
+
+    /// When the next run is due.
+    async fn next_run(&self) -> Result<Stamp, LedgerError> {
+        let name = self.monitor.name.clone();
+        let (standing, _) = self.shared.ledger.standing(name).await?;
+        let (now, thresholds) = (self.shared.clock.now(), &self.monitor.thresholds);
+        Ok(next_probe(
+            thresholds,
+            standing.state,
+            standing.last_run,
+            now,
+        ))
     }
 
     async fn no_cycle(&self, probe: &Probe, error: RelayError) -> Result<Attempted, LedgerError> {
@@ -226,26 +240,26 @@ impl<R: Relay> Attempt<R> {
         Ok(Attempted::Done(self.record(probe, given_up, None).await?))
     }
 
-    /// Waits until a cycle has ended, or the probe needs none any more, or it takes too long.
+    /// Waits until a cycle has ended or the probe is closed; `false`: not until then.
     async fn wait_for_end(
         &self,
         probe: &Probe,
         cycle: &str,
         until: Stamp,
-    ) -> Result<Result<(), RelayError>, LedgerError> {
+    ) -> Result<Result<bool, RelayError>, LedgerError> {
         while self.shared.clock.now() < until {
             tokio::time::sleep(LOOK_EVERY).await;
             let known = self.shared.ledger.probe(probe.id).await?;
             if !known.is_some_and(|known| known.is_open()) {
-                return Ok(Ok(()));
+                return Ok(Ok(true));
             }
             match self.shared.relay.has_ended(cycle).await {
-                Ok(true) | Err(RelayError::NotFound(_)) => return Ok(Ok(())),
+                Ok(true) | Err(RelayError::NotFound(_)) => return Ok(Ok(true)),
                 Ok(false) => {}
                 Err(error) => return Ok(Err(error)),
             }
         }
-        Ok(Ok(()))
+        Ok(Ok(false))
     }
 
     /// Whether a probe's message waits in the relay. If that cannot be learned, a cycle is asked for in any case.

@@ -7,6 +7,8 @@ mod desk;
 mod keeper;
 mod notifier;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
