@@ -18,7 +18,7 @@ use linkmail_service::{
     command::{between, request},
     listen::{ConnectError, GrpcAddress},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Status, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -30,6 +30,9 @@ use crate::account::{Cycle, Outcome, Probe, Proof};
 const CONNECT: Duration = Duration::from_secs(2);
 /// A daemon that does not serve yet is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A monitor without a history gets so long to begin its first probe by itself.
+const FIRST_PROBE: Duration = Duration::from_secs(2);
 
 /// Something that a daemon told.
 #[derive(Debug, Clone, PartialEq)]
@@ -218,9 +221,16 @@ pub async fn prove(address: GrpcAddress, anew: bool, started: Stamp, told: mpsc:
         monitor.watch(anew, told.clone()).await?;
         // Nobody who listens any more needs no answer.
         let _ = told.send(Told::Probing).await;
-        match monitor.probe_since(started).await? {
-            Some(probe) => Ok(probe),
-            None => monitor.run_probe().await,
+        let patience = if anew { FIRST_PROBE } else { Duration::ZERO };
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(probe) = monitor.probe_since(started).await? {
+                return Ok(probe);
+            }
+            if Instant::now() >= deadline {
+                return monitor.run_probe().await;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     };
     let news = match probed.await {

@@ -36,3 +36,13 @@ fn the_relays_take_theirs() {
         assert_eq!(config.state, state);
     }
 }
+
+#[test]
+fn the_monitor_takes_its_own() {
+    let state = PathBuf::from("/tmp/a folder");
+    let text = configuration::monitor(&state, ports());
+    let (file, _folder) = written(&text);
+    let config = monitor_svc::config::load(&file);
+    let config = config.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    assert_eq!(config.state, state);
+}
