@@ -10,10 +10,12 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 
 from . import images, wait
+from .dns import NXDOMAIN, Dns
 from .island import need
 from .relay import REPOSITORY
 
@@ -94,15 +96,15 @@ class Manifests:
         [name] = [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
         return self.one("ConfigMap", name)
 
-    def pod(self, workload, names):
+    def pod(self, workload, name_server):
         """(pod, claims and ConfigMaps): what a controller would make of a StatefulSet or Deployment, as podman takes it.
 
         podman passes over a StatefulSet without a word, and knows neither claim templates nor name spaces nor a name
-        server of a cluster. `names` are those that the pod must know: name -> address."""
+        server of a cluster: `name_server` is its address."""
         name = "-".join([workload["metadata"]["namespace"], workload["metadata"]["name"], "0"])
         pod = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(workload["spec"]["template"])}
         pod["metadata"]["name"] = name
-        pod["spec"]["hostAliases"] = [{"ip": address, "hostnames": [host]} for host, address in names.items()]
+        pod["spec"]["dnsConfig"] = {"nameservers": [name_server]}
         claims = self.all("PersistentVolumeClaim") if workload["kind"] == "Deployment" else []
         for template in workload["spec"].get("volumeClaimTemplates", []):
             volume = template["metadata"]["name"]
@@ -122,6 +124,23 @@ class Manifests:
                         port.update(hostIP=address, hostPort=one["port"])
                         left.pop(name)
         assert not left, f"no port is behind {left}"
+
+
+class NameServer(Dns):
+    """The name server of the cluster: `names` are all that it knows, name -> address."""
+
+    def __init__(self, island, folder, address, names):
+        self.names = names
+        with island.inside():
+            super().__init__(SimpleNamespace(address=address, folder=folder), NXDOMAIN)
+
+    def _reply(self, packet):
+        labels, at = [], 12
+        while packet[at]:
+            labels.append(packet[at + 1 : at + 1 + packet[at]].decode())
+            at += 1 + packet[at]
+        self.answer = self.names.get(".".join(labels).lower(), NXDOMAIN)
+        return super()._reply(packet)
 
 
 class Node:
