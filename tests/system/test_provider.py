@@ -222,10 +222,8 @@ def test_fetchmail_is_a_customer(place, site):
     mailbox, provider = site
     ids = hold(provider, "branch.example", 3)
     host, port = split(provider.endpoint)
-    fetchmailrc = place.folder / "fetchmailrc"
-    fetchmailrc.write_text(f"poll {host} service {port} protocol ETRN fetchdomains branch.example\n")
-    fetchmailrc.chmod(0o600)
-    command = ["fetchmail", "-f", str(fetchmailrc), "-N", "-v", "--pidfile", str(place.folder / "fetchmail.pid")]
+    command = ["fetchmail", "-f", "/dev/null", "-N", "-v", "--pidfile", str(place.folder / "fetchmail.pid")]
+    command += ["-p", "ETRN", "--service", str(port), "--fetchdomains", "branch.example", host]
     env = {**os.environ, "HOME": str(place.folder), "FETCHMAILHOME": str(place.folder)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
     # 0: something was started. (1: nothing waits.)

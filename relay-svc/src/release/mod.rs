@@ -160,10 +160,9 @@ impl Releases {
         for id in spool.expire_reports(REPORTS_KEPT, Stamp::now()).await? {
             tracing::warn!(%id, "report discarded: nobody acknowledged it for seven days");
         }
-        let named = self.held.policy.routes.named_nodes();
-        spool
-            .forget_nodes(named, Stamp::now().minus(NODES_KEPT))
-            .await
+        let (policy, now) = (Arc::clone(&self.held.policy), Stamp::now());
+        let named = move |node: &_| policy.routes.names(node);
+        spool.forget_nodes(named, now.minus(NODES_KEPT), now).await
     }
 }
 

@@ -194,6 +194,12 @@ impl Routes {
             .collect()
     }
 
+    /// Whether a `hold` route takes a node by name.
+    #[must_use]
+    pub fn names(&self, node: &Node) -> bool {
+        matches!(self.exact.get(node.as_str()), Some(Target::Hold(_)))
+    }
+
     /// Every next hop that does not depend on the recipient, once, in order.
     #[must_use]
     pub fn hops(&self) -> BTreeSet<&NextHop> {

@@ -267,12 +267,18 @@ impl Spool {
         .await
     }
 
-    /// Forgets nodes that nothing is held for and that nobody has asked for since `before`: a route that takes every
-    /// sub-domain would otherwise remember each one that ever got mail. Those in `kept` stay.
+    /// Forgets nodes that nothing is held for and that were of no use since `before`, some at a time: a route that takes
+    /// every sub-domain would otherwise remember each one that ever got mail. Those that `stays` says so of are looked at
+    /// again when they are as old once more.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn forget_nodes(&self, kept: Vec<Node>, before: Stamp) -> Result<(), SpoolError> {
+    pub async fn forget_nodes(
+        &self,
+        stays: impl Fn(&Node) -> bool + Send + 'static,
+        before: Stamp,
+        now: Stamp,
+    ) -> Result<(), SpoolError> {
         self.write(move |connection| {
             let mut old = connection.prepare_cached(
                 "SELECT node FROM nodes WHERE seen_ms < ?1 AND requested = done AND NOT EXISTS \
@@ -282,8 +288,9 @@ impl Spool {
             let names = names.collect::<Result<Vec<String>, _>>()?;
             let mut delete = connection.prepare_cached("DELETE FROM nodes WHERE node = ?1")?;
             for name in names {
-                if !kept.iter().any(|node| node.as_str() == name) {
-                    delete.execute([name])?;
+                match node(&name).filter(&stays) {
+                    Some(node) => know(connection, &node, now)?,
+                    None => drop(delete.execute([name])?),
                 }
             }
             Ok(())

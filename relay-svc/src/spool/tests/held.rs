@@ -203,10 +203,8 @@ async fn nodes_of_no_use_are_forgotten() {
         .unwrap();
     hold(&spool, &["a@ship.example"]).await;
     let later = NOW.plus(Duration::from_secs(1));
-    spool
-        .forget_nodes(vec![node("named.example")], later)
-        .await
-        .unwrap();
+    let named = |asked: &Node| *asked == node("named.example");
+    spool.forget_nodes(named, later, later).await.unwrap();
     let left = spool.nodes(0, 9).await.unwrap();
     let left: Vec<_> = left.iter().map(|held| held.node.to_string()).collect();
     assert_eq!(left, ["named.example", "ship.example"]);
