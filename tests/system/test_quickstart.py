@@ -21,6 +21,14 @@ TARGET = BINARY.parent.parent
 SUMMARY = {"sent": int, "received": int, "proof": str, "cycle_seconds": float, "cycles": int, "trace_id": str}
 
 
+def command_line(process):
+    """The command line of a folder of /proc, with spaces; empty if the process has gone."""
+    try:
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 class Quickstart:
     """`linkmail-quickstart run` with its state in the test's folder; `program` instead of it if named."""
 
@@ -68,15 +76,8 @@ class Quickstart:
 
     def processes(self):
         """Command lines of all processes that work in its folder."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except (FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError):
-                continue
-            if str(self.state) in line:
-                found.append(line)
-        return found
+        lines = [command_line(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [line for line in lines if str(self.state) in line]
 
     def stop(self):
         """For fixtures."""
@@ -140,7 +141,8 @@ def test_once_from_a_fresh_clone(place, quickstart):
         )
         run.end(0, seconds=900)
         assert_complete(run.summary())
-        said = run.text()
+        # Before it stands what cargo says.
+        said = run.text()[run.text().index("linkmail: ") :]
         for words in ("provider", "mailbox server", "ETRN", "refuses no-such-user@world.example", "Complete."):
             assert words in said, f"{words} in {said}"
         assert "\x1b" not in said
@@ -181,6 +183,17 @@ def test_interrupt_leaves_nothing(quickstart):
     run.end(0)
     assert run.processes() == []
     assert run.out.read_text() == ""
+
+
+def test_a_daemon_that_dies_ends_the_run(quickstart):
+    run = quickstart()
+    run.wait_until_up()
+    (provider,) = [line for line in run.processes() if "provider.toml" in line]
+    pids = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit() and command_line(entry) == provider]
+    os.kill(int(pids[0]), signal.SIGKILL)
+    run.end(1)
+    assert "the provider ended: signal: 9" in run.text() and "provider.log" in run.text()
+    assert run.processes() == []
 
 
 def test_kill_leaves_no_daemon(quickstart):

@@ -99,7 +99,10 @@ pub async fn run(options: Options) -> ExitCode {
     };
     let played = tokio::select! {
         biased;
-        () = signals.cancelled() => Ok(()),
+        () = signals.cancelled() => {
+            show.interrupted(&options);
+            Ok(())
+        }
         played = show.play(&mut stage, &options) => played,
     };
     let code = match played {
@@ -113,7 +116,7 @@ pub async fn run(options: Options) -> ExitCode {
     for trouble in stage.stop().await {
         eprintln!("linkmail-quickstart: {trouble}");
     }
-    if options.once && show.concluded {
+    if options.once && show.probing {
         match serde_json::to_string(&show.account.summary()) {
             Ok(summary) => println!("{summary}"),
             Err(error) => return could_not_start(&error),
@@ -139,6 +142,12 @@ struct Show {
 impl Show {
     fn is_good(&self, options: &Options) -> bool {
         !options.once || (self.concluded && self.account.missing().is_empty())
+    }
+
+    fn interrupted(&self, options: &Options) {
+        if options.once && !self.concluded {
+            eprintln!("linkmail-quickstart: interrupted before the end");
+        }
     }
 
     fn say(&self, who: Who, what: &str) {
