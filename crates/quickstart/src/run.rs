@@ -288,6 +288,9 @@ impl Show {
 
     /// A change of state comes with its reason, which is what the monitor told just before.
     fn without_repetition(&mut self, words: String) -> String {
+        if words.is_empty() {
+            return words;
+        }
         let new = words.strip_suffix(self.monitor_said.as_str());
         let new = new
             .and_then(|new| new.strip_suffix(": "))

@@ -293,3 +293,77 @@ fn probe_of(probe: &monitor::Probe) -> Probe {
         report_trace_id: probe.report_trace_id.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cycle_has_an_outcome_once_it_ended() {
+        use relay::cycle::{Outcome as Wire, Phase};
+        let at = |seconds| Some((SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).into());
+        let cycle = |phase: Phase, outcome: Wire| relay::Cycle {
+            phase: phase.into(),
+            outcome: outcome.into(),
+            error: "no carrier".into(),
+            start_time: at(10),
+            end_time: at(12).filter(|_| phase == Phase::Ended),
+            sent: 2,
+            ..relay::Cycle::default()
+        };
+        let runs = cycle_of(&cycle(Phase::Receive, Wire::Unspecified));
+        assert_eq!((runs.outcome, runs.seconds, runs.sent), (None, 0.0, 2));
+        let ended = cycle_of(&cycle(Phase::Ended, Wire::Complete));
+        assert_eq!(
+            (ended.outcome, ended.seconds),
+            (Some(Outcome::Complete), 2.0)
+        );
+        let failed = cycle_of(&cycle(Phase::Ended, Wire::LineMissing));
+        let why = "line missing: no carrier".to_owned();
+        assert_eq!(failed.outcome, Some(Outcome::Failed(why)));
+    }
+
+    #[test]
+    fn a_probe_that_failed_or_is_lost_says_why() {
+        use monitor::probe::{Proof as WireProof, State};
+        let probe = |state: State, proof: WireProof| {
+            probe_of(&monitor::Probe {
+                state: state.into(),
+                proof: proof.into(),
+                error: "refused".into(),
+                ..monitor::Probe::default()
+            })
+        };
+        let late = probe(State::Late, WireProof::RoundTrip);
+        assert_eq!((late.proof, late.failed), (Proof::RoundTrip, None));
+        let open = probe(State::Open, WireProof::Unspecified);
+        assert_eq!((open.proof, open.failed), (Proof::None, None));
+        let failed = probe(State::Failed, WireProof::None);
+        assert_eq!(failed.failed.as_deref(), Some("refused"));
+        assert!(probe(State::Lost, WireProof::None).failed.is_some());
+    }
+
+    #[test]
+    fn a_probe_on_its_way_is_not_told_of_unless_something_is_wrong() {
+        use monitor::probe::State;
+        let change = |latest: &str, state: State, error: &str| {
+            worth_telling(&WatchMonitorsResponse {
+                monitor: Some(monitor::Monitor {
+                    latest_probe: latest.into(),
+                    ..monitor::Monitor::default()
+                }),
+                probe: Some(monitor::Probe {
+                    state: state.into(),
+                    error: error.into(),
+                    ..monitor::Probe::default()
+                }),
+                event: "words".into(),
+                ..WatchMonitorsResponse::default()
+            })
+        };
+        assert_eq!(change("p", State::Open, ""), "");
+        assert_eq!(change("p", State::Open, "refused"), "words");
+        assert_eq!(change("p", State::Returned, ""), "words");
+        assert_eq!(change("", State::Returned, ""), "");
+    }
+}
