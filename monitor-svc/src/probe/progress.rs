@@ -88,8 +88,9 @@ impl Probe {
             Progress::Refused(error) => {
                 let words = format!("probe {} failed: {error}", self.id);
                 self.error = error;
-                self.step = Step::Done;
-                self.fate = Fate::Failed;
+                if self.is_open() {
+                    self.fate = Fate::Failed;
+                }
                 words
             }
         };
@@ -181,9 +182,11 @@ mod tests {
 
     #[test]
     fn a_probe_that_is_closed_has_nothing_left_to_do() {
-        let mut probe = probe();
-        probe.fate = Fate::Returned;
-        probe.apply(submitted(true));
-        assert_eq!(probe.step, Step::Done);
+        for late in [submitted(true), Progress::Refused("x".into())] {
+            let mut probe = probe();
+            probe.fate = Fate::Returned;
+            probe.apply(late);
+            assert_eq!((probe.step, probe.fate), (Step::Done, Fate::Returned));
+        }
     }
 }

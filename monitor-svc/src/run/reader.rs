@@ -14,7 +14,7 @@ use crate::{
     config::Monitor,
     ledger::{LedgerError, Matched},
     probe::Probe,
-    relay::Relay,
+    relay::{Relay, Reports},
     telemetry,
     verdict::{Report, Verdict},
 };
@@ -52,17 +52,15 @@ impl<R: Relay> Reader<R> {
         let mut told = false;
         loop {
             match self.shared.relay.reports().await {
-                Ok(mut reports) => {
+                Ok(reports) => {
                     if told {
                         tracing::info!("the relay gives reports again");
                         told = false;
                     }
-                    while let Some(report) = reports.next().await {
-                        let Ok(report) = report else {
-                            break;
-                        };
+                    let opened = self.shared.clock.now();
+                    self.follow(reports).await;
+                    if self.shared.clock.now().since(opened) > RECONNECT_LONGEST {
                         backoff.reset();
-                        self.take(report).await;
                     }
                 }
                 Err(error) if !told => {
@@ -72,6 +70,19 @@ impl<R: Relay> Reader<R> {
                 Err(_) => {}
             }
             tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// Takes reports until the stream ends.
+    async fn follow(&self, mut reports: Reports) {
+        while let Some(report) = reports.next().await {
+            match report {
+                Ok(report) => self.take(report).await,
+                Err(error) => {
+                    tracing::warn!(%error, "the relay ended the stream of reports; watching anew");
+                    return;
+                }
+            }
         }
     }
 

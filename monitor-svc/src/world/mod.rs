@@ -3,8 +3,42 @@
 
 mod people;
 mod relay;
+mod scene;
 mod steps;
+
+use std::time::Duration;
+
+use linkmail_smtp::Mailbox;
+
+use crate::{
+    config::Monitor,
+    judge::Thresholds,
+    names::{LinkName, MonitorName},
+    probe::{Pattern, Proof},
+};
 
 pub(crate) use people::People;
 pub(crate) use relay::{BOUNCE_AFTER, World};
+pub(crate) use scene::{Process, START, Scene};
 pub(crate) use steps::{Moment, Steps};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A monitor with the defaults.
+pub(crate) fn monitor() -> Monitor {
+    Monitor {
+        name: MonitorName::parse("branch").unwrap(),
+        link: LinkName::parse("isp").unwrap(),
+        recipient: Mailbox::parse(b"no-such-user@isp.example").unwrap(),
+        reverse_path: Pattern::parse("probe-*@branch.example").unwrap(),
+        thresholds: Thresholds {
+            warn_after: 30 * MINUTE,
+            alert_after: 60 * MINUTE,
+            interval: 15 * MINUTE,
+            interval_unwell: 5 * MINUTE,
+        },
+        late_after: 30 * MINUTE,
+        wanted: Proof::RoundTrip,
+        dial: true,
+    }
+}

@@ -181,10 +181,12 @@ impl World {
 
     /// What a cycle does, in a task of the world.
     async fn cycle(self, from: Stamp) {
-        self.clock.sleep_until(from.plus(SENT_AFTER)).await;
-        let (sent, bounce_after) = {
+        let bounce_after = self.state.lock().unwrap().bounce_after;
+        let bounce_after = bounce_after.unwrap_or(BOUNCE_AFTER);
+        let sent_after = SENT_AFTER.min(bounce_after);
+        self.clock.sleep_until(from.plus(sent_after)).await;
+        let sent = {
             let mut state = self.state.lock().unwrap();
-            let bounce_after = state.bounce_after.unwrap_or(BOUNCE_AFTER);
             let mut sent = Vec::new();
             for stored in state
                 .messages
@@ -194,7 +196,7 @@ impl World {
                 stored.message.waits = false;
                 sent.push(stored.submission.reverse_path.clone());
             }
-            (sent, bounce_after)
+            sent
         };
         self.clock.sleep_until(from.plus(bounce_after)).await;
         let isp = LinkName::parse("isp").unwrap();

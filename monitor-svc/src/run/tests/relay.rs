@@ -114,7 +114,7 @@ async fn a_request_that_is_repeated_gets_the_same_probe_also_after_a_restart() {
     let scene = Scene::new(monitor());
     let process = scene.start().await;
     scene.until(1.0).await;
-    let name = scene.monitor.name.clone();
+    let name = scene.monitors[0].name.clone();
     let key = RequestKey {
         id: RequestId::new(),
         monitor: name.clone(),

@@ -26,7 +26,7 @@ async fn awaited() -> (Scene, Process, String) {
 #[tokio::test(start_paused = true)]
 async fn what_is_forged_used_or_came_another_way_proves_nothing_and_is_counted() {
     let (scene, process, sender) = awaited().await;
-    let forged = scene.monitor.reverse_path.address(Token::random());
+    let forged = scene.monitors[0].reverse_path.address(Token::random());
     let bad = [
         (forged.as_str(), true, isp()),
         ("somebody@branch.example", true, isp()),
