@@ -170,30 +170,54 @@ def test_source_stage_ends_in_the_same_images(docker, place, context):
     assert called == "build --release --locked -p relay-svc -p monitor-svc -p linkmail-quickstart\n"
 
 
-RELAY = """
-hostname = "relay.branch.example"
-state = "/var/lib/linkmail"
+# service -> (its file, a configuration, a command that lists nothing)
+CONFIGURATIONS = {
+    "relay-svc": (
+        "relay.toml",
+        """
+        hostname = "relay.branch.example"
+        state = "/var/lib/linkmail"
+        [[listener]]
+        address = "0.0.0.0:2525"
+        [[route]]
+        domains = ["*"]
+        to = "smtp://127.0.0.1:2600"
+        """,
+        ("queue", "list", "--json"),
+    ),
+    "monitor-svc": (
+        "monitor.toml",
+        """
+        state = "/var/lib/linkmail"
+        [[monitor]]
+        name = "isp"
+        link = "isp"
+        recipient = "no-such-user@world.example"
+        reverse_path = "probe-*@branch.example"
+        """,
+        ("monitor", "list", "--json"),
+    ),
+}
 
-[[listener]]
-address = "0.0.0.0:2525"
 
-[[route]]
-domains = ["*"]
-to = "smtp://127.0.0.1:2600"
-"""
+def configured(place, service, more=""):
+    """The option that gives a container its configuration."""
+    name, text, _ = CONFIGURATIONS[service]
+    (place.folder / name).write_text(text + more)
+    return f"--volume={place.folder / name}:/etc/linkmail/{name}:ro"
 
 
+@pytest.mark.parametrize("service", CONFIGURATIONS)
 @pytest.mark.parametrize("user", ["65532:65532", "41234:0"], ids=["own", "random"])
-def test_runs_without_any_right(docker, place, user):
-    """Must show: runs with a read-only root, no capabilities, and a uid that the image does not know."""
-    config = place.folder / "relay.toml"
-    config.write_text(RELAY)
-    mount = f"--volume={config}:/etc/linkmail/relay.toml:ro"
+def test_runs_without_any_right(docker, place, service, user):
+    """Must show: runs with a read-only root, no capabilities, and a uid that the image does not know. Neither a relay
+    without a line nor a monitor without a relay is ill."""
     container = docker(
-        "run", "--detach", *HARD, f"--user={user}", mount, "--health-interval=500ms", images.TARGETS["relay-svc"]
-    ).stdout.strip()
+        "run", "--detach", *HARD, f"--user={user}", configured(place, service), "--health-interval=500ms",
+        images.TARGETS[service],
+    ).stdout.strip()  # fmt: skip
     docker.wait_for_health(container)
-    assert docker("exec", container, "/relay-svc", "queue", "list", "--json").stdout == ""
+    docker("exec", container, f"/{service}", *CONFIGURATIONS[service][2])
     status = Path(f"/proc/{docker.inspect(container)['State']['Pid']}/status").read_text()
     told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert told["Uid"].split() == [user.split(":")[0]] * 4
@@ -207,9 +231,7 @@ def test_runs_without_any_right(docker, place, user):
 
 def test_health_is_told_from_illness(docker, place):
     """The health check fails where nothing serves: it is no formality."""
-    config = place.folder / "relay.toml"
-    config.write_text(RELAY + '[grpc]\nlisten = "127.0.0.1:1"\n')
-    mount = f"--volume={config}:/etc/linkmail/relay.toml:ro"
+    mount = configured(place, "relay-svc", '[grpc]\nlisten = "127.0.0.1:1"\n')
     done = docker("run", "--rm", *HARD, mount, images.TARGETS["relay-svc"], "healthcheck", check=False)
     assert done.returncode == 69, done.stderr
 
@@ -262,10 +284,13 @@ def test_kill_in_mid_transfer(project, way):
     message arrives at least once, and the container becomes healthy."""
     docker = project.docker
     edge, provider = project.container("edge"), project.container("provider")
+    # All of it takes about eight seconds on such a line.
+    project.slow_down("line", "4mbit")
     if way == "out":
-        port, sent = WORLD_PORT, hand_in(project, SITE, 400, "alice@branch.example", "bob@world.example", 20_000)
+        port, sent = WORLD_PORT, hand_in(project, SITE, 400, "alice@branch.example", "bob@world.example", 10_000)
     else:
-        port, sent = MAILBOX_PORT, hand_in(project, PROVIDER, 400, "bob@world.example", "alice@branch.example", 20_000)
+        port, sent = MAILBOX_PORT, hand_in(project, PROVIDER, 400, "bob@world.example", "alice@branch.example", 10_000)
+    # So many messages may have started a cycle by themselves.
     running = docker.start("exec", edge, "/relay-svc", "cycle", "run", "isp")
     wait.until(lambda: len(arrived(project, port, sent)) >= 20, "20 messages are through", PATIENCE)
     # The far side falls silent, so that the kill comes in the middle of the transfer for certain.

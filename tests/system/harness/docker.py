@@ -97,7 +97,7 @@ class Project:
     """The Compose project of the repository. Containers are called by their service."""
 
     def __init__(self, docker):
-        need("docker-compose")
+        need("docker-compose", "tc")
         self.docker = docker
 
     def compose(self, *arguments, check=True, seconds=LIMIT):
@@ -119,6 +119,15 @@ class Project:
         [found] = self.compose("ps", "--quiet", service).stdout.split()
         return found
 
+    def slow_down(self, network, rate):
+        """Whoever is on the network now receives no faster than `rate`, such as 8mbit. A container that starts later, or
+        anew, is as fast as ever."""
+        bridge = "br-" + self.docker.inspect(f"linkmail_{network}")["Id"][:12]
+        run = self.docker.island.run
+        for port in json.loads(run("ip", "-json", "link", "show", "master", bridge).stdout):
+            limit = ("tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
+            run("tc", "qdisc", "replace", "dev", port["ifname"], "root", *limit)
+
     def run(self, service, *arguments, check=True, seconds=LIMIT):
         """Runs a command in the container of a service."""
         return self.docker("exec", self.container(service), *arguments, check=check, seconds=seconds)
@@ -134,4 +143,11 @@ class Project:
         return [mail for mail in mails if mail["listener"].endswith(f":{port}")]
 
     def stop(self):
-        self.compose("down", "--volumes", "--timeout=40")
+        """Everything must end by itself, before Docker kills it."""
+        self.compose("stop")
+        ended = {
+            service: self.docker.inspect(self.container(service))["State"]["ExitCode"]
+            for service in self.compose("config", "--services").stdout.split()
+        }
+        self.compose("down", "--volumes")
+        assert set(ended.values()) == {0}, ended

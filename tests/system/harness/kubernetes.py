@@ -201,7 +201,8 @@ class Node:
         return done.stdout + done.stderr
 
     def stop(self):
-        self("pod", "rm", "--all", "--force", "--time=10")
+        self("pod", "kill", "--all")
+        self("pod", "rm", "--all", "--force")
         self("volume", "rm", "--all", "--force")
 
 
