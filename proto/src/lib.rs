@@ -9,6 +9,9 @@ pub mod relay {
     pub mod v1 {
         tonic::include_proto!("linkmail.relay.v1");
     }
+
+    /// The encoded `FileDescriptorSet` of what relay-svc serves, with imports, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/relay.bin"));
 }
 
 /// `linkmail.monitor.v1`: monitors and probes of monitor-svc.
@@ -18,7 +21,7 @@ pub mod monitor {
     pub mod v1 {
         tonic::include_proto!("linkmail.monitor.v1");
     }
-}
 
-/// The encoded `FileDescriptorSet` of every package, with imports, for gRPC reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+    /// The encoded `FileDescriptorSet` of what monitor-svc serves, with imports, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.bin"));
+}

@@ -10,7 +10,7 @@ from harness.grpc_client import RELAY, Client, failure
 from harness.relay import cli
 
 SUBMIT = "MessageService/SubmitMessage"
-SERVICES = {f"{RELAY}.{name}" for name in ("MessageService", "CycleService", "LinkService")}
+SERVICES = {f"{RELAY}.{name}Service" for name in ("Message", "Cycle", "Link", "Node", "Report")}
 DOMAIN = "relay.linkmail"
 
 

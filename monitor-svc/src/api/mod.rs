@@ -4,6 +4,8 @@ mod convert;
 mod errors;
 mod monitors;
 mod probes;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -65,7 +67,7 @@ pub async fn serve(
         .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(linkmail_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(linkmail_proto::monitor::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let shutdown = services.shutdown.clone();

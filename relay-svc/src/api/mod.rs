@@ -84,7 +84,7 @@ pub async fn serve(
     set_all(&health, ServingStatus::Serving).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(linkmail_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(linkmail_proto::relay::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let largest = usize::try_from(services.message_size.saturating_add(ENVELOPE_OCTETS))
