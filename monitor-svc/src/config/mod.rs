@@ -4,6 +4,8 @@
 
 mod read;
 mod read_monitor;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

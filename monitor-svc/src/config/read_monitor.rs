@@ -80,25 +80,44 @@ fn thresholds(table: &Table<'_>) -> Thresholds {
         warn_after: at_least_a_second(table, "warn_after", 30 * MINUTE),
         alert_after: at_least_a_second(table, "alert_after", 60 * MINUTE),
     };
-    if thresholds.alert_after <= thresholds.warn_after {
-        table.error(
-            "alert_after",
-            format!(
-                "not longer than warn_after ({}): WARNING would never be reached",
-                words(thresholds.warn_after)
-            ),
-        );
-    }
-    if thresholds.warn_after <= thresholds.interval {
-        table.error(
-            "warn_after",
-            format!(
-                "not longer than interval ({}): PROVEN would end before the next probe",
-                words(thresholds.interval)
-            ),
-        );
-    }
+    let (interval, warn, alert) = (
+        ("interval", thresholds.interval),
+        ("warn_after", thresholds.warn_after),
+        ("alert_after", thresholds.alert_after),
+    );
+    ordered(table, warn, alert, "WARNING would never be reached");
+    ordered(
+        table,
+        interval,
+        warn,
+        "PROVEN would end before the next probe",
+    );
     thresholds
+}
+
+/// Two durations of which one must be longer. The error stands at the one that is in the file.
+fn ordered(
+    table: &Table<'_>,
+    (short_key, short): (&str, Duration),
+    (long_key, long): (&str, Duration),
+    why: &str,
+) {
+    if long > short {
+        return;
+    }
+    if table.has(long_key) {
+        let short = words(short);
+        table.error(
+            long_key,
+            format!("not longer than {short_key} ({short}): {why}"),
+        );
+    } else {
+        let long = words(long);
+        table.error(
+            short_key,
+            format!("not shorter than {long_key} ({long}): {why}"),
+        );
+    }
 }
 
 /// Without dialling, a probe goes out with the next cycle and its report comes with the one after.
@@ -120,10 +139,11 @@ fn enough_time(table: &Table<'_>, thresholds: &Thresholds, longest_wait: Option<
         ("alert_after", thresholds.alert_after),
     ] {
         if value < least {
+            let at = if table.has(key) { key } else { "longest_wait" };
             table.error(
-                key,
+                at,
                 format!(
-                    "{} is too short with dial = false: a probe waits up to longest_wait for its cycle and again for the \
+                    "{key} ({}) is too short with dial = false: a probe waits up to longest_wait for its cycle and again for the \
                      report's; expected at least 2 × longest_wait + interval = {}",
                     words(value),
                     words(least)

@@ -17,6 +17,8 @@ mod outbox;
 mod requests;
 mod schema;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::{self, File},

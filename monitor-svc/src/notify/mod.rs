@@ -4,6 +4,8 @@
 //! order for each monitor, under an identity that stays the same.
 
 mod notice;
+#[cfg(test)]
+mod tests;
 mod webhook;
 
 pub use notice::{Notice, words};

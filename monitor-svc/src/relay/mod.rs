@@ -2,6 +2,8 @@
 
 mod convert;
 mod grpc;
+#[cfg(test)]
+mod tests;
 
 use std::pin::Pin;
 

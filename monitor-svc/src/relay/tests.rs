@@ -1,0 +1,364 @@
+//! The relay over gRPC, against a server in this process that answers as relay-svc does.
+
+use std::sync::{Arc, Mutex};
+
+use linkmail_proto::relay::v1 as wire;
+use linkmail_service::{errors::ErrorDomain, target::GrpcTarget};
+use opentelemetry::{
+    Context,
+    trace::{FutureExt, TraceContextExt, Tracer, TracerProvider},
+};
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::net::TcpListener;
+use tokio_stream::{
+    StreamExt,
+    wrappers::{ReceiverStream, TcpListenerStream},
+};
+use tonic::{Code, Request, Response, Status, transport::Server};
+
+use super::*;
+use crate::verdict::Origin;
+
+const DOMAIN: ErrorDomain = ErrorDomain("relay.linkmail");
+const CYCLE: &str = "links/isp/cycles/0198c5d2-0000-7000-8000-000000000001";
+
+/// What was asked, with the trace that it came in.
+#[derive(Default)]
+struct Heard {
+    submissions: Vec<wire::SubmitMessageRequest>,
+    cycles: Vec<wire::RunCycleRequest>,
+    consumers: Vec<String>,
+    traces: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct Fake {
+    heard: Arc<Mutex<Heard>>,
+    state: wire::recipient::State,
+    failure: Option<Status>,
+}
+
+impl Fake {
+    fn hear<T>(&self, request: Request<T>, note: impl FnOnce(&mut Heard, T)) -> Result<(), Status> {
+        let trace = request.metadata().get("traceparent");
+        let trace = trace.map(|trace| trace.to_str().unwrap().to_owned());
+        let mut heard = self.heard.lock().unwrap();
+        heard.traces.extend(trace);
+        note(&mut heard, request.into_inner());
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn message(&self) -> wire::Message {
+        wire::Message {
+            name: "messages/1".into(),
+            accept_time: Some(prost_types::Timestamp {
+                seconds: 1_795_458_600,
+                nanos: 5_000_000,
+            }),
+            recipients: vec![wire::Recipient {
+                state: self.state.into(),
+                route: "link:isp".into(),
+                ..wire::Recipient::default()
+            }],
+            ..wire::Message::default()
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl wire::message_service_server::MessageService for Fake {
+    async fn submit_message(
+        &self,
+        request: Request<wire::SubmitMessageRequest>,
+    ) -> Result<Response<wire::Message>, Status> {
+        self.hear(request, |heard, call| heard.submissions.push(call))?;
+        Ok(Response::new(self.message()))
+    }
+
+    async fn get_message(
+        &self,
+        request: Request<wire::GetMessageRequest>,
+    ) -> Result<Response<wire::Message>, Status> {
+        self.hear(request, |_, call| assert_eq!(call.name, "messages/1"))?;
+        Ok(Response::new(self.message()))
+    }
+
+    async fn list_messages(
+        &self,
+        _: Request<wire::ListMessagesRequest>,
+    ) -> Result<Response<wire::ListMessagesResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+#[tonic::async_trait]
+impl wire::cycle_service_server::CycleService for Fake {
+    async fn run_cycle(
+        &self,
+        request: Request<wire::RunCycleRequest>,
+    ) -> Result<Response<wire::Cycle>, Status> {
+        self.hear(request, |heard, call| heard.cycles.push(call))?;
+        Ok(Response::new(wire::Cycle {
+            name: CYCLE.into(),
+            ..wire::Cycle::default()
+        }))
+    }
+
+    async fn get_cycle(
+        &self,
+        request: Request<wire::GetCycleRequest>,
+    ) -> Result<Response<wire::Cycle>, Status> {
+        let ended = request.get_ref().name == CYCLE;
+        self.hear(request, |_, _| ())?;
+        let phase = if ended {
+            wire::cycle::Phase::Ended
+        } else {
+            wire::cycle::Phase::HangUp
+        };
+        Ok(Response::new(wire::Cycle {
+            phase: phase.into(),
+            ..wire::Cycle::default()
+        }))
+    }
+
+    async fn list_cycles(
+        &self,
+        _: Request<wire::ListCyclesRequest>,
+    ) -> Result<Response<wire::ListCyclesResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type WatchCyclesStream = ReceiverStream<Result<wire::WatchCyclesResponse, Status>>;
+
+    async fn watch_cycles(
+        &self,
+        _: Request<wire::WatchCyclesRequest>,
+    ) -> Result<Response<Self::WatchCyclesStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+#[tonic::async_trait]
+impl wire::report_service_server::ReportService for Fake {
+    type WatchReportsStream = ReceiverStream<Result<wire::WatchReportsResponse, Status>>;
+
+    async fn watch_reports(
+        &self,
+        request: Request<wire::WatchReportsRequest>,
+    ) -> Result<Response<Self::WatchReportsStream>, Status> {
+        self.hear(request, |heard, call| heard.consumers.push(call.consumer))?;
+        let (sender, stream) = tokio::sync::mpsc::channel(8);
+        for (origin, link) in [
+            ("smtp", "links/isp"),
+            ("smtp", ""),
+            ("report", ""),
+            ("grpc", ""),
+        ] {
+            let report = wire::Report {
+                name: format!("reports/{origin}{link}"),
+                recipients: vec!["probe-1@branch.example".into()],
+                content: b"Content-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.example\r\n".into(),
+                origin: origin.into(),
+                link: link.into(),
+                cycle: CYCLE.into(),
+                ..wire::Report::default()
+            };
+            let answer = wire::WatchReportsResponse {
+                report: Some(report),
+                delivery_attempt: 1,
+            };
+            sender.send(Ok(answer)).await.unwrap();
+        }
+        let replaced = DOMAIN.error(Code::Aborted, "CONSUMER_REPLACED", "watched elsewhere", &[]);
+        sender.send(Err(replaced)).await.unwrap();
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn acknowledge_report(
+        &self,
+        request: Request<wire::AcknowledgeReportRequest>,
+    ) -> Result<Response<wire::Report>, Status> {
+        self.hear(request, |heard, call| heard.consumers.push(call.consumer))?;
+        Ok(Response::new(wire::Report::default()))
+    }
+
+    async fn get_report(
+        &self,
+        _: Request<wire::GetReportRequest>,
+    ) -> Result<Response<wire::Report>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn list_reports(
+        &self,
+        _: Request<wire::ListReportsRequest>,
+    ) -> Result<Response<wire::ListReportsResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+/// Serves the fake, and gives the relay that is tested.
+async fn served(fake: &Fake) -> GrpcRelay {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let server = Server::builder()
+        .add_service(wire::message_service_server::MessageServiceServer::new(
+            fake.clone(),
+        ))
+        .add_service(wire::cycle_service_server::CycleServiceServer::new(
+            fake.clone(),
+        ))
+        .add_service(wire::report_service_server::ReportServiceServer::new(
+            fake.clone(),
+        ));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    relay_at(&target)
+}
+
+fn relay_at(target: &str) -> GrpcRelay {
+    let target: GrpcTarget = target.parse().unwrap();
+    let tracer = SdkTracerProvider::builder().build().tracer("test");
+    GrpcRelay::new(target.channel().unwrap(), "monitor-svc".into(), tracer)
+}
+
+fn submission() -> Submission {
+    Submission {
+        request: RequestId::new(),
+        reverse_path: "probe-1@branch.example".into(),
+        recipient: "nobody@isp.example".into(),
+        content: b"Subject: x\r\n\r\n".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_submission_goes_in_its_trace_and_its_answer_comes_back() {
+    let fake = Fake {
+        state: wire::recipient::State::Queued,
+        ..Fake::default()
+    };
+    let relay = served(&fake).await;
+    let tracer = SdkTracerProvider::builder().build().tracer("test");
+    let root = Context::new().with_span(tracer.start("root"));
+    let trace = root.span().span_context().trace_id().to_string();
+    let sent = submission();
+    let message = relay.submit(sent.clone()).with_context(root).await.unwrap();
+    let expected = Message {
+        name: "messages/1".into(),
+        accepted: Stamp(1_795_458_600_005),
+        waits: true,
+        route: "link:isp".into(),
+    };
+    assert_eq!(message, expected);
+    let heard = fake.heard.lock().unwrap();
+    let expected = wire::SubmitMessageRequest {
+        request_id: sent.request.to_string(),
+        reverse_path: sent.reverse_path,
+        recipients: vec![sent.recipient],
+        content: sent.content,
+    };
+    assert_eq!(heard.submissions, [expected]);
+    assert!(heard.traces[0].contains(&trace), "{:?}", heard.traces);
+}
+
+#[tokio::test]
+async fn a_message_waits_while_it_is_queued_or_held() {
+    use wire::recipient::State;
+    for (state, waits) in [
+        (State::Queued, true),
+        (State::Held, true),
+        (State::Delivered, false),
+        (State::Bounced, false),
+        (State::Discarded, false),
+        (State::SetAside, false),
+    ] {
+        let fake = Fake {
+            state,
+            ..Fake::default()
+        };
+        let message = served(&fake).await.message("messages/1").await.unwrap();
+        assert_eq!(message.waits, waits, "{state:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cycle_is_started_for_a_probe_or_another_one_is_running() {
+    let (link, request) = (LinkName::parse("isp").unwrap(), RequestId::new());
+    let fake = Fake::default();
+    let relay = served(&fake).await;
+    let asked = relay.run_cycle(&link, request).await.unwrap();
+    assert_eq!(asked, Asked::Started(CYCLE.into()));
+    let expected = wire::RunCycleRequest {
+        parent: "links/isp".into(),
+        request_id: request.to_string(),
+        trigger: wire::cycle::Trigger::Probe.into(),
+    };
+    assert_eq!(fake.heard.lock().unwrap().cycles, [expected]);
+    assert!(relay.has_ended(CYCLE).await.unwrap());
+    assert!(!relay.has_ended("links/isp/cycles/2").await.unwrap());
+
+    let metadata = [("link", "links/isp"), ("cycle", CYCLE)];
+    let busy = DOMAIN.error(Code::Aborted, "LINK_BUSY", "a cycle is running", &metadata);
+    let fake = Fake {
+        failure: Some(busy),
+        ..Fake::default()
+    };
+    let asked = served(&fake).await.run_cycle(&link, request).await.unwrap();
+    assert_eq!(asked, Asked::Busy(CYCLE.into()));
+}
+
+#[tokio::test]
+async fn what_passes_by_itself_is_tried_again_and_nothing_else() {
+    type Of = fn(String) -> RelayError;
+    let rows: [(Code, Of); 9] = [
+        (Code::NotFound, RelayError::NotFound),
+        (Code::InvalidArgument, RelayError::Refused),
+        (Code::PermissionDenied, RelayError::Refused),
+        (Code::AlreadyExists, RelayError::Refused),
+        (Code::Unimplemented, RelayError::Refused),
+        (Code::Unavailable, RelayError::NotNow),
+        (Code::ResourceExhausted, RelayError::NotNow),
+        (Code::DeadlineExceeded, RelayError::NotNow),
+        (Code::Aborted, RelayError::NotNow),
+    ];
+    for (code, kind) in rows {
+        let fake = Fake {
+            failure: Some(Status::new(code, "for a reason")),
+            ..Fake::default()
+        };
+        let error = served(&fake).await.submit(submission()).await.unwrap_err();
+        let told = format!("relay: {}: for a reason", code.description());
+        assert_eq!(error, kind(told), "{code:?}");
+    }
+    let nobody = relay_at("127.0.0.1:1")
+        .submit(submission())
+        .await
+        .unwrap_err();
+    assert!(matches!(nobody, RelayError::NotNow(_)), "{nobody:?}");
+}
+
+#[tokio::test]
+async fn reports_come_with_how_they_came_and_are_acknowledged() {
+    let fake = Fake::default();
+    let relay = served(&fake).await;
+    let mut reports = relay.reports().await.unwrap();
+    let isp = LinkName::parse("isp").unwrap();
+    for origin in [
+        Origin::Smtp(Some(isp)),
+        Origin::Smtp(None),
+        Origin::Relay,
+        Origin::Other,
+    ] {
+        let report = reports.next().await.unwrap().unwrap();
+        assert_eq!(report.origin, origin);
+        assert!(report.null_sender);
+        assert_eq!(report.bounce.reporting_mta, "mx.example");
+        assert_eq!(report.cycle, CYCLE);
+    }
+    let end = reports.next().await.unwrap().unwrap_err();
+    assert!(matches!(end, RelayError::NotNow(_)), "{end:?}");
+    relay.acknowledge("reports/1").await.unwrap();
+    assert_eq!(
+        fake.heard.lock().unwrap().consumers,
+        ["monitor-svc", "monitor-svc"]
+    );
+}
