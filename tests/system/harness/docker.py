@@ -50,16 +50,6 @@ class Docker:
     def __call__(self, *arguments, check=True, seconds=LIMIT):
         return self.island.run(self._client, *arguments, check=check, env=self.env, timeout=seconds)
 
-    def start(self, *arguments):
-        """A command that goes on while the test looks at something else."""
-        return subprocess.Popen(
-            self.island.command(self._client, *arguments),
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
     def build(self, context, target, tag, dockerfile=images.DOCKERFILE):
         """Builds one target of a Dockerfile."""
         self("build", "--quiet", "--file", dockerfile, "--target", target, "--tag", tag, context)
