@@ -93,6 +93,17 @@ fn pure_modules_touch_neither_the_world_nor_its_clock() {
     ] {
         forbid(&format!("relay-svc/src/{module}"), &IMPURE);
     }
+    for module in [
+        "judge.rs",
+        "verdict.rs",
+        "standing.rs",
+        "bounce.rs",
+        "probe",
+        "notify/notice.rs",
+        "names.rs",
+    ] {
+        forbid(&format!("monitor-svc/src/{module}"), &IMPURE);
+    }
     forbid("crates/smtp/src", &IMPURE);
     forbid(
         "crates/smtp/src",
@@ -145,6 +156,47 @@ fn modules_meet_only_where_the_architecture_says() {
 }
 
 #[test]
+fn modules_of_the_monitor_meet_only_where_the_architecture_says() {
+    let rules: [(&str, &[&str]); 8] = [
+        (
+            "judge.rs",
+            &["ledger", "notify", "probe", "relay", "run", "api"],
+        ),
+        ("verdict.rs", &["ledger", "notify", "relay", "run", "api"]),
+        ("standing.rs", &["ledger", "notify", "relay", "run", "api"]),
+        ("probe", &["ledger", "notify", "relay", "run", "api"]),
+        ("notify", &["ledger", "relay", "run", "api"]),
+        ("ledger", &["relay", "run", "api"]),
+        ("relay", &["ledger", "notify", "run", "api"]),
+        ("run", &["api", "commands"]),
+    ];
+    for (at, forbidden) in rules {
+        let patterns: Vec<String> = forbidden.iter().map(|name| module(name)).collect();
+        forbid(
+            &format!("monitor-svc/src/{at}"),
+            &patterns.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+    }
+    forbid(
+        "monitor-svc/src/ledger",
+        &["tokio::net", "std::net", "tonic"],
+    );
+}
+
+#[test]
+fn wire_types_of_the_monitor_stop_at_its_rims() {
+    for (file, code) in sources("monitor-svc/src") {
+        let rim = ["/api/", "/commands/", "/relay/convert.rs", "/relay/grpc.rs"];
+        if !rim.iter().any(|part| file.contains(part)) {
+            assert!(
+                !code.contains("linkmail_proto"),
+                "{file} must not touch wire types"
+            );
+        }
+    }
+}
+
+#[test]
 fn wire_types_stop_at_the_api_and_the_commands() {
     for (file, code) in sources("relay-svc/src") {
         if !file.contains("/api/") && !file.contains("/commands/") {
@@ -165,38 +217,53 @@ fn the_cycle_knows_no_smtp_syntax_and_the_spool_no_sockets() {
     forbid("relay-svc/src/spool", &["tokio::net", "std::net", "tonic"]);
 }
 
-/// The keys that the reader of the configuration asks for.
-fn keys() -> BTreeSet<String> {
+/// The keys that the reader of a configuration asks for.
+fn keys(at: &str) -> BTreeSet<String> {
     let asked = Regex::new(
-        r#"\b(?:required|optional|or|list|has|parse_with|required_with|list_or|list_with|required_list_with|table|tables|required_table|program|positive\(\s*&?table,)(?:::<\w+>)?\(?\s*"(\w+)""#,
+        r#"\b(?:required|optional|or|list|has|parse_with|required_with|list_or|list_with|required_list_with|table|tables|required_table|program|at_least_a_second\(\s*&?table,|positive\(\s*&?table,)(?:::<\w+>)?\(?\s*"(\w+)""#,
     )
     .unwrap();
     let mut keys = BTreeSet::new();
-    for (_, code) in sources("relay-svc/src/config") {
+    for (_, code) in sources(at) {
         keys.extend(asked.captures_iter(&code).map(|found| found[1].to_owned()));
     }
-    assert!(
-        keys.len() > 35 && keys.contains("bounce_wait") && keys.contains("etrn"),
-        "{keys:?}"
-    );
     keys
+}
+
+/// Every key stands in the example and, in back quotes, in the document.
+fn told(keys: BTreeSet<String>, example: &str, document: &str) {
+    let (shown, told) = (
+        fs::read_to_string(top().join(example)).unwrap(),
+        fs::read_to_string(top().join(document)).unwrap(),
+    );
+    for key in keys {
+        let used = Regex::new(&format!(r"(?m)(^|[\s#{{\[])({key}\s*=|\[?\[?{key}\]\]?)")).unwrap();
+        assert!(used.is_match(&shown), "{key} is not in {example}");
+        assert!(
+            told.contains(&format!("`{key}`")),
+            "{key} is not in {document}"
+        );
+    }
 }
 
 #[test]
 fn every_configuration_key_is_in_the_example_and_in_the_documents() {
-    let example = fs::read_to_string(top().join("deploy/examples/relay.toml")).unwrap();
-    let document = fs::read_to_string(top().join("docs/configuration.md")).unwrap();
-    for key in keys() {
-        let used = Regex::new(&format!(r"(?m)(^|[\s#{{\[])({key}\s*=|\[?\[?{key}\]\]?)")).unwrap();
-        assert!(
-            used.is_match(&example),
-            "{key} is not in deploy/examples/relay.toml"
-        );
-        assert!(
-            document.contains(&format!("`{key}`")),
-            "{key} is not in docs/configuration.md"
-        );
-    }
+    let relay = keys("relay-svc/src/config");
+    assert!(
+        relay.len() > 35 && relay.contains("bounce_wait") && relay.contains("etrn"),
+        "{relay:?}"
+    );
+    told(relay, "deploy/examples/relay.toml", "docs/configuration.md");
+    let monitor = keys("monitor-svc/src/config");
+    assert!(
+        monitor.len() > 20 && monitor.contains("longest_wait") && monitor.contains("late_after"),
+        "{monitor:?}"
+    );
+    told(
+        monitor,
+        "deploy/examples/monitor.toml",
+        "docs/09-monitor.md",
+    );
 }
 
 #[test]
@@ -219,21 +286,37 @@ fn the_shipped_examples_are_good() {
     assert!(checked > 0);
 }
 
-#[test]
-fn every_metric_and_attribute_is_in_the_documents() {
-    let document = fs::read_to_string(top().join("docs/07-telemetry.md")).unwrap();
-    let name = Regex::new(r#""((?:relay|messaging|server|error)\.[a-z_.]+)""#).unwrap();
+/// Every name that the pattern finds in the sources stands, in back quotes, in the document.
+fn named(at: &str, pattern: &str, least: usize, document: &str) {
+    let told = fs::read_to_string(top().join(document)).unwrap();
+    let name = Regex::new(pattern).unwrap();
     let mut names = BTreeSet::new();
-    for (_, code) in sources("relay-svc/src") {
+    for (_, code) in sources(at) {
         names.extend(name.captures_iter(&code).map(|found| found[1].to_owned()));
     }
-    assert!(names.len() > 25, "{names:?}");
+    assert!(names.len() > least, "{names:?}");
     for name in names {
         assert!(
-            document.contains(&format!("`{name}`")),
-            "{name} is not in docs/07-telemetry.md"
+            told.contains(&format!("`{name}`")),
+            "{name} is not in {document}"
         );
     }
+}
+
+#[test]
+fn every_metric_and_attribute_is_in_the_documents() {
+    named(
+        "relay-svc/src",
+        r#""((?:relay|messaging|server|error)\.[a-z_.]+)""#,
+        25,
+        "docs/07-telemetry.md",
+    );
+    named(
+        "monitor-svc/src",
+        r#""((?:monitor|relay|error)\.[a-z_.]+)""#,
+        20,
+        "docs/09-monitor.md",
+    );
 }
 
 #[test]
@@ -242,8 +325,16 @@ fn every_call_of_the_contract_says_its_errors_and_every_field_its_role() {
     let request = Regex::new(r"(?s)message (\w+Request) \{(.*?)\n\}").unwrap();
     let field = Regex::new(r"(?m)((?:^\s*//.*\n)*)^\s*(?:repeated |optional )?[\w.]+ (\w+) = \d+;")
         .unwrap();
-    for file in ["message", "cycle", "link", "node", "report"] {
-        let path = top().join(format!("proto/linkmail/relay/v1/{file}_service.proto"));
+    for file in [
+        "relay/v1/message",
+        "relay/v1/cycle",
+        "relay/v1/link",
+        "relay/v1/node",
+        "relay/v1/report",
+        "monitor/v1/monitor",
+        "monitor/v1/probe",
+    ] {
+        let path = top().join(format!("proto/linkmail/{file}_service.proto"));
         let text = fs::read_to_string(path).unwrap();
         for call in rpc.captures_iter(&text) {
             assert!(

@@ -31,7 +31,6 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::watch;
 
 pub use look::{JournalEntry, Since};
-pub use outbox::Waiting;
 pub use requests::{RequestConflict, RequestKey};
 pub use steps::{Changed, Matched};
 

@@ -6,28 +6,10 @@ use super::{
     Ledger, LedgerError,
     books::{Books, to_json},
 };
-use crate::{clock::Stamp, notify::Notice};
-
-/// A notice that waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// Its place in the outbox.
-    pub seq: i64,
-    /// The monitor that it tells of.
-    pub monitor: String,
-    /// The identity of the notice.
-    pub id: String,
-    /// When it was made.
-    pub created: Stamp,
-    /// When it is tried next.
-    pub next: Stamp,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// The notice, in JSON.
-    pub body: String,
-    /// W3C `traceparent` of the change that it tells of.
-    pub traceparent: String,
-}
+use crate::{
+    clock::Stamp,
+    notify::{Notice, Waiting},
+};
 
 /// Puts a notice into the outbox, in the transaction of its change.
 pub(super) fn add(

@@ -8,10 +8,8 @@ mod notice;
 mod tests;
 mod webhook;
 
-pub use notice::{Notice, words};
+pub use notice::{Notice, Waiting, words};
 pub use webhook::{NoCertificates, Webhook};
-
-use crate::ledger::Waiting;
 
 /// What takes notices.
 pub trait Channel: Send + Sync + 'static {

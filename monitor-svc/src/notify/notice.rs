@@ -43,6 +43,27 @@ pub struct Notice {
     pub reason: String,
 }
 
+/// A notice that waits in the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its place in the outbox.
+    pub seq: i64,
+    /// The monitor that it tells of.
+    pub monitor: String,
+    /// The identity of the notice.
+    pub id: String,
+    /// When it was made.
+    pub created: Stamp,
+    /// When it is tried next.
+    pub next: Stamp,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The notice, in JSON.
+    pub body: String,
+    /// W3C `traceparent` of the change that it tells of.
+    pub traceparent: String,
+}
+
 impl Notice {
     /// Of a change that is in `standing` already.
     #[must_use]

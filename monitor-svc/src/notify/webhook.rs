@@ -13,8 +13,7 @@ use hyper_util::{
 };
 use tonic::codegen::Bytes;
 
-use super::Channel;
-use crate::ledger::Waiting;
+use super::{Channel, Waiting};
 
 /// The wait for the head of the answer, with all that comes before it.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -111,8 +111,9 @@ impl<R: Relay> Attempt<R> {
 
     async fn under(self, root: Context, probe: Probe) -> Result<Attempted, LedgerError> {
         use opentelemetry::trace::TraceContextExt;
-        root.span()
-            .set_attribute(KeyValue::new(telemetry::PROBE, probe.id.to_string()));
+        let span = root.span();
+        span.set_attribute(KeyValue::new(telemetry::PROBE, probe.id.to_string()));
+        span.set_attribute(KeyValue::new(telemetry::RUN, i64::from(probe.runs)));
         let done = self.send(probe, &root).await;
         let error = match &done {
             Ok(Attempted::Done(probe) | Attempted::Later(probe)) if probe.error.is_empty() => None,

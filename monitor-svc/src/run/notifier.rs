@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::Backoff;
 use crate::{
     clock::{Clock, Stamp},
-    ledger::{Ledger, LedgerError, Waiting},
-    notify::Channel,
+    ledger::{Ledger, LedgerError},
+    notify::{Channel, Waiting},
     telemetry::{self, Instruments},
 };
 

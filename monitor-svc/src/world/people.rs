@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::Steps;
 use crate::{
     clock::{Clock, Stamp},
-    ledger::Waiting,
-    notify::Channel,
+    notify::{Channel, Waiting},
 };
 
 /// What the people heard. Cheap to clone.
