@@ -12,6 +12,7 @@
 //! Limits: a journal of [`JOURNAL_KEPT`] changes; probes for 90 days, but at least the newest 1,000 of each monitor.
 
 mod books;
+mod judging;
 mod look;
 mod outbox;
 mod requests;
@@ -30,9 +31,9 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::watch;
 
+pub use judging::{Changed, Matched};
 pub use look::{JournalEntry, Since};
 pub use requests::{RequestConflict, RequestKey};
-pub use steps::{Changed, Matched};
 
 use books::Books;
 

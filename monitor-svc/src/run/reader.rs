@@ -13,7 +13,7 @@ use super::{Backoff, Shared, log};
 use crate::{
     config::Monitor,
     ledger::{LedgerError, Matched},
-    probe::Probe,
+    probe::{Probe, Proof},
     relay::{Relay, Reports},
     telemetry,
     verdict::{Report, Verdict},
@@ -157,7 +157,9 @@ impl<R: Relay> Reader<R> {
         let seconds = probe.round_trip_ms.unwrap_or(0) as f64 / 1000.0;
         let instruments = &self.shared.instruments;
         instruments.runs.add(1, &[monitor.clone(), verdict]);
-        instruments.round_trip.record(seconds, &[monitor]);
+        if probe.proof != Proof::None {
+            instruments.round_trip.record(seconds, &[monitor]);
+        }
         tracing::info!(
             monitor = %probe.monitor,
             probe = %probe.id,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) use people::People;
-pub(crate) use relay::{BOUNCE_AFTER, World};
+pub(crate) use relay::{BOUNCE_AFTER, CYCLE_TRACE, World};
 pub(crate) use scene::{Process, START, Scene};
 pub(crate) use steps::{Moment, Steps};
 

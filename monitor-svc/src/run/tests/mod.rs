@@ -14,6 +14,7 @@ mod crash;
 mod day;
 mod relay;
 mod reports;
+mod traces;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// The states that people were told of.
