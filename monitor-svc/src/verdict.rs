@@ -151,101 +151,83 @@ mod tests {
         probe
     }
 
+    fn over(name: &str) -> Origin {
+        Origin::Smtp(Some(link(name)))
+    }
+
+    /// The verdict on a report that says `status` and `kind` of itself, for a monitor of the link `isp`.
+    fn verdict(
+        probe: Option<&Probe>,
+        null_sender: bool,
+        origin: Origin,
+        (status, kind): (&str, &str),
+    ) -> Verdict {
+        let report = Report {
+            name: "reports/1".into(),
+            accepted: Stamp(1),
+            null_sender,
+            recipients: Vec::new(),
+            origin,
+            cycle: String::new(),
+            traceparent: String::new(),
+            bounce: Bounce {
+                status: status.into(),
+                diagnostic_type: kind.into(),
+                ..Bounce::default()
+            },
+        };
+        judge(&report, probe, &link("isp"))
+    }
+
+    const REFUSED: (&str, &str) = ("5.1.1", "smtp");
+    const EXPIRED: (&str, &str) = ("5.4.7", "smtp");
+
     #[test]
-    fn each_report_proves_what_it_can() {
-        let isp = || Origin::Smtp(Some(link("isp")));
-        let other = || Origin::Smtp(Some(link("other")));
-        let refused = ("5.1.1", "smtp");
-        let expired = ("5.4.7", "smtp");
+    fn a_report_for_an_open_probe_proves_what_its_way_says() {
         let round_trip = Verdict::Proves(Proof::RoundTrip);
         let outbound = Verdict::Proves(Proof::Outbound);
-        let rejected = Verdict::Rejected;
-        let (open, none) = (Some(probe(Fate::Open, false)), None);
-        let used = Some(probe(Fate::Returned, true));
-        let (lost, failed) = (
-            Some(probe(Fate::Lost, false)),
-            Some(probe(Fate::Failed, false)),
-        );
-        // Probe, null sender, origin, what the report says, verdict.
-        let rows = [
-            (&open, true, isp(), refused, round_trip),
+        let elsewhere = Verdict::Rejected(Reason::NotOverTheLink);
+        let open = probe(Fate::Open, false);
+        for (origin, says, expected) in [
+            (over("isp"), REFUSED, round_trip),
             // What a report says of itself is nothing to go by.
-            (&open, true, isp(), expired, round_trip),
-            (&open, true, isp(), ("", ""), round_trip),
-            (&open, true, other(), refused, outbound),
-            (&open, true, Origin::Relay, refused, outbound),
-            (&open, true, Origin::Relay, expired, Verdict::NotSent),
-            (&open, true, Origin::Relay, ("5.4.7", ""), Verdict::NotSent),
-            (&open, true, Origin::Relay, ("", ""), Verdict::NotSent),
-            (
-                &open,
-                true,
-                Origin::Smtp(None),
-                refused,
-                rejected(Reason::NotOverTheLink),
-            ),
-            (
-                &open,
-                true,
-                Origin::Other,
-                refused,
-                rejected(Reason::NotOverTheLink),
-            ),
-            (
-                &open,
-                false,
-                isp(),
-                refused,
-                rejected(Reason::SenderNotNull),
-            ),
-            (&used, true, isp(), refused, rejected(Reason::UsedToken)),
-            (
-                &used,
-                true,
-                Origin::Relay,
-                refused,
-                rejected(Reason::UsedToken),
-            ),
-            (
-                &used,
-                false,
-                isp(),
-                refused,
-                rejected(Reason::SenderNotNull),
-            ),
-            (&lost, true, isp(), refused, rejected(Reason::UnknownToken)),
-            (
-                &failed,
-                true,
-                isp(),
-                refused,
-                rejected(Reason::UnknownToken),
-            ),
-            (&none, true, isp(), refused, rejected(Reason::UnknownToken)),
-            (&none, false, isp(), refused, rejected(Reason::UnknownToken)),
+            (over("isp"), EXPIRED, round_trip),
+            (over("isp"), ("", ""), round_trip),
+            (over("other"), REFUSED, outbound),
+            (Origin::Relay, REFUSED, outbound),
+            (Origin::Relay, EXPIRED, Verdict::NotSent),
+            (Origin::Relay, ("5.4.7", ""), Verdict::NotSent),
+            (Origin::Relay, ("", ""), Verdict::NotSent),
+            (Origin::Smtp(None), REFUSED, elsewhere),
+            (Origin::Other, REFUSED, elsewhere),
+        ] {
+            let given = verdict(Some(&open), true, origin.clone(), says);
+            assert_eq!(given, expected, "{origin:?} {says:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_open_token_and_the_null_sender_nothing_is_proven() {
+        use Reason::{SenderNotNull, UnknownToken, UsedToken};
+        let [open, used, lost, failed] = [
+            probe(Fate::Open, false),
+            probe(Fate::Returned, true),
+            probe(Fate::Lost, false),
+            probe(Fate::Failed, false),
         ];
-        for (number, (probe, null_sender, origin, (status, kind), verdict)) in
-            rows.into_iter().enumerate()
-        {
-            let report = Report {
-                name: "reports/1".into(),
-                accepted: Stamp(1),
-                null_sender,
-                recipients: Vec::new(),
-                origin,
-                cycle: String::new(),
-                traceparent: String::new(),
-                bounce: Bounce {
-                    status: status.into(),
-                    diagnostic_type: kind.into(),
-                    ..Bounce::default()
-                },
-            };
-            assert_eq!(
-                judge(&report, probe.as_ref(), &link("isp")),
-                verdict,
-                "row {number}"
-            );
+        for (probe, null_sender, origin, reason) in [
+            (Some(&open), false, over("isp"), SenderNotNull),
+            (Some(&used), true, over("isp"), UsedToken),
+            (Some(&used), true, Origin::Relay, UsedToken),
+            (Some(&used), false, over("isp"), SenderNotNull),
+            (Some(&lost), true, over("isp"), UnknownToken),
+            (Some(&failed), true, over("isp"), UnknownToken),
+            (None, true, over("isp"), UnknownToken),
+            (None, false, over("isp"), UnknownToken),
+        ] {
+            let given = verdict(probe, null_sender, origin, REFUSED);
+            let fate = probe.map(|probe| probe.fate);
+            assert_eq!(given, Verdict::Rejected(reason), "{fate:?} {null_sender}");
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     config::Monitor,
     names::MonitorName,
     notify::{Notice, words},
-    probe::{Fate, Probe, Proof, Returned},
+    probe::{Fate, Probe, Proof, Returned, Token},
     standing::{Standing, Transition},
     telemetry,
     verdict::{self, Reason, Report, Verdict},
@@ -118,10 +118,13 @@ fn addressee(
     let mut fits = None;
     for recipient in &report.recipients {
         for monitor in monitors {
-            let Some(token) = monitor.reverse_path.token(recipient) else {
+            let Some(place) = monitor.reverse_path.place(recipient) else {
                 continue;
             };
-            let probe = books.probe_of(token)?;
+            let probe = match Token::parse(&place) {
+                Some(token) => books.probe_of(token)?,
+                None => None,
+            };
             if let Some(probe) = probe.filter(|probe| probe.monitor == monitor.name) {
                 return Ok((Some(Arc::clone(monitor)), Some(probe)));
             }

@@ -110,12 +110,19 @@ impl Pattern {
             .map_or(&self.after, |(_, domain)| domain)
     }
 
-    /// The token that an address carries, if it is one of this pattern. Case does not matter.
+    /// What stands in an address in the place of the token, if it is one of this pattern. Case does not matter.
     #[must_use]
-    pub fn token(&self, address: &str) -> Option<Token> {
+    pub fn place(&self, address: &str) -> Option<String> {
         let address = address.to_ascii_lowercase();
         let rest = address.strip_prefix(&self.before.to_ascii_lowercase())?;
-        Token::parse(rest.strip_suffix(&self.after.to_ascii_lowercase())?)
+        let place = rest.strip_suffix(&self.after.to_ascii_lowercase())?;
+        Some(place.to_owned())
+    }
+
+    /// The token that an address carries.
+    #[must_use]
+    pub fn token(&self, address: &str) -> Option<Token> {
+        Token::parse(&self.place(address)?)
     }
 }
 
@@ -169,6 +176,11 @@ mod tests {
         ] {
             assert_eq!(pattern.token(address), None, "{address}");
         }
+        let place = |address: &str| pattern.place(address);
+        assert_eq!(place("Probe-@branch.example").as_deref(), Some(""));
+        assert_eq!(place("probe-x@branch.example").as_deref(), Some("x"));
+        assert_eq!(place("probe-x@else.example"), None);
+        assert_eq!(place("x@branch.example"), None);
     }
 
     #[test]

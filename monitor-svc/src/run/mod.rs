@@ -78,12 +78,12 @@ impl Backoff {
 /// The one line that tells of a change of state; and the end of its span.
 fn log(changed: &Changed) {
     let (standing, transition) = (&changed.standing, &changed.transition);
-    tracing::warn!(
-        monitor = %standing.name,
-        state = transition.to.as_str(),
-        previous_state = transition.from.as_str(),
-        reason = changed.reason,
-        "monitor state changed"
-    );
+    let (monitor, reason) = (&standing.name, &changed.reason);
+    let (state, previous) = (transition.to.as_str(), transition.from.as_str());
+    if transition.to.is_unwell() {
+        tracing::warn!(%monitor, state, previous_state = previous, reason, "monitor state changed");
+    } else {
+        tracing::info!(%monitor, state, previous_state = previous, reason, "monitor state changed");
+    }
     telemetry::end(&changed.context, None);
 }

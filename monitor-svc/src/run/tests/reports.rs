@@ -29,6 +29,7 @@ async fn what_is_forged_used_or_came_another_way_proves_nothing_and_is_counted()
     let forged = scene.monitors[0].reverse_path.address(Token::random());
     let bad = [
         (forged.as_str(), true, isp()),
+        ("probe-@branch.example", true, isp()),
         ("somebody@branch.example", true, isp()),
         (&sender, false, isp()),
         (&sender, true, Origin::Smtp(None)),
@@ -41,7 +42,7 @@ async fn what_is_forged_used_or_came_another_way_proves_nothing_and_is_counted()
     let standing = process.standing().await;
     assert_eq!(standing.state, State::Pending);
     // The one that is for nobody is for no monitor.
-    assert_eq!(standing.rejected, 4);
+    assert_eq!(standing.rejected, 5);
     assert!(process.probes().await[0].is_open());
     assert_eq!(scene.world.unacknowledged(), 0);
 
@@ -50,14 +51,14 @@ async fn what_is_forged_used_or_came_another_way_proves_nothing_and_is_counted()
         .report(&sender.to_uppercase(), true, isp(), "5.1.1");
     scene.until(3.0).await;
     let standing = process.standing().await;
-    assert_eq!((standing.state, standing.rejected), (State::Proven, 4));
+    assert_eq!((standing.state, standing.rejected), (State::Proven, 5));
     let proof = standing.last_proof;
 
     // The same once more: a replay.
     scene.world.report(&sender, true, isp(), "5.1.1");
     scene.until(4.0).await;
     let standing = process.standing().await;
-    assert_eq!((standing.rejected, standing.last_proof), (5, proof));
+    assert_eq!((standing.rejected, standing.last_proof), (6, proof));
     assert_eq!(scene.world.unacknowledged(), 0);
 }
 
