@@ -51,11 +51,13 @@ def docker(island, folder, context):
     """A daemon that has the base, and the images of this run."""
     (folder / "docker").mkdir()
     daemon = Docker(island, folder / "docker")
-    daemon("import", images.base(), images.BASE)
-    for target, tag in images.TARGETS.items():
-        daemon.build(context, target, tag)
-    yield daemon
-    daemon.stop()
+    try:
+        daemon("import", images.base(), images.BASE)
+        for target, tag in images.TARGETS.items():
+            daemon.build(context, target, tag)
+        yield daemon
+    finally:
+        daemon.stop()
 
 
 @pytest.fixture(scope="module")
@@ -270,12 +272,17 @@ def test_cycle_between_containers(project):
     monitor's probe proves ROUND_TRIP."""
     out = hand_in(project, SITE, 3, "alice@branch.example", "bob@world.example")
     back = hand_in(project, PROVIDER, 3, "bob@world.example", "alice@branch.example")
-    done = project.run("monitor", "/monitor-svc", "probe", "run", "isp", check=False)
-    assert done.returncode == 0, done.stdout + done.stderr + project.compose("logs", "--no-color").stdout[-8000:]
+    project.run("monitor", "/monitor-svc", "probe", "run", "isp", "--wait=30s", check=False)
+
+    def proven():
+        if "ROUND_TRIP" in project.run("monitor", "/monitor-svc", "probe", "list", "isp", "--json").stdout:
+            return True
+        # On a busy machine the bounce may miss the cycle that took the probe out; the next one brings it.
+        project.run("edge", "/relay-svc", "cycle", "run", "isp", check=False)
+
+    wait.until(proven, lambda: project.compose("logs", "--no-color").stdout[-8000:], PATIENCE)
     wait.until(lambda: len(arrived(project, WORLD_PORT, out)) == 3, "mail in the world", PATIENCE)
     wait.until(lambda: len(arrived(project, MAILBOX_PORT, back)) == 3, "mail in the mailbox", PATIENCE)
-    probes = project.lines("monitor", "/monitor-svc", "probe", "list", "isp", "--json")
-    assert "ROUND_TRIP" in json.dumps(probes), probes
 
 
 @pytest.mark.parametrize("way", ["out", "back"])
