@@ -23,7 +23,7 @@ TARGETS = {
     "receiver": "linkmail/receiver:0.1.0",
 }
 # What the base does not need, as the public image does not have it.
-LEFT_OUT = ["./dev/*", *(f"./var/{name}/*" for name in ("cache", "log", "lib/apt/lists")), "./usr/share/doc/*"]
+LEFT_OUT = ("dev", "var/cache", "var/log", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale")
 
 
 def cache():
@@ -49,7 +49,7 @@ def base():
         )
         assert made.returncode == 0, made.stdout[-4000:] + made.stderr
         whole = kept.with_suffix(f".{os.getpid()}")
-        left_out = [f"--exclude={pattern}" for pattern in LEFT_OUT]
+        left_out = [f"--exclude=./{name}/*" for name in LEFT_OUT]
         subprocess.run(["tar", "-C", folder, *left_out, "-cf", whole, "."], check=True)
         whole.rename(kept)
     finally:
