@@ -102,8 +102,11 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
 
     let gauges = Gauges::default();
     gauges.observe(&telemetry.meter(), clock);
+    let recipients = config.monitors.iter();
+    let recipients = recipients.map(|monitor| monitor.reverse_path.to_string());
+    let consumer = config.relay.consumer.clone();
     let shared = Shared {
-        relay: GrpcRelay::new(channel, config.relay.consumer.clone(), telemetry.tracer()),
+        relay: GrpcRelay::new(channel, consumer, recipients.collect(), telemetry.tracer()),
         ledger,
         clock,
         instruments: Instruments::new(&telemetry.meter()),

@@ -104,6 +104,22 @@ def test_one_stream_per_consumer(stage):
     assert next(second)["report"]["recipients"] == ["probe-2@branch.example"]
 
 
+def test_a_watcher_may_name_its_recipients(stage):
+    """Two programs at one relay see each its own, also behind more reports of the other than one stream holds."""
+    scene = stage()
+    with smtp.Dialogue(scene.relay.site) as dialogue:
+        dialogue.expect(250, "EHLO client.example")
+        for number in range(70):
+            raw = smtp.stuffed(smtp.message()[0])
+            assert dialogue.transaction("", [f"probe-a{number}@branch.example"], raw) == 250
+    scene.submit("PROBE-B1@branch.example")
+    [report] = [next(scene.watch("b", recipients=["probe-b*@branch.example"]))["report"]]
+    assert report["recipients"] == ["PROBE-B1@branch.example"]
+    with pytest.raises(Failure) as failed:
+        next(scene.watch("b", recipients=["probe-*@branch.example", "nobody"]))
+    assert failed.value.fields == ["recipients[1]"]
+
+
 def test_a_slow_watcher_has_a_bounded_number_in_hand(stage):
     """64 wait for their acknowledgement; each that is given lets the next one come."""
     scene = stage()

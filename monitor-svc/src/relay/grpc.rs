@@ -10,31 +10,39 @@ use linkmail_proto::relay::v1::{
 use linkmail_service::client::call;
 use opentelemetry_sdk::trace::SdkTracer;
 use tokio_stream::StreamExt;
-use tonic::{Request, transport::Channel};
+use tonic::{Request, Status, transport::Channel};
 
 use super::{Asked, Message, Relay, RelayError, Reports, Submission, convert};
 use crate::names::{LinkName, RequestId};
 
 /// The wait for the answer to one call; the stream of reports takes as long as it takes.
 const CALL: Duration = Duration::from_secs(30);
-/// The wait for the head of that stream.
-const WATCH: Duration = Duration::from_secs(30);
+/// The wait for it here, where looking a name up and connecting count, too; also for the head of that stream.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A relay that is reached over a channel. Cheap to clone.
 #[derive(Clone)]
 pub struct GrpcRelay {
     channel: Channel,
     consumer: String,
+    /// Whose reports are watched, as patterns: another monitor at the same relay has its own.
+    recipients: Vec<String>,
     tracer: SdkTracer,
 }
 
 impl GrpcRelay {
-    /// Reports are watched as `consumer`.
+    /// Reports for `recipients` are watched as `consumer`.
     #[must_use]
-    pub fn new(channel: Channel, consumer: String, tracer: SdkTracer) -> Self {
+    pub fn new(
+        channel: Channel,
+        consumer: String,
+        recipients: Vec<String>,
+        tracer: SdkTracer,
+    ) -> Self {
         Self {
             channel,
             consumer,
+            recipients,
             tracer,
         }
     }
@@ -44,6 +52,13 @@ fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL);
     request
+}
+
+/// A call that has not ended by itself ends here.
+async fn within<T>(sent: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(PATIENCE, sent)
+        .await
+        .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
 }
 
 impl Relay for GrpcRelay {
@@ -56,12 +71,9 @@ impl Relay for GrpcRelay {
             content: submission.content,
         };
         let method = "linkmail.relay.v1.MessageService/SubmitMessage";
-        let answer = call(
-            &self.tracer,
-            method,
-            request(message),
-            |request| async move { client.submit_message(request).await },
-        );
+        let answer = call(&self.tracer, method, request(message), |request| {
+            within(async move { client.submit_message(request).await })
+        });
         match answer.await {
             Ok(answer) => Ok(convert::message(answer.into_inner())),
             Err(status) => Err(convert::error(&status)),
@@ -74,12 +86,9 @@ impl Relay for GrpcRelay {
             name: name.to_owned(),
         };
         let method = "linkmail.relay.v1.MessageService/GetMessage";
-        let answer = call(
-            &self.tracer,
-            method,
-            request(message),
-            |request| async move { client.get_message(request).await },
-        );
+        let answer = call(&self.tracer, method, request(message), |request| {
+            within(async move { client.get_message(request).await })
+        });
         match answer.await {
             Ok(answer) => Ok(convert::message(answer.into_inner())),
             Err(status) => Err(convert::error(&status)),
@@ -94,12 +103,9 @@ impl Relay for GrpcRelay {
             trigger: wire::cycle::Trigger::Probe.into(),
         };
         let method = "linkmail.relay.v1.CycleService/RunCycle";
-        let answer = call(
-            &self.tracer,
-            method,
-            request(message),
-            |request| async move { client.run_cycle(request).await },
-        );
+        let answer = call(&self.tracer, method, request(message), |request| {
+            within(async move { client.run_cycle(request).await })
+        });
         convert::asked(answer.await.map(tonic::Response::into_inner))
     }
 
@@ -109,7 +115,7 @@ impl Relay for GrpcRelay {
         let message = request(wire::GetCycleRequest {
             name: cycle.to_owned(),
         });
-        match client.get_cycle(message).await {
+        match within(client.get_cycle(message)).await {
             Ok(answer) => Ok(convert::has_ended(answer.get_ref())),
             Err(status) => Err(convert::error(&status)),
         }
@@ -119,10 +125,9 @@ impl Relay for GrpcRelay {
         let mut client = ReportServiceClient::new(self.channel.clone());
         let message = Request::new(wire::WatchReportsRequest {
             consumer: self.consumer.clone(),
+            recipients: self.recipients.clone(),
         });
-        let answer = tokio::time::timeout(WATCH, client.watch_reports(message))
-            .await
-            .map_err(|_| RelayError::NotNow("relay: no answer to WatchReports in time".into()))?;
+        let answer = within(client.watch_reports(message)).await;
         let stream = answer
             .map_err(|status| convert::error(&status))?
             .into_inner();
@@ -139,12 +144,9 @@ impl Relay for GrpcRelay {
             consumer: self.consumer.clone(),
         };
         let method = "linkmail.relay.v1.ReportService/AcknowledgeReport";
-        let answer = call(
-            &self.tracer,
-            method,
-            request(message),
-            |request| async move { client.acknowledge_report(request).await },
-        );
+        let answer = call(&self.tracer, method, request(message), |request| {
+            within(async move { client.acknowledge_report(request).await })
+        });
         answer
             .await
             .map(|_| ())

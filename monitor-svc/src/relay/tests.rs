@@ -146,7 +146,10 @@ impl wire::report_service_server::ReportService for Fake {
         &self,
         request: Request<wire::WatchReportsRequest>,
     ) -> Result<Response<Self::WatchReportsStream>, Status> {
-        self.hear(request, |heard, call| heard.consumers.push(call.consumer))?;
+        self.hear(request, |heard, call| {
+            assert_eq!(call.recipients, ["probe-*@branch.example"]);
+            heard.consumers.push(call.consumer);
+        })?;
         let (sender, stream) = tokio::sync::mpsc::channel(8);
         for (origin, link) in [
             ("smtp", "links/isp"),
@@ -218,7 +221,13 @@ async fn served(fake: &Fake) -> GrpcRelay {
 fn relay_at(target: &str) -> GrpcRelay {
     let target: GrpcTarget = target.parse().unwrap();
     let tracer = SdkTracerProvider::builder().build().tracer("test");
-    GrpcRelay::new(target.channel().unwrap(), "monitor-svc".into(), tracer)
+    let recipients = vec!["probe-*@branch.example".into()];
+    GrpcRelay::new(
+        target.channel().unwrap(),
+        "monitor-svc".into(),
+        recipients,
+        tracer,
+    )
 }
 
 fn submission() -> Submission {
@@ -361,4 +370,17 @@ async fn reports_come_with_how_they_came_and_are_acknowledged() {
         fake.heard.lock().unwrap().consumers,
         ["monitor-svc", "monitor-svc"]
     );
+}
+
+/// Whatever does not answer, a name server, a host or a program, costs a bounded time.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_says_nothing_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = relay_at(&silent.local_addr().unwrap().to_string());
+    let start = tokio::time::Instant::now();
+    let error = relay.submit(submission()).await.unwrap_err();
+    assert!(matches!(error, RelayError::NotNow(_)), "{error:?}");
+    let error = relay.reports().await.err().unwrap();
+    assert!(matches!(error, RelayError::NotNow(_)), "{error:?}");
+    assert!(start.elapsed().as_secs() <= 80, "{:?}", start.elapsed());
 }

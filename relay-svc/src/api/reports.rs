@@ -8,7 +8,7 @@ use std::{
 
 use linkmail_proto::relay::v1 as wire;
 use linkmail_service::page::{self, List};
-use linkmail_smtp::ReversePath;
+use linkmail_smtp::{Mailbox, ReversePath};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -25,13 +25,16 @@ use super::{
 use crate::{
     clock::Stamp,
     names::{LinkName, MessageId, NextHop},
-    spool::{ReportState, StoredReport},
+    route::RecipientPattern,
+    spool::{ReportState, SpoolError, StoredReport},
 };
 
 /// What is not acknowledged comes again after so long.
 const AGAIN: Duration = Duration::from_secs(30);
 /// So many wait for their acknowledgement on one stream.
 const IN_FLIGHT: u32 = 64;
+/// So many patterns of recipients may be named.
+const PATTERNS: usize = 1000;
 /// Of a report's content so many octets are shown.
 const CONTENT: usize = 256 * 1024;
 /// A page has at most so many.
@@ -64,6 +67,20 @@ fn consumer(text: &str) -> Result<LinkName, Status> {
     })
 }
 
+fn patterns(texts: &[String]) -> Result<Vec<RecipientPattern>, Status> {
+    if texts.len() > PATTERNS {
+        return Err(invalid(
+            "recipients",
+            format!("expected at most {PATTERNS}"),
+        ));
+    }
+    let read = texts.iter().enumerate().map(|(index, text)| {
+        RecipientPattern::parse(text)
+            .map_err(|wrong| invalid(&format!("recipients[{index}]"), wrong))
+    });
+    read.collect()
+}
+
 /// Reads `reports/{id}`.
 fn report_id(name: &str) -> Result<MessageId, Status> {
     name.strip_prefix("reports/")
@@ -82,12 +99,14 @@ impl wire::report_service_server::ReportService for Reports {
         &self,
         request: Request<wire::WatchReportsRequest>,
     ) -> Result<Response<Self::WatchReportsStream>, Status> {
-        let consumer = consumer(&request.into_inner().consumer)?;
+        let call = request.into_inner();
+        let (consumer, recipients) = (consumer(&call.consumer)?, patterns(&call.recipients)?);
         let (answers, stream) = mpsc::channel(IN_FLIGHT as usize);
         let place = Place::take(&self.watching, consumer);
         let watch = Watch {
             services: self.services.clone(),
             answers,
+            recipients,
             shown: HashMap::new(),
         };
         tokio::spawn(watch.run(place));
@@ -198,6 +217,8 @@ impl Drop for Place {
 struct Watch {
     services: Services,
     answers: mpsc::Sender<Answer>,
+    /// Whose reports are shown; empty: everyone's.
+    recipients: Vec<RecipientPattern>,
     /// What waits for its acknowledgement: when it was last shown, and how often.
     shown: HashMap<MessageId, (Instant, i32)>,
 }
@@ -219,14 +240,43 @@ impl Watch {
         let _ = answers.send(Err(status)).await;
     }
 
+    /// The oldest reports that wait for this watcher.
+    async fn waiting(&self) -> Result<Vec<StoredReport>, SpoolError> {
+        let (mut waiting, mut after) = (Vec::new(), 0);
+        loop {
+            let state = Some(ReportState::Unacknowledged);
+            let page = self.services.spool.reports(after, state, IN_FLIGHT).await?;
+            let Some(last) = page.last() else {
+                return Ok(waiting);
+            };
+            after = last.seq;
+            let all = page.len() < IN_FLIGHT as usize;
+            waiting.extend(page.into_iter().filter(|report| self.is_for(report)));
+            if all || waiting.len() >= IN_FLIGHT as usize {
+                waiting.truncate(IN_FLIGHT as usize);
+                return Ok(waiting);
+            }
+        }
+    }
+
+    fn is_for(&self, report: &StoredReport) -> bool {
+        let fits = |address: &String| {
+            Mailbox::parse(address.as_bytes()).is_ok_and(|address| {
+                self.recipients
+                    .iter()
+                    .any(|pattern| pattern.takes(&address))
+            })
+        };
+        self.recipients.is_empty() || report.recipients.iter().any(fits)
+    }
+
     /// Ends with what the client is to be told.
     async fn show(&mut self) -> Status {
         let spool = self.services.spool.clone();
         let mut changed = spool.watch_hop(&NextHop::Report.to_string());
         loop {
             changed.mark_unchanged();
-            let waiting = spool.reports(0, Some(ReportState::Unacknowledged), IN_FLIGHT);
-            let waiting = match waiting.await {
+            let waiting = match self.waiting().await {
                 Ok(waiting) => waiting,
                 Err(failed) => return of_spool(&failed),
             };
@@ -263,7 +313,7 @@ impl Watch {
 async fn content(services: &Services, report: &StoredReport) -> Vec<u8> {
     let read = async {
         let body = services.spool.body(report.seq).await?;
-        Ok::<_, crate::spool::SpoolError>(body.head(CONTENT).await?)
+        Ok::<_, SpoolError>(body.head(CONTENT).await?)
     };
     read.await
         .inspect_err(|error| tracing::warn!(id = %report.id, %error, "a report cannot be read"))

@@ -89,7 +89,8 @@ impl RecipientPattern {
     }
 
     /// Whether it takes the recipient.
-    pub(super) fn takes(&self, address: &Mailbox) -> bool {
+    #[must_use]
+    pub fn takes(&self, address: &Mailbox) -> bool {
         if Node::of(address.domain()).as_str() != self.domain {
             return false;
         }
