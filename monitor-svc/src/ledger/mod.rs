@@ -132,10 +132,12 @@ impl Ledger {
         })
     }
 
-    /// A ledger whose commits are steps of a simulated world.
+    /// A ledger whose commits are steps of a simulated world. Processes die there, and the power stays on: nothing is
+    /// synced, which takes most of the time of a test.
     #[cfg(test)]
     pub(crate) fn open_in(folder: &Path, steps: crate::world::Steps) -> Result<Self, LedgerError> {
         let (connection, lock) = Self::take(folder)?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
         Ok(Self {
             inner: Arc::new(Inner {
                 connection: Mutex::new(connection),

@@ -44,6 +44,7 @@ impl Probe {
                 dial,
             } => {
                 self.runs = self.runs.saturating_add(1);
+                self.error.clear();
                 if self.submitted.is_some() {
                     self.cycle_request = cycle_request;
                     self.step = if dial { Step::Cycle } else { Step::Done };

@@ -23,6 +23,7 @@ struct Heard {
     notices: Vec<Value>,
     attempts: Vec<Stamp>,
     deaf_until: Option<Stamp>,
+    deaf_to: Option<String>,
 }
 
 impl People {
@@ -45,6 +46,11 @@ impl People {
     /// They do not listen until then.
     pub(crate) fn deafen(&self, until: Stamp) {
         self.heard.lock().unwrap().deaf_until = Some(until);
+    }
+
+    /// They never listen to anything about this monitor.
+    pub(crate) fn ignore(&self, monitor: &str) {
+        self.heard.lock().unwrap().deaf_to = Some(monitor.to_owned());
     }
 
     /// When somebody tried to tell them something.
@@ -72,10 +78,10 @@ impl Channel for People {
         let told = {
             let mut heard = self.heard.lock().unwrap();
             heard.attempts.push(self.clock.now());
-            if heard
+            let deaf = heard
                 .deaf_until
-                .is_some_and(|until| self.clock.now() < until)
-            {
+                .is_some_and(|until| self.clock.now() < until);
+            if deaf || heard.deaf_to.as_deref() == Some(notice.monitor.as_str()) {
                 Err("nobody listens".to_owned())
             } else {
                 heard

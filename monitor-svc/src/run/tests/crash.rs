@@ -1,7 +1,7 @@
 //! One scenario, killed at each of its steps: nothing of its account changes.
 
 use super::*;
-use crate::world::Moment;
+use crate::{verdict::Origin, world::Moment};
 
 /// What is left of a scenario: nothing in it is random, and nothing depends on how often the process was started.
 #[derive(Debug, PartialEq)]
@@ -24,6 +24,16 @@ fn scene() -> Scene {
     let scene = Scene::new(monitor);
     scene.world.line_down(10.0, 68.0);
     scene.people.deafen(scene.world.at(31.0));
+    // Another cycle is running when the first probe wants one.
+    scene.world.be_busy(Duration::from_secs(62));
+    let world = scene.world.clone();
+    tokio::spawn(async move {
+        world.clock.sleep_until(world.at(3.0)).await;
+        let over = || Origin::Smtp(Some(LinkName::parse("isp").unwrap()));
+        world.report("probe-forged@branch.example", true, over(), "5.1.1");
+        // The first probe has its report: this is a replay.
+        world.report(&world.reverse_path(0), true, over(), "5.1.1");
+    });
     scene
 }
 
@@ -108,7 +118,8 @@ async fn killed_at_any_step_and_started_again_the_account_is_the_same() {
     let (undisturbed, steps) = play(Steps::default()).await;
     assert_eq!(undisturbed.notices.len(), 4, "{undisturbed:#?}");
     assert_eq!(undisturbed.messages.len(), 2, "{undisturbed:#?}");
-    assert!(steps > 60, "{steps}");
+    assert!(undisturbed.standing.contains(" 2 "), "{undisturbed:#?}");
+    assert!(steps > 90, "{steps}");
     for step in 1..=steps {
         for moment in [Moment::Before, Moment::After] {
             let (account, reached) = play(Steps::dying_at(step, moment)).await;

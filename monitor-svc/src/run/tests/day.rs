@@ -1,7 +1,12 @@
 //! Days.
 
 use super::*;
-use crate::{judge::State, probe::Fate, world::BOUNCE_AFTER};
+use crate::{
+    judge::State,
+    names::MonitorName,
+    probe::{Fate, Pattern},
+    world::BOUNCE_AFTER,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_day_with_the_line_down_for_three_hours() {
@@ -117,6 +122,22 @@ async fn nobody_is_told_twice_and_everybody_in_the_end() {
         .to_owned();
     let proven = START.plus(BOUNCE_AFTER).system_time();
     assert_eq!(at, prost_types::Timestamp::from(proven).to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_wants_to_hear_of_one_monitor_does_not_hold_up_another() {
+    let mut other = monitor();
+    other.name = MonitorName::parse("other").unwrap();
+    other.reverse_path = Pattern::parse("other-*@branch.example").unwrap();
+    let scene = Scene::of(vec![monitor(), other]);
+    scene.people.ignore("branch");
+    let process = scene.start().await;
+    scene.until(2.0).await;
+    let notices = scene.people.notices();
+    assert_eq!(states(&notices), [("PENDING", "PROVEN")]);
+    assert_eq!(notices[0]["monitor"], "other");
+    let waiting = process.ledger.waiting().await.unwrap();
+    assert_eq!((waiting.len(), waiting[0].monitor.as_str()), (1, "branch"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -142,3 +142,13 @@ async fn who_asks_while_the_relay_is_away_hears_why() {
     assert!(probe.is_open());
     assert!(probe.error.contains("unreachable"), "{}", probe.error);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_at_the_same_time_gets_the_same_probe() {
+    let scene = Scene::new(monitor());
+    let process = scene.start().await;
+    scene.until(1.0).await;
+    let (one, two) = tokio::join!(process.run_probe(), process.run_probe());
+    assert_eq!(one.id, two.id);
+    assert_eq!(scene.world.messages().len(), 2, "the first one, and this");
+}
