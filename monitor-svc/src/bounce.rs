@@ -162,4 +162,23 @@ mod tests {
         let long = POSTFIX.replace("5.1.1 (no", &"9".repeat(100_000));
         assert_eq!(Bounce::read(long.as_bytes()).status.len(), FIELD_LIMIT);
     }
+
+    /// Shapes that make parsers slow or deep; each is read in milliseconds.
+    #[test]
+    fn what_is_made_to_hurt_does_not() {
+        let part = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";
+        let nested: String = (0..3000)
+            .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"))
+            .collect();
+        for message in [
+            nested,
+            "Content-Type: message/rfc822\r\n\r\n".repeat(6000),
+            format!("{part}{}", "--b\r\n\r\n".repeat(40_000)),
+            format!("From: {}\r\n\r\n", "<(".repeat(125_000)),
+            format!("Subject: {}\r\n\r\n", "=?utf-8?q?a?=".repeat(19_000)),
+            format!("Content-Type: a/b; {}\r\n\r\n", "a*0*=x;".repeat(35_000)),
+        ] {
+            assert_eq!(Bounce::read(message.as_bytes()), Bounce::default());
+        }
+    }
 }

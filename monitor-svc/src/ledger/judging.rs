@@ -11,7 +11,7 @@ use crate::{
     config::Monitor,
     names::MonitorName,
     notify::{Notice, words},
-    probe::{Fate, Probe, Proof, Returned, Token},
+    probe::{Fate, Probe, Proof, Returned},
     standing::{Standing, Transition},
     telemetry,
     verdict::{self, Reason, Report, Verdict},
@@ -118,10 +118,10 @@ fn addressee(
     let mut fits = None;
     for recipient in &report.recipients {
         for monitor in monitors {
-            let Some(place) = monitor.reverse_path.place(recipient) else {
+            if !monitor.reverse_path.fits(recipient) {
                 continue;
-            };
-            let probe = match Token::parse(&place) {
+            }
+            let probe = match monitor.reverse_path.token(recipient) {
                 Some(token) => books.probe_of(token)?,
                 None => None,
             };

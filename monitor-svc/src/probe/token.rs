@@ -110,9 +110,14 @@ impl Pattern {
             .map_or(&self.after, |(_, domain)| domain)
     }
 
-    /// What stands in an address in the place of the token, if it is one of this pattern. Case does not matter.
+    /// Whether an address is one of this pattern, whatever stands in the place of the token. Case does not matter.
     #[must_use]
-    pub fn place(&self, address: &str) -> Option<String> {
+    pub fn fits(&self, address: &str) -> bool {
+        self.place(address).is_some()
+    }
+
+    /// What stands in the place of the token.
+    fn place(&self, address: &str) -> Option<String> {
         let address = address.to_ascii_lowercase();
         let rest = address.strip_prefix(&self.before.to_ascii_lowercase())?;
         let place = rest.strip_suffix(&self.after.to_ascii_lowercase())?;
@@ -176,11 +181,14 @@ mod tests {
         ] {
             assert_eq!(pattern.token(address), None, "{address}");
         }
-        let place = |address: &str| pattern.place(address);
-        assert_eq!(place("Probe-@branch.example").as_deref(), Some(""));
-        assert_eq!(place("probe-x@branch.example").as_deref(), Some("x"));
-        assert_eq!(place("probe-x@else.example"), None);
-        assert_eq!(place("x@branch.example"), None);
+        for (address, fits) in [
+            ("Probe-@branch.example", true),
+            ("probe-x@branch.example", true),
+            ("probe-x@else.example", false),
+            ("x@branch.example", false),
+        ] {
+            assert_eq!(pattern.fits(address), fits, "{address}");
+        }
     }
 
     #[test]
