@@ -129,6 +129,22 @@ def test_name_does_not_resolve(place, running, scene, driver, answer):
     assert_next_cycle_carries(stage, ids)
 
 
+def test_a_name_in_the_hosts_file_needs_no_name_server(place, running, scene):
+    """A site may have its smart host in /etc/hosts, and no name server while the line is down: nothing waits for one."""
+    server = running(dns.Dns(place, dns.SILENT))
+    hosts = place.folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{place.address} mail.isp.example\n")
+    own = ["unshare", "--mount", "sh", "-c", f"mount --bind '{hosts}' /etc/hosts && exec \"$@\"", "sh"]
+    stage = scene(
+        provider=False,
+        wrapper=[*server.wrapper, *own],
+        smart_host=lambda far: f"mail.isp.example:{far.rsplit(':')[-1]}",
+    )
+    stage.send(1)
+    assert stage.relay.run_cycle()["sent"] == 1
+    assert server.asked == []
+
+
 def test_command_driver_fails(place, scene):
     """Must show: a line that is down, driver command, the program fails: its output is kept."""
     up = program(

@@ -1,7 +1,8 @@
 //! From a host's name to a TCP connection, and what it means when there is none.
 //!
 //! The resolver is made anew for each connection: a line that comes up brings its own name servers
-//! (`/etc/resolv.conf` is rewritten by `pppd`, DHCP and the like), and answers of a line that was down are stale.
+//! (`/etc/resolv.conf` is rewritten by `pppd`, DHCP and the like), and answers of a line that was down are stale. What
+//! stands in `/etc/hosts` is not asked for at all.
 
 use std::{
     io,
@@ -9,7 +10,15 @@ use std::{
     time::Duration,
 };
 
-use hickory_resolver::{TokioResolver, config::LookupIpStrategy, net::NetError};
+use hickory_resolver::{
+    Hosts, TokioResolver,
+    config::LookupIpStrategy,
+    net::NetError,
+    proto::{
+        op::Query,
+        rr::{Name, RecordType},
+    },
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -114,12 +123,34 @@ async fn resolve(to: &HostPort, deadline: Instant) -> Result<Vec<IpAddr>, Connec
 }
 
 async fn ask(host: &str) -> Result<Vec<IpAddr>, NetError> {
+    let known = in_hosts_file(host);
+    if !known.is_empty() {
+        return Ok(known);
+    }
     let mut builder = TokioResolver::builder_tokio()?;
     let options = builder.options_mut();
     options.timeout = NAME_SERVER_WAIT;
     options.cache_size = 0;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     Ok(builder.build()?.lookup_ip(host).await?.iter().collect())
+}
+
+/// What the system's hosts file says. Who writes a host there may have no name server that could be asked for the other
+/// kind of address, and the resolver would wait for it.
+fn in_hosts_file(host: &str) -> Vec<IpAddr> {
+    let (Ok(hosts), Ok(name)) = (Hosts::from_system(), Name::from_utf8(host)) else {
+        return Vec::new();
+    };
+    let of = |kind| {
+        let found = hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        found.map_or_else(Vec::new, |found| {
+            let answers = found.answers().iter();
+            answers.filter_map(|record| record.data.ip_addr()).collect()
+        })
+    };
+    let mut addresses: Vec<IpAddr> = of(RecordType::A);
+    addresses.extend(of(RecordType::AAAA));
+    addresses
 }
 
 #[cfg(test)]
