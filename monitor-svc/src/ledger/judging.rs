@@ -188,7 +188,8 @@ impl Judging<'_> {
         probe.close(proof, returned(report), self.monitor.late_after);
         if proof == Proof::None {
             let (status, diagnostic) = (&report.bounce.status, &report.bounce.diagnostic);
-            probe.error = format!("the relay gave it up: {status} {diagnostic}");
+            let words = format!("the relay gave it up: {status} {diagnostic}");
+            words.trim_end().clone_into(&mut probe.error);
         }
         let unproven_from = standing.unproven_from();
         standing.prove(self.monitor, &probe, self.now);

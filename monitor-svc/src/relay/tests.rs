@@ -12,9 +12,12 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::net::TcpListener;
 use tokio_stream::{
     StreamExt,
-    wrappers::{ReceiverStream, TcpListenerStream},
+    wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream},
 };
-use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Server, server::Router},
+};
 
 use super::*;
 use crate::verdict::Origin;
@@ -204,7 +207,12 @@ impl wire::report_service_server::ReportService for Fake {
 async fn served(fake: &Fake) -> GrpcRelay {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
-    let server = Server::builder()
+    tokio::spawn(router(fake).serve_with_incoming(TcpListenerStream::new(listener)));
+    relay_at(&target)
+}
+
+fn router(fake: &Fake) -> Router {
+    Server::builder()
         .add_service(wire::message_service_server::MessageServiceServer::new(
             fake.clone(),
         ))
@@ -213,9 +221,7 @@ async fn served(fake: &Fake) -> GrpcRelay {
         ))
         .add_service(wire::report_service_server::ReportServiceServer::new(
             fake.clone(),
-        ));
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    relay_at(&target)
+        ))
 }
 
 fn relay_at(target: &str) -> GrpcRelay {
@@ -383,4 +389,15 @@ async fn a_relay_that_says_nothing_is_given_up() {
     let error = relay.reports().await.err().unwrap();
     assert!(matches!(error, RelayError::NotNow(_)), "{error:?}");
     assert!(start.elapsed().as_secs() <= 80, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_relay_on_a_unix_socket_is_reached_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let incoming = UnixListenerStream::new(listener);
+    tokio::spawn(router(&Fake::default()).serve_with_incoming(incoming));
+    let relay = relay_at(&format!("unix:{}", path.display()));
+    assert_eq!(relay.submit(submission()).await.unwrap().name, "messages/1");
 }
