@@ -4,6 +4,20 @@ use tokio::time::Instant;
 
 pub use linkmail_service::clock::Stamp;
 
+/// A wall clock that shows less was never set (2026-01-01): a machine without a clock of its own starts in 1970.
+const PLAUSIBLE: Stamp = Stamp(1_767_225_600_000);
+
+/// The time to start from: what the wall clock shows, or the newest time that was recorded if the clock was never set. So
+/// nothing that was proven grows old by half a century when the clock is set.
+#[must_use]
+pub fn plausible(wall: Stamp, recorded: Stamp) -> Stamp {
+    if wall < PLAUSIBLE {
+        recorded.max(PLAUSIBLE)
+    } else {
+        wall
+    }
+}
+
 /// The wall clock as it stood at the start, plus the time that has passed since by a clock that only goes on. A step of
 /// the wall clock changes nothing until the next start. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +59,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_never_set_goes_on_from_what_was_recorded() {
+        let (unset, set) = (Stamp(5000), Stamp(1_795_458_600_000));
+        assert_eq!(plausible(set, Stamp(set.0 + 9)), set);
+        assert_eq!(plausible(set, Stamp(0)), set);
+        assert_eq!(plausible(unset, set), set);
+        assert_eq!(plausible(unset, Stamp(0)), PLAUSIBLE);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn it_goes_on_from_where_it_was_set_whatever_the_wall_clock_shows() {

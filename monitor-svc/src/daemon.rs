@@ -14,7 +14,7 @@ use linkmail_service::{
 
 use crate::{
     api::{self, Services},
-    clock::{Clock, Stamp},
+    clock::{Clock, Stamp, plausible},
     config::Config,
     ledger::{Ledger, LedgerError},
     notify::{Channel, Nobody, Webhook},
@@ -91,7 +91,7 @@ pub async fn serve(config: Config) -> Result<(), StartError> {
 
 async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     let ledger = Ledger::open(&config.state)?;
-    let clock = Clock::starting_at(Stamp::now());
+    let clock = clock(&ledger).await?;
     let names = config.monitors.iter().map(|monitor| monitor.name.clone());
     ledger.enrol(names.collect(), clock.now()).await?;
     let channel = config.relay.address.channel().map_err(StartError::Relay)?;
@@ -137,6 +137,19 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     } else {
         Ok(())
     }
+}
+
+async fn clock(ledger: &Ledger) -> Result<Clock, StartError> {
+    let (wall, recorded) = (Stamp::now(), ledger.newest_time().await?);
+    let start = plausible(wall, recorded);
+    if start != wall {
+        tracing::warn!(
+            shows = wall.rfc2822(),
+            taken = start.rfc2822(),
+            "the wall clock was never set; times are wrong until the next start with one that is"
+        );
+    }
+    Ok(Clock::starting_at(start))
 }
 
 /// Starts the keepers and the reader.

@@ -85,6 +85,18 @@ impl Ledger {
         .await
     }
 
+    /// When the newest change was; 1970 while there is none.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn newest_time(&self) -> Result<Stamp, LedgerError> {
+        self.read(|books| {
+            let newest = books.one("SELECT coalesce(max(at_ms), 0) FROM journal", [])?;
+            Ok(Stamp(newest.unwrap_or(0)))
+        })
+        .await
+    }
+
     /// The newest revision of the journal; 0 while it is empty.
     ///
     /// # Errors

@@ -157,6 +157,7 @@ async fn nothing_lies_in_the_future_after_a_start() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = opened(folder.path()).await;
     begin(&ledger, day(5)).await;
+    assert_eq!(ledger.newest_time().await.unwrap(), day(5));
     ledger.enrol(vec![name()], day(2)).await.unwrap();
     let (standing, _) = ledger.standing(name()).await.unwrap();
     assert_eq!(standing.last_run, Some(day(2)));
