@@ -32,6 +32,8 @@ pub struct Failure {
     pub diagnostic: Diagnostic,
     /// The host that gave it.
     pub remote: String,
+    /// Whether an attempt led to it, at the time of the report.
+    pub attempted: bool,
 }
 
 /// What was the last word on a recipient.
@@ -56,6 +58,7 @@ impl Failure {
             status,
             diagnostic: Diagnostic::Smtp(reply.to_string()),
             remote,
+            attempted: true,
         }
     }
 
@@ -67,6 +70,16 @@ impl Failure {
             status: "5.4.7".to_owned(),
             diagnostic: last,
             remote,
+            attempted: true,
+        }
+    }
+
+    /// A recipient whose message was held for too long: giving it up is no attempt.
+    #[must_use]
+    pub fn held_too_long(address: Mailbox, why: String, remote: String) -> Self {
+        Self {
+            attempted: false,
+            ..Self::expired(address, Diagnostic::Words(why), remote)
         }
     }
 }
@@ -197,7 +210,9 @@ fn fields(subject: &Subject<'_>, failures: &[Failure], now: Stamp) -> String {
                 one_line(reply)
             ));
         }
-        text.push_str(&format!("Last-Attempt-Date: {}\r\n", now.rfc2822()));
+        if failure.attempted {
+            text.push_str(&format!("Last-Attempt-Date: {}\r\n", now.rfc2822()));
+        }
     }
     ascii(&text)
 }

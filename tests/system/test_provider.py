@@ -287,12 +287,69 @@ def test_what_the_site_defers_stays_held_and_what_it_refuses_is_reported(place, 
     assert etrn(provider, "branch.example")[0] == 253
     [report] = world.wait_for(1)
     assert report.reverse_path == "" and "nobody@branch.example" in report.content.decode()
+    assert provider.logged("release asked for", node="branch.example")
     wait.until(lambda: provider.node("branch.example")["state"] == "HOLDING", "the release is over")
     node = provider.node("branch.example")
     assert (node["held_messages"], node["last_release"]) == ("1", "1 sent, 1 deferred, 1 refused")
     del refuse["later@branch.example"]
     assert etrn(provider, "branch.example")[0] == 253
     site.wait_for(2)
+
+
+def test_every_recipient_is_tried(place, running):
+    """A site that ends the session behind the first hundred recipients gets the rest in the next one: the request is not
+    over before."""
+    site = running(Peer(place.endpoint(), per_session=1))
+    provider = running(Provider(place, [('["branch.example"]', site.endpoint, HERE)])).start()
+    recipients = [f"user{n}@branch.example" for n in range(150)]
+    smtp.submit(provider.endpoint, "bob@world.example", recipients, smtp.message()[0])
+    assert etrn(provider, "branch.example")[0] == 253
+    wait.until(lambda: provider.node("branch.example")["state"] == "HOLDING", "the release is over")
+    assert {state for state, _ in provider.recipients().values()} == {"DELIVERED"}
+    assert (len(site.bodies), site.sessions) == (2, 2)
+
+
+def test_what_a_busy_site_does_not_fetch_expires_all_the_same(place, running):
+    """A site that asks again and again and cannot be reached keeps neither its own mail from expiring, nor that of others."""
+    world = running(Mailbox(place.endpoint()))
+    nodes = [
+        ('["busy.example"]', place.endpoint(), HERE),
+        ('["quiet.example"]', place.endpoint(), HERE),
+    ]
+    provider = running(Provider(place, nodes, world=world.endpoint, hold_expire="3s")).start()
+    hold(provider, "busy.example", 60)
+    hold(provider, "quiet.example", 1)
+    stop = threading.Event()
+
+    def ask():
+        while not stop.wait(0.3):
+            etrn(provider, "busy.example")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        world.wait_for(61, seconds=30)
+    finally:
+        stop.set()
+        asking.join()
+    assert (provider.held("busy.example"), provider.held("quiet.example")) == (0, 0)
+
+
+def test_a_site_that_stalls_keeps_nobody_waiting(place, running):
+    """Sites that never answer the end of data have their turns; another site's mail goes meanwhile."""
+    stalled = running(Peer(place.endpoint(), stall=True))
+    site = running(Mailbox(place.endpoint()))
+    names = [f"stalled{n}.example" for n in range(100)]
+    nodes = [(str(names).replace("'", '"'), stalled.endpoint, HERE), ('["branch.example"]', site.endpoint, HERE)]
+    provider = running(Provider(place, nodes)).start()
+    for name in names:
+        hold(provider, name, 1)
+        assert etrn(provider, name)[0] == 253
+    wait.until(lambda: stalled.sessions == 100, lambda: f"100 sessions, are {stalled.sessions}")
+    ids = hold(provider, "branch.example", 3)
+    assert etrn(provider, "branch.example")[0] == 253
+    site.wait_for(3, seconds=10)
+    assert site.ids() == Counter(ids)
 
 
 def test_held_mail_expires(place, running):
@@ -305,7 +362,7 @@ def test_held_mail_expires(place, running):
     [report] = world.wait_for(1)
     assert report.reverse_path == "" and report.recipients == ("bob@world.example",)
     text = report.content.decode()
-    assert "Status: 5.4.7" in text and "held for 2 s and never asked for" in text
+    assert "Status: 5.4.7" in text and "held for 2 s; it was never tried" in text
     expected = ["BOUNCED", "DELIVERED", "DISCARDED"]
 
     def states():

@@ -56,3 +56,9 @@ impl Tasks {
         }
     }
 }
+
+/// Returns so long after the daemon was told to stop: a peer that does not answer must not keep it from stopping.
+pub async fn too_late(cancel: &CancellationToken, grace: Duration) {
+    cancel.cancelled().await;
+    tokio::time::sleep(grace).await;
+}

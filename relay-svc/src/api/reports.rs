@@ -1,7 +1,8 @@
 //! ReportService. A watcher is shown what is not acknowledged, again and again, until it is.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use linkmail_service::page::{self, List};
 use linkmail_smtp::{Mailbox, ReversePath};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,11 @@ use crate::{
 /// What is not acknowledged comes again after so long.
 const AGAIN: Duration = Duration::from_secs(30);
 /// So many wait for their acknowledgement on one stream.
-const IN_FLIGHT: u32 = 64;
+const IN_HAND: usize = 64;
+/// So many consumers watch at once.
+const CONSUMERS: usize = 64;
+/// A client that does not read is told the end of its stream for so long.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// So many patterns of recipients may be named.
 const PATTERNS: usize = 1000;
 /// Of a report's content so many octets are shown.
@@ -47,8 +52,15 @@ pub(super) struct Reports {
     watching: Watching,
 }
 
-/// The stream of each consumer, by a number of its own; a newer one ends it.
-type Watching = Arc<Mutex<HashMap<LinkName, (u64, CancellationToken)>>>;
+/// The stream of each consumer; a newer one ends it.
+type Watching = Arc<Mutex<Streams>>;
+
+#[derive(Default)]
+struct Streams {
+    by_consumer: HashMap<LinkName, (u64, CancellationToken)>,
+    /// The number of the newest stream.
+    newest: u64,
+}
 
 impl Reports {
     pub(super) fn new(services: Services) -> Self {
@@ -101,13 +113,15 @@ impl wire::report_service_server::ReportService for Reports {
     ) -> Result<Response<Self::WatchReportsStream>, Status> {
         let call = request.into_inner();
         let (consumer, recipients) = (consumer(&call.consumer)?, patterns(&call.recipients)?);
-        let (answers, stream) = mpsc::channel(IN_FLIGHT as usize);
-        let place = Place::take(&self.watching, consumer);
+        // What a client does not read is held here: one report.
+        let (answers, stream) = mpsc::channel(1);
+        let place = Place::take(&self.watching, consumer)?;
         let watch = Watch {
             services: self.services.clone(),
             answers,
-            recipients,
-            shown: HashMap::new(),
+            recipients: recipients.into(),
+            seen: 0,
+            in_hand: BTreeMap::new(),
         };
         tokio::spawn(watch.run(place));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -183,34 +197,47 @@ struct Place {
 }
 
 impl Place {
-    fn take(watching: &Watching, consumer: LinkName) -> Self {
+    fn take(watching: &Watching, consumer: LinkName) -> Result<Self, Status> {
         let replaced = CancellationToken::new();
         let mut streams = watching.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = streams.get(&consumer).map_or(0, |(number, _)| number + 1);
-        let before = streams.insert(consumer.clone(), (number, replaced.clone()));
-        drop(streams);
-        if let Some((_, before)) = before {
+        let is_new = !streams.by_consumer.contains_key(&consumer);
+        if is_new && streams.by_consumer.len() >= CONSUMERS {
+            let message = format!("{CONSUMERS} consumers watch reports already");
+            let code = Code::ResourceExhausted;
+            return Err(error(code, "TOO_MANY_CONSUMERS", message, &[]));
+        }
+        streams.newest += 1;
+        let number = streams.newest;
+        let mine = (number, replaced.clone());
+        if let Some((_, before)) = streams.by_consumer.insert(consumer.clone(), mine) {
             before.cancel();
         }
-        Self {
+        drop(streams);
+        Ok(Self {
             watching: Arc::clone(watching),
             consumer,
             number,
             replaced,
-        }
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut streams = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        if streams
-            .get(&self.consumer)
-            .is_some_and(|(number, _)| *number == self.number)
-        {
-            streams.remove(&self.consumer);
+        let current = streams.by_consumer.get(&self.consumer);
+        if current.is_some_and(|(number, _)| *number == self.number) {
+            streams.by_consumer.remove(&self.consumer);
         }
     }
+}
+
+/// A report that waits for its acknowledgement.
+struct InHand {
+    id: MessageId,
+    /// When it was last shown, and how often.
+    shown: Option<Instant>,
+    times: i32,
 }
 
 /// One watcher.
@@ -218,9 +245,11 @@ struct Watch {
     services: Services,
     answers: mpsc::Sender<Answer>,
     /// Whose reports are shown; empty: everyone's.
-    recipients: Vec<RecipientPattern>,
-    /// What waits for its acknowledgement: when it was last shown, and how often.
-    shown: HashMap<MessageId, (Instant, i32)>,
+    recipients: Arc<[RecipientPattern]>,
+    /// The place up to which every report was looked at.
+    seen: i64,
+    /// By place.
+    in_hand: BTreeMap<i64, InHand>,
 }
 
 impl Watch {
@@ -236,76 +265,86 @@ impl Watch {
             }
             () = stopping.cancelled() => unavailable("SHUTTING_DOWN", "the relay is stopping"),
         };
-        // A client that has gone needs no word.
-        let _ = answers.send(Err(status)).await;
-    }
-
-    /// The oldest reports that wait for this watcher.
-    async fn waiting(&self) -> Result<Vec<StoredReport>, SpoolError> {
-        let (mut waiting, mut after) = (Vec::new(), 0);
-        loop {
-            let state = Some(ReportState::Unacknowledged);
-            let page = self.services.spool.reports(after, state, IN_FLIGHT).await?;
-            let Some(last) = page.last() else {
-                return Ok(waiting);
-            };
-            after = last.seq;
-            let all = page.len() < IN_FLIGHT as usize;
-            waiting.extend(page.into_iter().filter(|report| self.is_for(report)));
-            if all || waiting.len() >= IN_FLIGHT as usize {
-                waiting.truncate(IN_FLIGHT as usize);
-                return Ok(waiting);
-            }
-        }
-    }
-
-    fn is_for(&self, report: &StoredReport) -> bool {
-        let fits = |address: &String| {
-            Mailbox::parse(address.as_bytes()).is_ok_and(|address| {
-                self.recipients
-                    .iter()
-                    .any(|pattern| pattern.takes(&address))
-            })
-        };
-        self.recipients.is_empty() || report.recipients.iter().any(fits)
+        drop(place);
+        // A client that has gone, or does not read, needs no word.
+        let _ = timeout(LAST_WORD, answers.send(Err(status))).await;
     }
 
     /// Ends with what the client is to be told.
     async fn show(&mut self) -> Status {
+        match self.follow().await {
+            Ok(never) => match never {},
+            Err(failed) => of_spool(&failed),
+        }
+    }
+
+    async fn follow(&mut self) -> Result<Infallible, SpoolError> {
         let spool = self.services.spool.clone();
         let mut changed = spool.watch_hop(&NextHop::Report.to_string());
         loop {
             changed.mark_unchanged();
-            let waiting = match self.waiting().await {
-                Ok(waiting) => waiting,
-                Err(failed) => return of_spool(&failed),
-            };
-            self.shown
-                .retain(|id, _| waiting.iter().any(|report| report.id == *id));
-            let now = Instant::now();
-            for report in &waiting {
-                let (at, times) = self.shown.get(&report.id).copied().unwrap_or((now, 0));
-                if times > 0 && at + AGAIN > now {
-                    continue;
-                }
-                let content = content(&self.services, report).await;
-                let answer = wire::WatchReportsResponse {
-                    report: Some(convert(report, content)),
-                    delivery_attempt: times.saturating_add(1),
-                };
-                if self.answers.send(Ok(answer)).await.is_err() {
-                    // Noticed by the caller, too.
-                    return Status::cancelled("the client left");
-                }
-                let shown = (Instant::now(), times.saturating_add(1));
-                self.shown.insert(report.id, shown);
+            let places = self.in_hand.keys().copied().collect();
+            let still = spool.still_unread(places).await?;
+            self.in_hand.retain(|place, _| still.contains(place));
+            self.take_up().await?;
+            while let Some((place, id)) = self.next_due() {
+                self.tell(place, id).await?;
             }
-            let next = self.shown.values().map(|(at, _)| *at + AGAIN).min();
+            let shown = self.in_hand.values().filter_map(|report| report.shown);
+            let again = shown.min().unwrap_or_else(Instant::now) + AGAIN;
             tokio::select! {
                 _ = changed.changed() => {}
-                () = sleep_until(next.unwrap_or_else(|| Instant::now() + AGAIN)) => {}
+                () = sleep_until(again) => {}
             }
         }
+    }
+
+    /// Takes the next ones into hand, as far as there is room.
+    async fn take_up(&mut self) -> Result<(), SpoolError> {
+        let room = IN_HAND.saturating_sub(self.in_hand.len());
+        let wanted = Arc::clone(&self.recipients);
+        let fits = move |address: &Mailbox| {
+            wanted.is_empty() || wanted.iter().any(|pattern| pattern.takes(address))
+        };
+        let (found, seen) = self.services.spool.unread(self.seen, fits, room).await?;
+        self.seen = seen;
+        for report in found {
+            let report_in_hand = InHand {
+                id: report.id,
+                shown: None,
+                times: 0,
+            };
+            self.in_hand.insert(report.seq, report_in_hand);
+        }
+        Ok(())
+    }
+
+    /// The oldest that was not shown, or not for long.
+    fn next_due(&self) -> Option<(i64, MessageId)> {
+        let now = Instant::now();
+        let due = |report: &InHand| report.shown.is_none_or(|at| at + AGAIN <= now);
+        let mut due = self.in_hand.iter().filter(|(_, report)| due(report));
+        due.next().map(|(place, report)| (*place, report.id))
+    }
+
+    async fn tell(&mut self, place: i64, id: MessageId) -> Result<(), SpoolError> {
+        let Some(report) = self.services.spool.report(id).await? else {
+            self.in_hand.remove(&place);
+            return Ok(());
+        };
+        let content = content(&self.services, &report).await;
+        let Some(in_hand) = self.in_hand.get_mut(&place) else {
+            return Ok(());
+        };
+        in_hand.times = in_hand.times.saturating_add(1);
+        let answer = wire::WatchReportsResponse {
+            report: Some(convert(&report, content)),
+            delivery_attempt: in_hand.times,
+        };
+        // A client that has gone is noticed by the caller. One that does not read waits for itself.
+        let _ = self.answers.send(Ok(answer)).await;
+        in_hand.shown = Some(Instant::now());
+        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) async fn list(address: &GrpcAddress) -> Result<(), Exit> {
         }
     }
     if !any {
-        println!("no route holds mail");
+        println!("nothing is held");
     }
     Ok(())
 }
@@ -53,7 +53,11 @@ fn in_words(node: &Node) -> String {
     if let Some(oldest) = node.oldest_accept_time {
         text.push_str(&format!(", oldest {oldest}"));
     }
-    text.push_str(&format!(", to {}", node.release_to));
+    if node.release_to.is_empty() {
+        text.push_str(", no route holds its mail any more");
+    } else {
+        text.push_str(&format!(", to {}", node.release_to));
+    }
     if node.state() == State::Releasing {
         text.push_str(", being released");
     } else if !node.last_release.is_empty() {

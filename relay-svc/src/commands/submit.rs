@@ -17,7 +17,7 @@ pub(super) async fn run(
     let mut text = Vec::new();
     std::io::stdin()
         .read_to_end(&mut text)
-        .map_err(|error| PROGRAM.complain(Exit::DataError, &format!("standard input: {error}")))?;
+        .map_err(|error| PROGRAM.complain(Exit::OsError, &format!("standard input: {error}")))?;
     let call = SubmitMessageRequest {
         request_id: uuid::Uuid::new_v4().to_string(),
         reverse_path,

@@ -21,6 +21,10 @@ pub(super) fn routes(root: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Ro
         table.list_with("recipients", |text| {
             let pattern = RecipientPattern::parse(text)?;
             let Some(target) = &target else { return Ok(()) };
+            if matches!(target, Target::Hold(_)) {
+                // A site asks for a domain: a part of one could not be asked for.
+                return Err("cannot go to hold: name the domains".to_owned());
+            }
             let again = routes
                 .borrow_mut()
                 .insert_recipient(pattern, target.clone());

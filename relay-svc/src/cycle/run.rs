@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use linkmail_service::tasks::too_late;
 use opentelemetry::{
     Context, KeyValue,
     trace::{FutureExt, SpanContext, SpanKind, TraceContextExt},
@@ -145,7 +146,7 @@ impl Run {
                 };
                 tokio::select! {
                     () = self.act(step, cancel) => continue,
-                    () = too_late(cancel) => {}
+                    () = too_late(cancel, STEP_GRACE) => {}
                 }
                 tracing::warn!(cycle = %self.record.id, "given up in the middle of a step: the relay is stopping");
             }
@@ -417,10 +418,4 @@ impl Run {
 /// A count as an attribute holds it.
 fn attribute(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// Returns some time after the relay was told to stop: a peer that does not answer must not keep the line up.
-async fn too_late(cancel: &CancellationToken) {
-    cancel.cancelled().await;
-    tokio::time::sleep(STEP_GRACE).await;
 }

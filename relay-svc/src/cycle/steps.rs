@@ -130,7 +130,7 @@ impl Run {
             sent_bytes: self.record.sent_bytes,
             deferred: self.record.deferred,
             refused: self.record.refused,
-            set_aside: 0,
+            ..Tally::default()
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{clock::Stamp, policy::ReleaseDenied, telemetry};
 
 pub(super) async fn answer(inbound: &Inbound, asked: &EtrnNode, client: IpAddr) -> Reply {
     let reply = reply(inbound, asked, client).await;
+    tracing::info!(node = %asked, %client, %reply, "release asked for");
     let code = KeyValue::new(telemetry::REPLY_CODE, i64::from(reply.code));
     inbound.instruments.release_requests.add(1, &[code]);
     reply
@@ -30,10 +31,7 @@ async fn reply(inbound: &Inbound, asked: &EtrnNode, client: IpAddr) -> Reply {
         .await
     {
         Ok(0) => replies::nothing_held(asked),
-        Ok(count) => {
-            tracing::info!(node = %asked, %client, pending = count, "release requested");
-            replies::release_counted(count, asked)
-        }
+        Ok(count) => replies::release_counted(count, asked),
         Err(error) => {
             tracing::error!(node = %asked, %error, "a release could not be requested");
             replies::release_unavailable(asked)

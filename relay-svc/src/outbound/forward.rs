@@ -62,6 +62,8 @@ pub struct Tally {
     pub refused: u32,
     /// Recipients that cannot be sent to, for the stored content.
     pub set_aside: u32,
+    /// Recipients whose turn did not come.
+    pub untried: u32,
 }
 
 /// Why forwarding stopped.
@@ -187,7 +189,7 @@ impl Forwarder {
         }
     }
 
-    /// Gives up a message that nobody asked for in time; its sender gets a report.
+    /// Gives up a message that was held for too long; its sender gets a report.
     ///
     /// # Errors
     /// The spool cannot be read or written.
@@ -198,7 +200,16 @@ impl Forwarder {
         reason: &str,
     ) -> Result<(), SpoolError> {
         let hop = hop.to_string();
-        let outcomes = vec![Outcome::HeldTooLong(reason.to_owned()); message.recipients.len()];
+        self.record_leftovers(&hop).await?;
+        let why = |recipient: &DueRecipient| match recipient.last_reply.as_str() {
+            "" => format!("{reason}; it was never tried"),
+            last => format!("{reason}; the last attempt: {last}"),
+        };
+        let outcomes: Vec<_> = message
+            .recipients
+            .iter()
+            .map(|recipient| Outcome::HeldTooLong(why(recipient)))
+            .collect();
         let mut attempt = Attempt::new(message, &hop, &self.hostname, Context::new());
         let recipients: Vec<_> = message.recipients.iter().collect();
         self.settle(&mut attempt, &recipients, &outcomes).await?;
@@ -281,12 +292,6 @@ impl Forwarder {
 }
 
 impl Tally {
-    /// Whether anything was tried, whatever came of it.
-    #[must_use]
-    pub fn attempted(&self) -> bool {
-        self.progressed() || self.deferred > 0
-    }
-
     /// Whether anything came off the queue, or out of its way.
     #[must_use]
     pub fn progressed(&self) -> bool {
@@ -311,6 +316,7 @@ impl Tally {
         self.deferred += other.deferred;
         self.refused += other.refused;
         self.set_aside += other.set_aside;
+        self.untried += other.untried;
     }
 }
 

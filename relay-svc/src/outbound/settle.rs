@@ -84,6 +84,7 @@ impl Forwarder {
                 tried: recipient.tried,
             };
             let Some(settlement) = queue::settle(history, outcome, &self.retry, untold, now) else {
+                tally.untried += 1;
                 continue;
             };
             self.note(attempt.message, recipient, &settlement, now);
@@ -260,6 +261,7 @@ fn failure(recipient: &DueRecipient, outcome: &Outcome, given_up: &str, remote: 
         Outcome::Refused(reply) => {
             Failure::expired(address, Diagnostic::Smtp(reply.to_string()), remote)
         }
+        Outcome::HeldTooLong(why) => Failure::held_too_long(address, why.clone(), remote),
         _ => Failure::expired(address, Diagnostic::Words(given_up.to_owned()), remote),
     }
 }

@@ -1,88 +1,88 @@
 //! At a provider: sends held mail once its site has asked for it, and gives up what was held for too long.
 //!
-//! A request lies in the spool (`spool::nodes`). This part takes the open ones, many nodes at a time and each node once at
-//! a time, and sends what they ask for to the host of the node's route, each message once. It tells the spool that a
-//! request is over when every message was tried, or when the site could not be reached for ten minutes: then the mail
-//! stays held, and the site asks again. A request that comes meanwhile stays open behind the one that runs.
+//! A request lies in the spool (`spool::nodes`). This part takes turns at the open ones: so many nodes at once, each node
+//! once at a time, each turn bounded in time, so that a site with much mail or a slow line does not keep others waiting. A
+//! turn sends what is asked for to the host of the node's route. It tells the spool that a request is over when every
+//! message was tried, or when the site could not be reached for ten minutes: then the mail stays held, and the site asks
+//! again. A request that comes meanwhile stays open behind the one that runs.
+//!
+//! Memory: a few hundred octets for each site that asked and is not done, and what [`AT_ONCE`] sessions need.
 //!
 //! Must not touch: links, cycles, inbound sessions. A site behind a line that it dials itself is there when it asks.
 
-mod run;
+mod expiry;
+mod turn;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
+    collections::{BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
 use tokio::{
-    sync::Semaphore,
     task::{Id, JoinError, JoinSet},
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    clock::Stamp,
-    names::{NextHop, Node},
-    outbound::Forwarder,
-    spool::SpoolError,
-};
+use crate::{names::Node, outbound::Forwarder, spool::SpoolError};
+use expiry::Expiry;
+use turn::{Turn, Work};
 
-/// So many nodes are worked on at once; most of them may wait for a site that does not answer.
-const NODES: u32 = 1000;
-/// So many of them send at once.
-const SENDING: usize = 64;
-/// So many messages are given up at once.
-const BATCH: u32 = 50;
-/// The longest wait between two looks at the requests, and at what waits for too long.
+/// So many turns are taken at once.
+const AT_ONCE: usize = 256;
+/// So many nodes are looked up at once, and may wait for a turn that nobody asks for.
+const PAGE: u32 = 1000;
+/// Requests that no hint told of, such as those of the process before, are looked for so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The wait before the spool is asked again that could not be read.
 const SPOOL_PAUSE: Duration = Duration::from_secs(10);
-/// Nodes that nobody asks for, and that nothing is held for, are remembered for so long.
-const NODES_KEPT: Duration = Duration::from_secs(30 * 86_400);
-/// Reports that nobody acknowledges are given up after so long.
-const REPORTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Releases until cancelled; what is under way then goes on after the next start.
 pub async fn run(forwarder: Forwarder, cancel: CancellationToken) {
-    let mut releases = Releases::new(forwarder.of_held(), cancel);
-    let mut requested = releases.held.spool.watch_releases();
-    let mut sweep_at = Instant::now();
+    let held = forwarder.of_held();
+    let mut expiry = Expiry::new(&held);
+    let mut releases = Releases::new(held, cancel);
     while !releases.cancel.is_cancelled() {
-        requested.mark_unchanged();
-        if Instant::now() >= sweep_at {
-            sweep_at = Instant::now() + releases.sweep_every();
-            if let Err(error) = releases.sweep().await {
-                tracing::error!(%error, "what waits for too long cannot be given up");
-            }
-        }
-        let look_again = match releases.begin().await {
-            Ok(()) => sweep_at,
-            Err(error) => {
-                tracing::error!(%error, "the requests for releases cannot be read");
-                Instant::now() + SPOOL_PAUSE
-            }
-        };
+        expiry.sweep(&releases.held).await;
+        releases.begin().await;
+        let wake = releases.wake_at().min(expiry.at());
+        let spool = releases.held.spool.clone();
         tokio::select! {
             () = releases.cancel.cancelled() => break,
-            _ = requested.changed() => {}
+            asked = spool.asked() => asked.into_iter().for_each(|node| releases.asked(node)),
             Some(ended) = releases.running.join_next_with_id() => releases.ended(ended),
-            () = tokio::time::sleep_until(look_again) => {}
+            () = sleep_until(wake) => {}
         }
     }
     while releases.running.join_next().await.is_some() {}
 }
 
-/// What is being released.
+/// Where a node stands that was asked for.
+enum State {
+    /// It waits for a turn.
+    Ready(Option<Work>),
+    /// It has its turn; and whether it was asked for once more meanwhile.
+    Running(bool),
+    /// Its site is not there, or the spool is not; until then.
+    Paused(Option<Work>, Instant),
+    /// Its turn ended by a defect, and would again.
+    Broken,
+}
+
+type Result = std::result::Result<Turn, SpoolError>;
+
+/// The nodes that were asked for, and the turns that are taken.
 struct Releases {
     held: Forwarder,
     cancel: CancellationToken,
-    sending: Arc<Semaphore>,
-    running: JoinSet<()>,
-    /// By task, so that a node is free again however its release ends.
-    nodes: HashMap<Id, Node>,
-    busy: HashSet<Node>,
+    nodes: HashMap<Node, State>,
+    ready: VecDeque<Node>,
+    paused: BTreeSet<(Instant, Node)>,
+    running: JoinSet<Result>,
+    /// By task, so that a node is known however its turn ends.
+    turns: HashMap<Id, Node>,
+    /// The place in the list of open requests up to which they were looked at, and when that goes on.
+    looked: (i64, Instant),
 }
 
 impl Releases {
@@ -90,100 +90,119 @@ impl Releases {
         Self {
             held,
             cancel,
-            sending: Arc::new(Semaphore::new(SENDING)),
-            running: JoinSet::new(),
             nodes: HashMap::new(),
-            busy: HashSet::new(),
+            ready: VecDeque::new(),
+            paused: BTreeSet::new(),
+            running: JoinSet::new(),
+            turns: HashMap::new(),
+            looked: (0, Instant::now()),
         }
     }
 
-    /// Starts what is open and does not run yet, as far as there is room.
-    async fn begin(&mut self) -> Result<(), SpoolError> {
-        for node in self.held.spool.open_releases(NODES).await? {
-            if !self.busy.insert(node.clone()) {
+    /// When something is due that no event tells of.
+    fn wake_at(&self) -> Instant {
+        let pause = self.paused.first().map(|(until, _)| *until);
+        pause.map_or(self.looked.1, |until| until.min(self.looked.1))
+    }
+
+    /// A node was asked for: what waits for its site need not wait any longer.
+    fn asked(&mut self, node: Node) {
+        match self.nodes.get_mut(&node) {
+            Some(State::Ready(_) | State::Broken) => {}
+            Some(State::Running(again)) => *again = true,
+            Some(State::Paused(work, until)) => {
+                let (work, until) = (work.take(), *until);
+                self.paused.remove(&(until, node.clone()));
+                self.line_up(node, work.map(Work::renewed));
+            }
+            None => self.line_up(node, None),
+        }
+    }
+
+    fn line_up(&mut self, node: Node, work: Option<Work>) {
+        self.ready.push_back(node.clone());
+        self.nodes.insert(node, State::Ready(work));
+    }
+
+    /// Begins turns as far as there is room.
+    async fn begin(&mut self) {
+        let now = Instant::now();
+        while let Some((until, _)) = self.paused.first()
+            && *until <= now
+            && let Some((_, node)) = self.paused.pop_first()
+        {
+            if let Some(State::Paused(work, _)) = self.nodes.remove(&node) {
+                self.line_up(node, work);
+            }
+        }
+        if self.looked.1 <= now && self.ready.len() < PAGE as usize {
+            self.look().await;
+        }
+        while self.running.len() < AT_ONCE
+            && let Some(node) = self.ready.pop_front()
+        {
+            let Some(State::Ready(work)) = self.nodes.insert(node.clone(), State::Running(false))
+            else {
                 continue;
-            }
-            let release = release(
-                self.held.clone(),
-                node.clone(),
-                Arc::clone(&self.sending),
-                self.cancel.clone(),
-            );
-            self.nodes.insert(self.running.spawn(release).id(), node);
+            };
+            let turn = turn::take(self.held.clone(), node.clone(), work, self.cancel.clone());
+            self.turns.insert(self.running.spawn(turn).id(), node);
         }
-        Ok(())
     }
 
-    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
-        match ended {
-            Ok((id, ())) => {
-                if let Some(node) = self.nodes.remove(&id) {
-                    self.busy.remove(&node);
-                }
-            }
-            // It would fail again, and at once.
+    /// Finds open requests that nobody told of.
+    async fn look(&mut self) {
+        let (after, now) = (self.looked.0, Instant::now());
+        let found = match self.held.spool.open_releases(after, PAGE).await {
+            Ok(found) => found,
             Err(error) => {
-                let node = self.nodes.remove(&error.id()).map(|node| node.to_string());
-                tracing::error!(node, %error, "a release ended by a defect of its own; its node waits for the next start");
+                tracing::error!(%error, "the requests for releases cannot be read");
+                self.looked.1 = now + SPOOL_PAUSE;
+                return;
+            }
+        };
+        self.looked = match found.last() {
+            Some((place, _)) if found.len() >= PAGE as usize => (*place, now),
+            _ => (0, now + LOOK_AGAIN),
+        };
+        for (_, node) in found {
+            if !self.nodes.contains_key(&node) {
+                self.line_up(node, None);
             }
         }
     }
 
-    fn sweep_every(&self) -> Duration {
-        let soon = Duration::from_millis(100);
-        LOOK_AGAIN.min(self.held.retry.hold / 4).max(soon)
-    }
-
-    /// Gives up what waits for too long, and forgets nodes that are of no use. Nodes that are being released are left
-    /// alone: their mail has its outcome soon.
-    async fn sweep(&self) -> Result<(), SpoolError> {
-        let spool = &self.held.spool;
-        spool.keep_clock().await?;
-        let limit = self.held.retry.hold;
-        let reason = format!("held for {} and never asked for", in_words(limit));
-        loop {
-            let old = spool.held_too_long(limit, BATCH).await?;
-            let full = old.len() >= BATCH as usize;
-            let idle = old
-                .into_iter()
-                .filter(|(node, _)| !self.busy.contains(node));
-            let mut given_up = 0;
-            for (node, message) in idle {
-                given_up += 1;
-                let hop = NextHop::Hold(node);
-                self.held.give_up(&hop, &message, &reason).await?;
+    fn ended(&mut self, ended: std::result::Result<(Id, Result), JoinError>) {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, Ok(result)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(node) = self.turns.remove(&id) else {
+            return;
+        };
+        let again = matches!(self.nodes.remove(&node), Some(State::Running(true)));
+        match result {
+            Ok(Ok(Turn::Over | Turn::Stopped)) if !again => {}
+            Ok(Ok(Turn::Over | Turn::Stopped)) => self.line_up(node, None),
+            Ok(Ok(Turn::Stretched(work))) => self.line_up(node, Some(work)),
+            Ok(Ok(Turn::NotReached(work))) if again => self.line_up(node, Some(work.renewed())),
+            Ok(Ok(Turn::NotReached(mut work))) => {
+                let until = Instant::now() + work.pause();
+                self.pause(node, Some(work), until);
             }
-            if !full || given_up == 0 {
-                break;
+            Ok(Err(error)) => {
+                tracing::error!(%node, %error, "a release could not go on");
+                self.pause(node, None, Instant::now() + SPOOL_PAUSE);
+            }
+            Err(error) => {
+                tracing::error!(%node, %error, "a release ended by a defect of its own; its node waits for the next start");
+                self.nodes.insert(node, State::Broken);
             }
         }
-        for id in spool.expire_reports(REPORTS_KEPT, Stamp::now()).await? {
-            tracing::warn!(%id, "report discarded: nobody acknowledged it for seven days");
-        }
-        let (policy, now) = (Arc::clone(&self.held.policy), Stamp::now());
-        let named = move |node: &_| policy.routes.names(node);
-        spool.forget_nodes(named, now.minus(NODES_KEPT), now).await
     }
-}
 
-/// Carries out one request for a node. What fails for the spool stays open, and is begun again after a while.
-async fn release(held: Forwarder, node: Node, sending: Arc<Semaphore>, cancel: CancellationToken) {
-    if let Err(error) = run::carry_out(&held, &node, &sending, &cancel).await {
-        tracing::error!(%node, %error, "a release could not go on");
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = sleep(SPOOL_PAUSE) => {}
-        }
-    }
-}
-
-/// A duration for people, in the largest unit of which it has at least two.
-fn in_words(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+    fn pause(&mut self, node: Node, work: Option<Work>, until: Instant) {
+        self.paused.insert((until, node.clone()));
+        self.nodes.insert(node, State::Paused(work, until));
     }
 }

@@ -165,13 +165,16 @@ impl Routes {
         let below = |name: &str| name == node.as_str() || above(name).any(|up| up == node.as_str());
         let exact = self.exact.iter().filter(move |(name, _)| below(name));
         let wild = self.below.iter().filter(move |(name, _)| below(name));
-        exact
-            .chain(wild)
-            .filter_map(|(_, target)| match target {
-                Target::Hold(hold) => Some(hold),
-                Target::Hop(_) => None,
-            })
-            .chain(self.hold_of(node))
+        let at_or_below = exact.chain(wild).map(|(_, target)| target);
+        // Its own route may be one that takes everything below a domain above it.
+        let own = self.by_domain(node.as_str());
+        let is_above =
+            !self.exact.contains_key(node.as_str()) && !self.below.contains_key(node.as_str());
+        let own = own.filter(move |_| is_above);
+        at_or_below.chain(own).filter_map(|target| match target {
+            Target::Hold(hold) => Some(hold),
+            Target::Hop(_) => None,
+        })
     }
 
     /// Every `hold` route.
@@ -355,8 +358,8 @@ mod tests {
             assert_eq!(held.as_deref(), asks, "{name}");
         }
         let below = |name: &str| routes.holds_at_or_below(&node(name)).count();
-        assert_eq!(below("example"), 2);
-        assert!(below("ship.example") >= 2);
+        assert_eq!((below("example"), below("ship.example")), (2, 2));
+        assert_eq!(below("deck.ship.example"), 1);
         assert_eq!(
             (below("a.deck.ship.example"), below("branch.example")),
             (1, 0)

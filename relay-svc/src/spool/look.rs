@@ -137,39 +137,20 @@ fn list(connection: &Connection, filter: ListFilter) -> Result<Vec<StoredMessage
 /// Messages, and those that are too damaged to be read: their place and what is wrong.
 type AndDamaged<T> = (Vec<T>, Vec<(i64, String)>);
 
-/// Loads message after message; a damaged one does not stop the rest.
-pub(super) fn load_each<S: Place, T>(
-    seqs: Vec<S>,
-    load: impl Fn(S) -> Result<T, SpoolError>,
+/// Loads message after message, by their places; a damaged one does not stop the rest.
+pub(super) fn load_each<T>(
+    seqs: Vec<i64>,
+    load: impl Fn(i64) -> Result<T, SpoolError>,
 ) -> Result<AndDamaged<T>, SpoolError> {
     let (mut messages, mut damaged) = (Vec::new(), Vec::new());
-    for each in seqs {
-        let seq = each.seq();
-        match load(each) {
+    for seq in seqs {
+        match load(seq) {
             Ok(message) => messages.push(message),
             Err(SpoolError::Damaged(what)) => damaged.push((seq, what)),
             Err(error) => return Err(error),
         }
     }
     Ok((messages, damaged))
-}
-
-/// Whatever names a place in the spool.
-pub(super) trait Place {
-    /// The place.
-    fn seq(&self) -> i64;
-}
-
-impl Place for i64 {
-    fn seq(&self) -> i64 {
-        *self
-    }
-}
-
-impl Place for (i64, String) {
-    fn seq(&self) -> i64 {
-        self.0
-    }
 }
 
 fn due(
@@ -208,7 +189,7 @@ pub(super) fn load_due(
         .next()?
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
     let mut recipients = connection.prepare_cached(
-        "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms FROM recipients \
+        "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply FROM recipients \
          WHERE seq = ?1 AND hop = ?2 AND state = ?4 AND due_ms <= ?3 ORDER BY idx",
     )?;
     let mut rows = recipients.query(params![seq, hop, now.0, state as i64])?;
@@ -236,6 +217,7 @@ pub(super) fn load_due(
             waited: Duration::from_millis(unsigned(row.get(3)?)),
             tried: row.get::<_, Option<i64>>(4)?.map(Stamp),
             due: Stamp(row.get(5)?),
+            last_reply: row.get(6)?,
         });
     }
     Ok(due)

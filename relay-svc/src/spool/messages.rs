@@ -164,6 +164,8 @@ pub struct DueRecipient {
     pub tried: Option<Stamp>,
     /// When it became due.
     pub due: Stamp,
+    /// The last reply or error; empty if there was none.
+    pub last_reply: String,
 }
 
 /// What became of one recipient of a message.

@@ -5,7 +5,7 @@
 //! is over when every message up to that place has been tried; a newer request that came meanwhile has a higher number,
 //! and stays open.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -15,8 +15,8 @@ use crate::{
     names::{NextHop, Node, NodeScope},
 };
 
-/// Who waits for requests listens to this; it is the hop of no mail.
-const SIGNAL: &str = "hold";
+/// So many requests share a commit: nobody's 250 waits for a customer with many nodes.
+const REQUESTS: usize = 200;
 
 /// A node with what is held for it.
 #[derive(Debug, Clone)]
@@ -66,10 +66,10 @@ pub struct ReleaseRequest {
 }
 
 impl Spool {
-    /// Wakes when a release was requested.
-    #[must_use]
-    pub fn watch_releases(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.inner.signals.hop(SIGNAL).subscribe()
+    /// The nodes whose release was requested since the last time, once there is one. A hint: the requests lie in the
+    /// spool, and one waiter hears of them.
+    pub async fn asked(&self) -> HashSet<Node> {
+        self.inner.signals.asked().await
     }
 
     /// Makes these nodes known, before mail comes for them.
@@ -86,46 +86,64 @@ impl Spool {
     }
 
     /// Asks for the release of all that is held now for the nodes that `may` admits; says how many messages that is.
-    /// After `Ok` the request is durable, unless there was nothing to ask for.
+    /// After `Ok` the request is durable, unless there was nothing to ask for. Looking and counting is done by a reader,
+    /// and holds up nobody's commit.
     ///
     /// # Errors
-    /// The database cannot be read or written; nothing is requested then.
+    /// The database cannot be read or written; not every node is requested then.
     pub async fn request_release(
         &self,
         scope: NodeScope,
         may: impl Fn(&Node) -> bool + Send + 'static,
         now: Stamp,
     ) -> Result<u64, SpoolError> {
-        let pending = self
-            .write(move |connection| {
-                let mut pending = 0;
+        let held = self
+            .read(move |connection| {
+                let mut held = Vec::new();
                 for node in nodes_of(connection, scope)? {
                     if may(&node) {
-                        pending += request(connection, &node, now)?;
+                        held.extend(held_for(connection, node)?);
                     }
                 }
-                Ok(pending)
+                Ok(held)
             })
             .await?;
+        for part in held.chunks(REQUESTS) {
+            let part: Vec<(Node, i64)> = part.iter().map(|h| (h.node.clone(), h.newest)).collect();
+            self.write(move |connection| {
+                part.iter()
+                    .try_for_each(|(node, newest)| request(connection, node, *newest, now))
+            })
+            .await?;
+        }
+        let pending = held.iter().map(|held| held.messages).sum();
         if pending > 0 {
-            self.inner.signals.wake([SIGNAL]);
+            self.inner
+                .signals
+                .asked_for(held.into_iter().map(|held| held.node));
         }
         Ok(pending)
     }
 
-    /// The nodes whose release was requested and is not over, those first that asked first; at most `limit`.
+    /// Nodes whose release was requested and is not over, behind a place in their list; each with its place.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn open_releases(&self, limit: u32) -> Result<Vec<Node>, SpoolError> {
+    pub async fn open_releases(
+        &self,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, Node)>, SpoolError> {
         self.read(move |connection| {
             let mut open = connection.prepare_cached(
-                "SELECT node FROM nodes INDEXED BY nodes_open WHERE requested > done ORDER BY requested_ms LIMIT ?1",
+                "SELECT seq, node FROM nodes INDEXED BY nodes_open WHERE requested > done AND seq > ?1 \
+                 ORDER BY seq LIMIT ?2",
             )?;
-            let names = open.query_map([limit], |row| row.get::<_, String>(0))?;
+            let mut rows = open.query(params![after, limit])?;
             let mut nodes = Vec::new();
-            for name in names {
-                nodes.extend(node(&name?));
+            while let Some(row) = rows.next()? {
+                let place = row.get(0)?;
+                nodes.extend(node(&row.get::<_, String>(1)?).map(|node| (place, node)));
             }
             Ok(nodes)
         })
@@ -201,34 +219,35 @@ impl Spool {
         Ok(messages)
     }
 
-    /// Up to `limit` held messages that have been held for longer than `limit_age` by the spool's clock, oldest first, each with
-    /// its node; one row for each node of a message.
+    /// Up to `limit` held messages that have been held for longer than `age` by the spool's clock, oldest first, behind a
+    /// place; each with its node and its place. A message of two nodes comes twice.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn held_too_long(
         &self,
-        limit_age: Duration,
+        age: Duration,
+        after: HeldPlace,
         limit: u32,
-    ) -> Result<Vec<(Node, Due)>, SpoolError> {
-        let Some(before) = self.clock().checked_sub(limit_age) else {
+    ) -> Result<Vec<(HeldPlace, Node, Due)>, SpoolError> {
+        let Some(before) = self.clock().checked_sub(age) else {
             return Ok(Vec::new());
         };
         let (messages, damaged) = self
             .read(move |connection| {
-                let old = too_old(connection, before, limit)?;
-                look::load_each(old, |(seq, hop)| {
-                    let due = look::load_due(
-                        connection,
-                        seq,
-                        &hop,
-                        RecipientState::Held,
-                        Stamp(i64::MAX),
-                    )?;
-                    let name = hop.strip_prefix("hold:").and_then(node);
-                    let node = name.ok_or_else(|| SpoolError::Damaged(format!("hop {hop:?}")))?;
-                    Ok((node, due))
-                })
+                let places = too_old(connection, before, after, limit)?;
+                let (mut old, mut damaged) = (Vec::new(), Vec::new());
+                for (place, hop) in places {
+                    let held = RecipientState::Held;
+                    let due = look::load_due(connection, place.seq, &hop, held, Stamp(i64::MAX));
+                    match (hop.strip_prefix("hold:").and_then(node), due) {
+                        (Some(node), Ok(due)) => old.push((place, node, due)),
+                        (None, _) => damaged.push((place.seq, format!("hop {hop:?}"))),
+                        (_, Err(SpoolError::Damaged(what))) => damaged.push((place.seq, what)),
+                        (_, Err(error)) => return Err(error),
+                    }
+                }
+                Ok((old, damaged))
             })
             .await?;
         self.set_aside_damaged(damaged).await?;
@@ -281,8 +300,8 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         self.write(move |connection| {
             let mut old = connection.prepare_cached(
-                "SELECT node FROM nodes WHERE seen_ms < ?1 AND requested = done AND NOT EXISTS \
-                 (SELECT 1 FROM recipients WHERE hop = 'hold:' || node AND state = 6) LIMIT 1000",
+                "SELECT node FROM nodes INDEXED BY nodes_seen WHERE seen_ms < ?1 AND requested = done AND NOT EXISTS \
+                 (SELECT 1 FROM recipients INDEXED BY recipients_held WHERE hop = 'hold:' || node AND state = 6) LIMIT 1000",
             )?;
             let names = old.query_map([before.0], |row| row.get::<_, String>(0))?;
             let names = names.collect::<Result<Vec<String>, _>>()?;
@@ -330,45 +349,72 @@ fn nodes_of(connection: &Connection, scope: NodeScope) -> Result<Vec<Node>, Spoo
     Ok(nodes)
 }
 
-/// Says how many messages are asked for.
-fn request(connection: &Connection, node: &Node, now: Stamp) -> Result<u64, SpoolError> {
-    let hop = NextHop::Hold(node.clone()).to_string();
-    let (held, newest): (i64, Option<i64>) = connection
-        .prepare_cached(
-            "SELECT count(DISTINCT seq), max(seq) FROM recipients INDEXED BY recipients_held \
-             WHERE hop = ?1 AND state = 6",
-        )?
-        .query_row([&hop], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if let Some(newest) = newest {
-        know(connection, node, now)?;
-        connection
-            .prepare_cached(
-                "UPDATE nodes SET requested = requested + 1, requested_ms = ?2, upto = max(upto, ?3) \
-                 WHERE node = ?1",
-            )?
-            .execute(params![node.as_str(), now.0, newest])?;
-    }
-    Ok(look::unsigned(held))
+/// What is held for a node.
+struct HeldFor {
+    node: Node,
+    messages: u64,
+    /// The place of the newest.
+    newest: i64,
 }
 
-/// Places and hops of messages that were accepted before a reading of the spool's clock. The clock only grows with the
-/// places, so the first one that is young enough ends the search.
+/// What is held for a node, if anything is.
+fn held_for(connection: &Connection, node: Node) -> Result<Option<HeldFor>, SpoolError> {
+    let hop = NextHop::Hold(node.clone()).to_string();
+    let (messages, newest): (i64, Option<i64>) = connection
+        .prepare_cached(
+            "SELECT count(*), max(seq) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+             WHERE hop = ?1 AND state = 6)",
+        )?
+        .query_row([&hop], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(newest.map(|newest| HeldFor {
+        node,
+        messages: look::unsigned(messages),
+        newest,
+    }))
+}
+
+fn request(
+    connection: &Connection,
+    node: &Node,
+    newest: i64,
+    now: Stamp,
+) -> Result<(), SpoolError> {
+    know(connection, node, now)?;
+    connection
+        .prepare_cached(
+            "UPDATE nodes SET requested = requested + 1, requested_ms = ?2, upto = max(upto, ?3) \
+             WHERE node = ?1",
+        )?
+        .execute(params![node.as_str(), now.0, newest])?;
+    Ok(())
+}
+
+/// A place among what is held, by age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct HeldPlace {
+    since_ms: i64,
+    seq: i64,
+}
+
+/// Places and hops of what was held before a reading of the spool's clock, behind a place.
 fn too_old(
     connection: &Connection,
     before: Duration,
+    after: HeldPlace,
     limit: u32,
-) -> Result<Vec<(i64, String)>, SpoolError> {
+) -> Result<Vec<(HeldPlace, String)>, SpoolError> {
     let mut oldest = connection.prepare_cached(
-        "SELECT DISTINCT r.seq, r.hop, m.spool_ms FROM recipients r INDEXED BY recipients_state \
-         JOIN messages m ON m.seq = r.seq WHERE r.state = 6 ORDER BY r.seq LIMIT ?1",
+        "SELECT DISTINCT since_ms, seq, hop FROM recipients INDEXED BY recipients_held_since \
+         WHERE state = 6 AND since_ms <= ?1 AND (since_ms, seq) > (?2, ?3) ORDER BY since_ms, seq LIMIT ?4",
     )?;
-    let mut rows = oldest.query([limit])?;
+    let mut rows = oldest.query(params![millis(before), after.since_ms, after.seq, limit])?;
     let mut old = Vec::new();
     while let Some(row) = rows.next()? {
-        if row.get::<_, i64>(2)? > millis(before) {
-            break;
-        }
-        old.push((row.get(0)?, row.get(1)?));
+        let place = HeldPlace {
+            since_ms: row.get(0)?,
+            seq: row.get(1)?,
+        };
+        old.push((place, row.get(2)?));
     }
     Ok(old)
 }

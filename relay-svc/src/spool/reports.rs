@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use linkmail_smtp::ReversePath;
+use linkmail_smtp::{Mailbox, ReversePath};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Origin, RecipientState, Spool, SpoolError, look, store};
@@ -68,6 +68,41 @@ impl Spool {
     ) -> Result<Vec<StoredReport>, SpoolError> {
         self.read(move |connection| list(connection, after, state, limit))
             .await
+    }
+
+    /// Up to `limit` reports behind a place that nobody acknowledged and that have a recipient that `fits`, oldest first;
+    /// and the place up to which that is all.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn unread(
+        &self,
+        after: i64,
+        fits: impl Fn(&Mailbox) -> bool + Send + 'static,
+        limit: usize,
+    ) -> Result<(Vec<StoredReport>, i64), SpoolError> {
+        self.read(move |connection| unread(connection, after, fits, limit))
+            .await
+    }
+
+    /// Those of these places whose reports nobody has acknowledged yet.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn still_unread(&self, seqs: Vec<i64>) -> Result<Vec<i64>, SpoolError> {
+        let sql = "SELECT 1 FROM recipients INDEXED BY recipients_unread \
+                   WHERE hop = 'report' AND state = 1 AND seq = ?1";
+        self.read(move |connection| {
+            let mut unread = connection.prepare_cached(sql)?;
+            let mut still = Vec::new();
+            for seq in seqs {
+                if unread.exists([seq])? {
+                    still.push(seq);
+                }
+            }
+            Ok(still)
+        })
+        .await
     }
 
     /// One report, if there is one of this identity.
@@ -139,10 +174,44 @@ impl Spool {
     }
 }
 
+fn unread(
+    connection: &Connection,
+    after: i64,
+    fits: impl Fn(&Mailbox) -> bool,
+    limit: usize,
+) -> Result<(Vec<StoredReport>, i64), SpoolError> {
+    let mut found = connection.prepare_cached(
+        "SELECT seq, address FROM recipients INDEXED BY recipients_unread \
+         WHERE hop = 'report' AND state = 1 AND seq > ?1 ORDER BY seq",
+    )?;
+    let mut rows = found.query([after])?;
+    let (mut reports, mut seen): (Vec<StoredReport>, i64) = (Vec::new(), after);
+    while let Some(row) = rows.next()? {
+        let (seq, address): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let is_known = reports.last().is_some_and(|last| last.seq == seq);
+        if reports.len() >= limit && !is_known {
+            break;
+        }
+        seen = seq;
+        let wanted = Mailbox::parse(&address).is_ok_and(|address| fits(&address));
+        if is_known || !wanted {
+            continue;
+        }
+        match load(connection, seq) {
+            Ok(report) => reports.extend(report),
+            Err(SpoolError::Damaged(what)) => {
+                tracing::warn!(seq, what, "spool: a damaged report is not shown");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((reports, seen))
+}
+
 fn waiting_since(connection: &Connection, before: Duration) -> Result<Vec<i64>, SpoolError> {
     let mut old = connection.prepare_cached(
-        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_report JOIN messages USING (seq) \
-         WHERE hop = 'report' AND state = 1 AND spool_ms <= ?1 ORDER BY seq LIMIT 1000",
+        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_unread_since \
+         WHERE hop = 'report' AND state = 1 AND since_ms <= ?1 LIMIT 1000",
     )?;
     let seqs = old.query_map([store::millis(before)], |row| row.get(0))?;
     Ok(seqs.collect::<Result<_, _>>()?)
@@ -215,16 +284,20 @@ fn recipients_of(state: ReportState) -> RecipientState {
 fn load(connection: &Connection, seq: i64) -> Result<Option<StoredReport>, SpoolError> {
     let message = look::load(connection, seq)?;
     let hop = NextHop::Report.to_string();
-    let mut mine = message.recipients.iter().filter(|row| row.hop == hop);
+    let mine = message.recipients.iter().filter(|row| row.hop == hop);
     let Some(first) = mine.clone().next() else {
         return Ok(None);
     };
-    let state = if mine.clone().any(|row| row.state == RecipientState::Queued) {
+    let any = |state| mine.clone().any(|row| row.state == state);
+    let state = if any(RecipientState::Queued) {
         ReportState::Unacknowledged
-    } else if mine.any(|row| row.state == RecipientState::Delivered) {
+    } else if any(RecipientState::Delivered) {
         ReportState::Acknowledged
-    } else {
+    } else if any(RecipientState::Discarded) {
         ReportState::Expired
+    } else {
+        // Set aside: it is listed with the messages.
+        return Ok(None);
     };
     let acknowledged = state == ReportState::Acknowledged;
     Ok(Some(StoredReport {

@@ -3,7 +3,7 @@
 use linkmail_smtp::Mailbox;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{RecipientState, Spool, SpoolError, nodes};
+use super::{RecipientState, Spool, SpoolError, nodes, store::millis};
 use crate::{clock::Stamp, names::NextHop, route::Routes};
 
 /// What is said of mail that was set aside for want of a route. It is queued again when there is one.
@@ -16,12 +16,18 @@ impl Spool {
     /// # Errors
     /// The database cannot be written.
     pub async fn reroute(&self, routes: Routes, now: Stamp) -> Result<u64, SpoolError> {
-        self.write(move |connection| reroute(connection, &routes, now))
+        let clock = millis(self.clock());
+        self.write(move |connection| reroute(connection, &routes, now, clock))
             .await
     }
 }
 
-fn reroute(connection: &Connection, routes: &Routes, now: Stamp) -> Result<u64, SpoolError> {
+fn reroute(
+    connection: &Connection,
+    routes: &Routes,
+    now: Stamp,
+    clock: i64,
+) -> Result<u64, SpoolError> {
     let print = routes.fingerprint();
     let known: Option<String> = connection
         .prepare_cached("SELECT value FROM meta WHERE key = 'routes'")?
@@ -57,12 +63,11 @@ fn reroute(connection: &Connection, routes: &Routes, now: Stamp) -> Result<u64, 
         };
         changes.push((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, change));
     }
-    let sql =
-        "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5 WHERE seq = ?1 AND idx = ?2";
+    let sql = "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5, since_ms = ?6 WHERE seq = ?1 AND idx = ?2";
     let mut update = connection.prepare(sql)?;
     let mut moved = 0;
     for (seq, idx, (hop, state, why)) in changes {
-        moved += update.execute(params![seq, idx, hop, state, why])? as u64;
+        moved += update.execute(params![seq, idx, hop, state, why, clock])? as u64;
     }
     connection.execute(
         "INSERT OR REPLACE INTO meta (key, value) VALUES ('routes', ?1)",

@@ -84,13 +84,16 @@ CREATE TABLE journal (
 ) STRICT;
 ",
     r"
--- The reading of the spool's own clock when the message was accepted; see spool/age.rs.
-ALTER TABLE messages ADD COLUMN spool_ms INTEGER NOT NULL DEFAULT 0;
+-- The reading of the spool's own clock when the recipient came to its next hop; see spool/age.rs.
+ALTER TABLE recipients ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 0;
 -- A row names its file only while the file is to be kept.
 UPDATE messages SET body_file = NULL WHERE done_ms IS NOT NULL;
 
 CREATE INDEX recipients_held ON recipients (hop, seq) WHERE state = 6;
+CREATE INDEX recipients_held_since ON recipients (since_ms, seq) WHERE state = 6;
 CREATE INDEX recipients_report ON recipients (seq) WHERE hop = 'report';
+CREATE INDEX recipients_unread ON recipients (seq) WHERE hop = 'report' AND state = 1;
+CREATE INDEX recipients_unread_since ON recipients (since_ms) WHERE hop = 'report' AND state = 1;
 
 CREATE TABLE nodes (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -103,7 +106,8 @@ CREATE TABLE nodes (
     done         INTEGER NOT NULL DEFAULT 0, -- the number of the newest request that is over
     last_release TEXT NOT NULL DEFAULT ''
 ) STRICT;
-CREATE INDEX nodes_open ON nodes (node) WHERE requested > done;
+CREATE INDEX nodes_open ON nodes (seq) WHERE requested > done;
+CREATE INDEX nodes_seen ON nodes (seen_ms);
 ",
 ];
 

@@ -1,15 +1,22 @@
 //! Who is to be woken by which change. Hints only: a woken reader looks into the spool for the truth.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+
+use crate::names::Node;
+
+/// So many nodes are remembered that were asked for; what does not fit is found by looking.
+const ASKED: usize = 10_000;
 
 pub(super) struct Signals {
     hops: Mutex<HashMap<String, Arc<watch::Sender<u64>>>>,
     journal: watch::Sender<i64>,
+    asked: Mutex<HashSet<Node>>,
+    woken: Notify,
 }
 
 impl Default for Signals {
@@ -17,6 +24,8 @@ impl Default for Signals {
         Self {
             hops: Mutex::default(),
             journal: watch::Sender::new(0),
+            asked: Mutex::default(),
+            woken: Notify::new(),
         }
     }
 }
@@ -30,11 +39,36 @@ impl Signals {
         )
     }
 
-    /// Mail for these hops changed.
+    /// Mail for these hops changed. Hops that nobody listens to are not remembered: anyone can name new ones.
     pub(super) fn wake<'a>(&self, hops: impl IntoIterator<Item = &'a str>) {
+        let known = self.hops.lock().unwrap_or_else(PoisonError::into_inner);
         for hop in hops {
-            self.hop(hop)
-                .send_modify(|count| *count = count.wrapping_add(1));
+            if let Some(listened) = known.get(hop) {
+                listened.send_modify(|count| *count = count.wrapping_add(1));
+            }
+        }
+    }
+
+    /// The release of these nodes was requested.
+    pub(super) fn asked_for(&self, nodes: impl IntoIterator<Item = Node>) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for node in nodes {
+            if asked.len() < ASKED {
+                asked.insert(node);
+            }
+        }
+        self.woken.notify_one();
+    }
+
+    /// The nodes whose release was requested since the last time, once there is one; one waits at a time.
+    pub(super) async fn asked(&self) -> HashSet<Node> {
+        loop {
+            let asked =
+                std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+            if !asked.is_empty() {
+                return asked;
+            }
+            self.woken.notified().await;
         }
     }
 

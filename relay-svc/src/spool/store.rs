@@ -121,7 +121,7 @@ fn insert(
     connection
         .prepare_cached(
             "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
-             body_file, traceparent, spool_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             body_file, traceparent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             message.id.as_bytes(),
@@ -135,7 +135,6 @@ fn insert(
             facts.hash,
             body.file(),
             message.traceparent,
-            millis(clock),
         ])?;
     let seq = connection.last_insert_rowid();
     if let Finished::Inline(content) = body {
@@ -144,7 +143,7 @@ fn insert(
             .execute(params![seq, content])?;
     }
     let mut statement = connection.prepare_cached(
-        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     for (idx, recipient) in (0_i64..).zip(&message.recipients) {
         if let NextHop::Hold(node) = &recipient.hop {
@@ -156,7 +155,8 @@ fn insert(
             recipient.address.to_bytes(),
             recipient.hop.to_string(),
             RecipientState::waiting_for(&recipient.hop) as i64,
-            message.accepted.0
+            message.accepted.0,
+            millis(clock),
         ])?;
     }
     Ok(Accepted {

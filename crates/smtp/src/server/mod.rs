@@ -184,7 +184,8 @@ impl ServerSession {
             ServerStep::Mail { .. } | ServerStep::Recipient(_) | ServerStep::Etrn(_)
         );
         // 459 says "not allowed" with a code that is not for good (RFC 1985 5.3).
-        let not_allowed = reply.refuses() || matches!(asked, ServerStep::Etrn(_)) && reply.code == 459;
+        let not_allowed =
+            reply.refuses() || matches!(asked, ServerStep::Etrn(_)) && reply.code == 459;
         self.refusals += usize::from(is_by_policy && not_allowed);
         match (asked, reply.severity()) {
             (ServerStep::Mail { .. }, Severity::Positive) => self.open = Some(Open::default()),

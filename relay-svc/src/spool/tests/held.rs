@@ -19,6 +19,12 @@ async fn request(spool: &Spool, name: &str) -> Option<ReleaseRequest> {
     spool.release_request(node(name)).await.unwrap()
 }
 
+/// The nodes whose release was requested and is not over.
+async fn open(spool: &Spool) -> Vec<Node> {
+    let open = spool.open_releases(0, 9).await.unwrap();
+    open.into_iter().map(|(_, node)| node).collect()
+}
+
 /// The places of what a request asks for.
 async fn asked_for(spool: &Spool, name: &str) -> Vec<i64> {
     let Some(request) = request(spool, name).await else {
@@ -37,18 +43,13 @@ async fn a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later() 
     assert_eq!(request(&spool, "ship.example").await, None);
     hold(&spool, &["a@ship.example", "b@ship.example"]).await;
     hold(&spool, &["a@else.example"]).await;
-    let mut woken = spool.watch_releases();
-    woken.mark_unchanged();
 
     assert_eq!(ask(&spool, one()).await, 1, "a message counts once");
 
-    assert!(woken.has_changed().unwrap());
+    assert_eq!(spool.asked().await, [node("ship.example")].into());
     hold(&spool, &["c@ship.example"]).await;
     assert_eq!(asked_for(&spool, "ship.example").await, [1]);
-    assert_eq!(
-        spool.open_releases(9).await.unwrap(),
-        [node("ship.example")]
-    );
+    assert_eq!(open(&spool).await, [node("ship.example")]);
     assert!(
         spool
             .due("hold:ship.example".into(), NOW, 9)
@@ -70,7 +71,7 @@ async fn a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later() 
         .finish_release(node("ship.example"), second, "all sent".into())
         .await
         .unwrap();
-    assert!(spool.open_releases(9).await.unwrap().is_empty());
+    assert!(open(&spool).await.is_empty());
     let shown = spool.node(node("ship.example")).await.unwrap().unwrap();
     assert_eq!(
         (shown.messages, shown.bytes, shown.releasing),
@@ -106,7 +107,7 @@ async fn nodes_below_one_are_found_and_only_those_that_may_be_asked_for() {
     }
     let scope = || NodeScope::AtOrBelow(node("ship.example"));
     assert_eq!(ask(&spool, scope()).await, 3);
-    let open = spool.open_releases(9).await.unwrap();
+    let open = open(&spool).await;
     assert_eq!(open.len(), 3, "{open:?}");
     let may = |asked: &Node| *asked == node("low.deck.ship.example");
     assert_eq!(spool.request_release(scope(), may, NOW).await.unwrap(), 1);
@@ -166,7 +167,14 @@ async fn what_is_held_ages_by_the_clock_of_the_spool() {
     let spool = Spool::open(folder.path()).unwrap();
     hold(&spool, &["a@ship.example", "a@deck.ship.example"]).await;
     let day = Duration::from_secs(86_400);
-    assert!(spool.held_too_long(day, 9).await.unwrap().is_empty());
+    let from_the_first = HeldPlace::default();
+    assert!(
+        spool
+            .held_too_long(day, from_the_first, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     spool.keep_clock().await.unwrap();
     drop(spool);
     // As if the relay had run for two days.
@@ -180,10 +188,10 @@ async fn what_is_held_ages_by_the_clock_of_the_spool() {
     drop(other);
     let spool = reopened(folder.path()).await;
     hold(&spool, &["b@ship.example"]).await;
-    let old = spool.held_too_long(day, 9).await.unwrap();
+    let old = spool.held_too_long(day, from_the_first, 9).await.unwrap();
     let mut told: Vec<_> = old
         .iter()
-        .map(|(node, message)| (node.to_string(), message.seq, message.recipients.len()))
+        .map(|(_, node, message)| (node.to_string(), message.seq, message.recipients.len()))
         .collect();
     told.sort();
     let expected = [
@@ -208,4 +216,67 @@ async fn nodes_of_no_use_are_forgotten() {
     let left = spool.nodes(0, 9).await.unwrap();
     let left: Vec<_> = left.iter().map(|held| held.node.to_string()).collect();
     assert_eq!(left, ["named.example", "ship.example"]);
+}
+
+#[tokio::test]
+async fn mail_that_is_routed_to_a_hold_ages_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    accept(&spool, b"x\r\n", message(&[("a@ship.example", "link:isp")])).await;
+    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    other
+        .execute(
+            "INSERT OR REPLACE INTO meta (key, value) VALUES ('clock_ms', '864000000')",
+            [],
+        )
+        .unwrap();
+    drop((spool, other));
+    let spool = reopened(folder.path()).await;
+    let hold = Target::Hold(Hold {
+        release_to: HostPort::parse_url("smtp://mx.ship.example").unwrap(),
+        etrn_from: Vec::new(),
+    });
+    let mut routes = Routes::default();
+    routes
+        .insert(Pattern::parse("ship.example").unwrap(), hold)
+        .unwrap();
+    assert_eq!(spool.reroute(routes, NOW).await.unwrap(), 1);
+    let day = Duration::from_secs(86_400);
+    let old = spool
+        .held_too_long(day, HeldPlace::default(), 9)
+        .await
+        .unwrap();
+    assert!(old.is_empty(), "it waited for a line, and was not held");
+    assert_eq!(ask(&spool, NodeScope::One(node("ship.example"))).await, 1);
+}
+
+/// A look-up that does not use its index reads every message of a provider.
+#[tokio::test]
+async fn look_ups_of_held_mail_and_reports_use_their_indexes() {
+    let folder = tempfile::tempdir().unwrap();
+    let _spool = Spool::open(folder.path()).unwrap();
+    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    for (sql, index) in [
+        (
+            "SELECT seq, node FROM nodes INDEXED BY nodes_open WHERE requested > done AND seq > 1 ORDER BY seq LIMIT 2",
+            "SEARCH nodes USING INDEX nodes_open",
+        ),
+        (
+            "SELECT DISTINCT since_ms, seq, hop FROM recipients INDEXED BY recipients_held_since WHERE state = 6 AND \
+             since_ms <= 1 AND (since_ms, seq) > (2, 3) ORDER BY since_ms, seq LIMIT 4",
+            "SEARCH recipients USING INDEX recipients_held_since",
+        ),
+        (
+            "SELECT seq, address FROM recipients INDEXED BY recipients_unread WHERE hop = 'report' AND state = 1 AND \
+             seq > 1 ORDER BY seq",
+            "SEARCH recipients USING INDEX recipients_unread",
+        ),
+    ] {
+        let mut plan = other.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps = plan.query_map([], |row| row.get::<_, String>(3)).unwrap();
+        let steps: Vec<String> = steps.map(Result::unwrap).collect();
+        assert!(steps[0].starts_with(index), "{steps:?}");
+        let sorts = steps.iter().any(|step| step.contains("FOR ORDER BY"));
+        assert!(!sorts, "{steps:?}");
+    }
 }

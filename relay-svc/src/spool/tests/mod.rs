@@ -9,9 +9,9 @@ use super::*;
 use crate::{
     clock::Stamp,
     cycle::{Outcome, Record, Trigger},
-    names::{LinkName, MessageId, NextHop, Node, NodeScope, RequestId},
+    names::{HostPort, LinkName, MessageId, NextHop, Node, NodeScope, RequestId},
     queue::Settlement,
-    route::{Pattern, Routes, Target},
+    route::{Hold, Pattern, Routes, Target},
 };
 
 mod fate;

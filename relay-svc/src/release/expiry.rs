@@ -1,0 +1,104 @@
+//! What waits for too long: held mail is given up, reports that nobody reads are discarded, nodes of no use forgotten.
+//!
+//! A batch at a time, so that releases go on meanwhile.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    clock::Stamp,
+    names::NextHop,
+    outbound::Forwarder,
+    spool::{HeldPlace, SpoolError},
+};
+
+/// So many messages are given up at once.
+const BATCH: u32 = 50;
+/// The longest wait between two looks.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Nodes that nobody asks for, and that nothing is held for, are remembered for so long.
+const NODES_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// Reports that nobody acknowledges are given up after so long.
+const REPORTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// When the next look is due, and where it goes on.
+pub(super) struct Expiry {
+    every: Duration,
+    at: Instant,
+    place: HeldPlace,
+}
+
+impl Expiry {
+    pub(super) fn new(held: &Forwarder) -> Self {
+        let soon = Duration::from_millis(100);
+        Self {
+            every: LOOK_AGAIN.min(held.retry.hold / 4).max(soon),
+            at: Instant::now(),
+            place: HeldPlace::default(),
+        }
+    }
+
+    /// When the next look is due.
+    pub(super) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// A look, if one is due.
+    pub(super) async fn sweep(&mut self, held: &Forwarder) {
+        if Instant::now() < self.at {
+            return;
+        }
+        let next = match self.batch(held).await {
+            Ok(Some(place)) => {
+                self.place = place;
+                return;
+            }
+            Ok(None) => forget(held).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = next {
+            tracing::error!(%error, "what waits for too long cannot be given up");
+        }
+        self.place = HeldPlace::default();
+        self.at = Instant::now() + self.every;
+    }
+
+    /// Gives up some held mail; where it goes on, if there may be more. A message that is being sent at this moment has
+    /// the outcome that is recorded first.
+    async fn batch(&self, held: &Forwarder) -> Result<Option<HeldPlace>, SpoolError> {
+        let limit = held.retry.hold;
+        let old = held.spool.held_too_long(limit, self.place, BATCH).await?;
+        let more = old.len() >= BATCH as usize;
+        let last = old.last().map(|(place, _, _)| *place);
+        let reason = format!("held for {}", in_words(limit));
+        for (_, node, message) in old {
+            held.give_up(&NextHop::Hold(node), &message, &reason)
+                .await?;
+        }
+        Ok(last.filter(|_| more))
+    }
+}
+
+async fn forget(held: &Forwarder) -> Result<(), SpoolError> {
+    let spool = &held.spool;
+    spool.keep_clock().await?;
+    let now = Stamp::now();
+    for id in spool.expire_reports(REPORTS_KEPT, now).await? {
+        tracing::warn!(%id, "report discarded: nobody acknowledged it for seven days");
+    }
+    let policy = Arc::clone(&held.policy);
+    let named = move |node: &_| policy.routes.names(node);
+    spool.forget_nodes(named, now.minus(NODES_KEPT), now).await
+}
+
+/// A duration for people, in the largest unit of which it has at least two.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} minutes", seconds / 60),
+        7200..172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
