@@ -124,7 +124,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         };
         sockets.push(TcpListener::bind(listener.address).await.map_err(refused)?);
     }
-    let grpc = config.grpc.listen.bind().await?;
+    let grpc = config.grpc.at.listen.bind().await?;
     let announced = grpc.address().to_string();
     let signals = shutdown::signals().map_err(StartError::Signals)?;
 
@@ -148,7 +148,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         instruments: Instruments::default(),
         shutdown: tasks.cancel().clone(),
     };
-    let incoming = grpc.incoming(PeerFilter::new(config.grpc.allow.iter().copied()));
+    let incoming = grpc.incoming(PeerFilter::new(config.grpc.at.allow.iter().copied()));
     let calls = CallLayer::new(telemetry.tracer(), &telemetry.meter());
     tasks.spawn("gRPC", async move {
         if let Err(error) = api::serve(services, incoming, calls).await {

@@ -248,13 +248,15 @@ fn told(keys: BTreeSet<String>, example: &str, document: &str) {
 
 #[test]
 fn every_configuration_key_is_in_the_example_and_in_the_documents() {
-    let relay = keys("relay-svc/src/config");
+    let shared = keys("crates/service/src/settings.rs");
+    assert_eq!(shared.len(), 5, "{shared:?}");
+    let relay = &keys("relay-svc/src/config") | &shared;
     assert!(
         relay.len() > 35 && relay.contains("bounce_wait") && relay.contains("etrn"),
         "{relay:?}"
     );
     told(relay, "deploy/examples/relay.toml", "docs/configuration.md");
-    let monitor = keys("monitor-svc/src/config");
+    let monitor = &keys("monitor-svc/src/config") | &shared;
     assert!(
         monitor.len() > 20 && monitor.contains("longest_wait") && monitor.contains("late_after"),
         "{monitor:?}"

@@ -15,6 +15,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use linkmail_service::settings::{Listen, Telemetry};
 use linkmail_smtp::{Mailbox, ReversePath};
 use linkmail_tests::{Drives, Transcript, socket, transcripts_below};
 use relay_svc::{
@@ -250,11 +251,10 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
         state: PathBuf::from(state),
         postmaster: postmaster.clone(),
         grpc: config::Grpc {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            allow: Vec::new(),
+            at: Listen::at("127.0.0.1:0".parse().unwrap()),
             relay_from: Vec::new(),
         },
-        telemetry: config::Telemetry {
+        telemetry: Telemetry {
             otlp: None,
             log: "off".into(),
         },

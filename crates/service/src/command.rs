@@ -1,7 +1,13 @@
 //! What the client commands of the daemons share: a connection, a deadline, and how an error of the service is told.
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use clap::Args;
 use tonic::{Status, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -61,6 +67,43 @@ impl Program {
         {
             ServingStatus::Serving => Ok(()),
             other => Err(self.complain(Exit::Unavailable, &other.as_str_name())),
+        }
+    }
+}
+
+/// Which service a client command speaks to.
+#[derive(Debug, Args)]
+pub struct Service {
+    /// The configuration file that names the service's address
+    #[arg(long, value_name = "FILE", conflicts_with = "address")]
+    config: Option<PathBuf>,
+    /// The service's address, IP:PORT or unix:/path
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<GrpcAddress>,
+}
+
+impl Service {
+    /// The address: as given; or that of the configuration, which `read` reads and which lies at `usual` unless given; or
+    /// the port that the service has without one.
+    ///
+    /// # Errors
+    /// That of `read`.
+    pub fn address(
+        &self,
+        usual: &str,
+        port: u16,
+        read: impl Fn(&Path) -> Result<GrpcAddress, Exit>,
+    ) -> Result<GrpcAddress, Exit> {
+        if let Some(address) = &self.address {
+            return Ok(address.clone());
+        }
+        match &self.config {
+            Some(file) => read(file),
+            None if Path::new(usual).exists() => read(Path::new(usual)),
+            None => {
+                let here = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                Ok(GrpcAddress::Tcp(here))
+            }
         }
     }
 }

@@ -9,12 +9,18 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use linkmail_service::{command::Program, exit::Exit, listen::GrpcAddress};
+use linkmail_service::{
+    command::{Program, Service},
+    exit::Exit,
+    listen::GrpcAddress,
+};
 
 use crate::{config, daemon, names::MonitorName};
 
 const PROGRAM: Program = Program("monitor-svc");
 
+/// The port of the gRPC services unless said otherwise.
+const PORT: u16 = 7026;
 /// Where the configuration lies unless said otherwise.
 const CONFIG: &str = "/etc/linkmail/monitor.toml";
 
@@ -85,34 +91,9 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-#[derive(Debug, Args)]
-struct Service {
-    /// The configuration file that names the service's address
-    #[arg(long, value_name = "FILE", conflicts_with = "address")]
-    config: Option<PathBuf>,
-    /// The service's address, IP:PORT or unix:/path
-    #[arg(long, value_name = "ADDRESS")]
-    address: Option<GrpcAddress>,
-}
-
-impl Service {
-    /// The address: as given, or that of the configuration, or the default.
-    fn address(&self) -> Result<GrpcAddress, Exit> {
-        if let Some(address) = &self.address {
-            return Ok(address.clone());
-        }
-        let file = match &self.config {
-            Some(file) => file.clone(),
-            None if Path::new(CONFIG).exists() => PathBuf::from(CONFIG),
-            None => {
-                return Ok(GrpcAddress::Tcp(std::net::SocketAddr::from((
-                    [127, 0, 0, 1],
-                    7026,
-                ))));
-            }
-        };
-        Ok(load(&file)?.grpc.listen)
-    }
+/// Where the service is that a client command speaks to.
+fn address(service: &Service) -> Result<GrpcAddress, Exit> {
+    service.address(CONFIG, PORT, |file| Ok(load(file)?.grpc.listen))
 }
 
 /// Reads `90s`, `5m`, `2h`.
@@ -163,38 +144,36 @@ async fn run(command: Command) -> Exit {
     let done = match command {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
-        Command::Monitor(MonitorCommand::List { json, service }) => match service.address() {
-            Ok(address) => monitor::list(&address, json).await,
-            Err(exit) => Err(exit),
-        },
+        client => call(client).await,
+    };
+    done.err().unwrap_or(Exit::Ok)
+}
+
+/// The commands that speak to the service.
+async fn call(command: Command) -> Result<(), Exit> {
+    match command {
+        Command::Serve(_) | Command::Check(_) => Ok(()),
+        Command::Monitor(MonitorCommand::List { json, service }) => {
+            monitor::list(&address(&service)?, json).await
+        }
         Command::Probe(ProbeCommand::Run {
             monitor,
             wait,
             service,
-        }) => match service
-            .address()
-            .and_then(|address| Ok((address, named(&monitor)?)))
-        {
-            Ok((address, monitor)) => probe::run(&monitor, wait, &address).await,
-            Err(exit) => Err(exit),
-        },
+        }) => {
+            let address = address(&service)?;
+            probe::run(&named(&monitor)?, wait, &address).await
+        }
         Command::Probe(ProbeCommand::List {
             monitor,
             json,
             service,
-        }) => match service
-            .address()
-            .and_then(|address| Ok((address, named(&monitor)?)))
-        {
-            Ok((address, monitor)) => probe::list(&monitor, &address, json).await,
-            Err(exit) => Err(exit),
-        },
-        Command::Healthcheck(service) => match service.address() {
-            Ok(address) => PROGRAM.healthcheck(&address).await,
-            Err(exit) => Err(exit),
-        },
-    };
-    done.err().unwrap_or(Exit::Ok)
+        }) => {
+            let address = address(&service)?;
+            probe::list(&named(&monitor)?, &address, json).await
+        }
+        Command::Healthcheck(service) => PROGRAM.healthcheck(&address(&service)?).await,
+    }
 }
 
 fn named(monitor: &str) -> Result<MonitorName, Exit> {

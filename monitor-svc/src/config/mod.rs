@@ -10,8 +10,10 @@ mod tests;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
-use ipnet::IpNet;
-use linkmail_service::{listen::GrpcAddress, target::GrpcTarget};
+use linkmail_service::{
+    settings::{Listen, Telemetry},
+    target::GrpcTarget,
+};
 use linkmail_smtp::Mailbox;
 
 use crate::{
@@ -30,7 +32,7 @@ pub struct Config {
     /// The relay.
     pub relay: Relay,
     /// The gRPC services.
-    pub grpc: Grpc,
+    pub grpc: Listen,
     /// Traces, metrics and logs.
     pub telemetry: Telemetry,
     /// Where changes of state are sent; nowhere: they are logged only.
@@ -46,24 +48,6 @@ pub struct Relay {
     pub address: GrpcTarget,
     /// As whom reports are watched.
     pub consumer: String,
-}
-
-/// `[grpc]`
-#[derive(Debug, Clone)]
-pub struct Grpc {
-    /// Where it listens.
-    pub listen: GrpcAddress,
-    /// Who may connect besides loopback and the Unix socket.
-    pub allow: Vec<IpNet>,
-}
-
-/// `[telemetry]`
-#[derive(Debug, Clone)]
-pub struct Telemetry {
-    /// OTLP over gRPC; unset: the environment decides.
-    pub otlp: Option<String>,
-    /// A filter for log lines.
-    pub log: String,
 }
 
 /// `[[monitor]]`

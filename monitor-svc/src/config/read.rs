@@ -6,11 +6,12 @@ use http::Uri;
 use linkmail_service::{
     config::{ConfigErrors, Document, Table},
     listen::GrpcAddress,
+    settings::{Listen, Telemetry},
     target::GrpcTarget,
 };
 
 use super::{
-    Config, Grpc, Relay, Telemetry,
+    Config, Relay,
     read_monitor::{self, ReadMonitor},
 };
 
@@ -46,7 +47,7 @@ fn read(document: &Document) -> Option<Config> {
     let state = root.required("state");
     let relay = relay(&root);
     let grpc = grpc(&root);
-    let telemetry = telemetry(&root);
+    let telemetry = Telemetry::read(&root);
     let webhook = webhook(&root);
     let monitors: Vec<ReadMonitor> = root
         .tables("monitor")
@@ -101,44 +102,14 @@ fn consumer(text: &str) -> Result<String, String> {
     }
 }
 
-fn grpc(root: &Table<'_>) -> Grpc {
+fn grpc(root: &Table<'_>) -> Listen {
     let here = GrpcAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 7026)));
     let Some(table) = root.table("grpc") else {
-        return Grpc {
-            listen: here,
-            allow: Vec::new(),
-        };
+        return Listen::at(here);
     };
-    let listen = table.or("listen", here);
-    let allow = table.list("allow");
-    if !listen.is_local() && allow.is_empty() {
-        table.error(
-            "listen",
-            format!("{listen} can be reached from other hosts: name those that may connect in grpc.allow, or listen on loopback or a Unix socket"),
-        );
-    }
+    let at = Listen::read(&table, here);
     table.finish();
-    Grpc { listen, allow }
-}
-
-fn telemetry(root: &Table<'_>) -> Telemetry {
-    let Some(table) = root.table("telemetry") else {
-        return Telemetry {
-            otlp: None,
-            log: "info".into(),
-        };
-    };
-    let otlp = table.parse_with("otlp", |text| {
-        linkmail_service::telemetry::check_endpoint(text).map(|()| text.to_owned())
-    });
-    let log = table.parse_with("log", |text| {
-        linkmail_service::telemetry::check_filter(text).map(|()| text.to_owned())
-    });
-    table.finish();
-    Telemetry {
-        otlp,
-        log: log.unwrap_or_else(|| "info".into()),
-    }
+    at
 }
 
 fn webhook(root: &Table<'_>) -> Option<Uri> {

@@ -160,8 +160,7 @@ impl Ledger {
                 path: folder.to_owned(),
             },
         )?;
-        let mut connection = schema::open(folder)?;
-        schema::migrate(folder, &mut connection)?;
+        let connection = schema::open(folder)?;
         Ok((connection, lock))
     }
 

@@ -1,7 +1,8 @@
 //! The tables, and how an older ledger becomes a newer one.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
+use linkmail_service::sqlite::{self, MigrateError};
 use rusqlite::Connection;
 
 use super::LedgerError;
@@ -64,42 +65,22 @@ CREATE TABLE journal (
 ) STRICT;
 "];
 
-/// Opens the database.
+/// The write-ahead log is cut to this after a checkpoint.
+const LOG_BYTES: i64 = 16 * 1024 * 1024;
+
+/// Opens the database, and brings its tables to this program's version.
 pub(super) fn open(folder: &Path) -> Result<Connection, LedgerError> {
-    let unusable = |error: &rusqlite::Error| LedgerError::Folder {
+    let path = folder.join(FILE);
+    let mut connection = sqlite::open(&path, LOG_BYTES).map_err(|error| LedgerError::Folder {
         path: folder.to_owned(),
         source: std::io::Error::other(error.to_string()),
-    };
-    let connection = Connection::open(folder.join(FILE)).map_err(|error| unusable(&error))?;
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .map_err(|error| unusable(&error))?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    })?;
+    sqlite::migrate(&mut connection, &MIGRATIONS).map_err(|error| match error {
+        MigrateError::TooNew { found, known } => LedgerError::TooNew { path, found, known },
+        MigrateError::Damaged(_) => LedgerError::Damaged(error.to_string()),
+        MigrateError::Database(error) => error.into(),
+    })?;
     Ok(connection)
-}
-
-/// Brings the tables to this program's version, each step in a transaction of its own.
-pub(super) fn migrate(folder: &Path, connection: &mut Connection) -> Result<(), LedgerError> {
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(LedgerError::TooNew {
-            path: folder.join(FILE),
-            found,
-            known,
-        });
-    }
-    let first = usize::try_from(found)
-        .map_err(|_| LedgerError::Damaged(format!("schema version {found}")))?;
-    for (version, step) in (1_i64..).zip(MIGRATIONS).skip(first) {
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", version)?;
-        transaction.commit()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -109,11 +90,9 @@ mod tests {
     #[test]
     fn a_ledger_of_a_newer_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let mut connection = open(folder.path()).unwrap();
-        migrate(folder.path(), &mut connection).unwrap();
-        migrate(folder.path(), &mut connection).unwrap();
+        let connection = open(folder.path()).unwrap();
         connection.pragma_update(None, "user_version", 99).unwrap();
-        let error = migrate(folder.path(), &mut connection).unwrap_err();
+        let error = open(folder.path()).unwrap_err();
         assert!(
             error
                 .to_string()

@@ -8,12 +8,18 @@ mod submit;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use linkmail_service::{command::Program, exit::Exit, listen::GrpcAddress};
+use linkmail_service::{
+    command::{Program, Service},
+    exit::Exit,
+    listen::GrpcAddress,
+};
 
 use crate::{config, daemon};
 
 const PROGRAM: Program = Program("relay-svc");
 
+/// The port of the gRPC services unless said otherwise.
+const PORT: u16 = 7025;
 /// Where the configuration lies unless said otherwise.
 const CONFIG: &str = "/etc/linkmail/relay.toml";
 
@@ -104,34 +110,9 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-#[derive(Debug, Args)]
-struct Service {
-    /// The configuration file that names the service's address
-    #[arg(long, value_name = "FILE", conflicts_with = "address")]
-    config: Option<PathBuf>,
-    /// The service's address, IP:PORT or unix:/path
-    #[arg(long, value_name = "ADDRESS")]
-    address: Option<GrpcAddress>,
-}
-
-impl Service {
-    /// The address: as given, or that of the configuration, or the default.
-    fn address(&self) -> Result<GrpcAddress, Exit> {
-        if let Some(address) = &self.address {
-            return Ok(address.clone());
-        }
-        let file = match &self.config {
-            Some(file) => file.clone(),
-            None if Path::new(CONFIG).exists() => PathBuf::from(CONFIG),
-            None => {
-                return Ok(GrpcAddress::Tcp(std::net::SocketAddr::from((
-                    [127, 0, 0, 1],
-                    7025,
-                ))));
-            }
-        };
-        Ok(load(&file)?.grpc.listen)
-    }
+/// Where the service is that a client command speaks to.
+fn address(service: &Service) -> Result<GrpcAddress, Exit> {
+    service.address(CONFIG, PORT, |file| Ok(load(file)?.grpc.at.listen))
 }
 
 /// Reads the command line and does what it says.
@@ -177,17 +158,17 @@ async fn call(command: Command) -> Result<(), Exit> {
     match command {
         Command::Serve(_) | Command::Check(_) => Ok(()),
         Command::Cycle(CycleCommand::Run { link, service }) => {
-            cycle::run(&link, &service.address()?).await
+            cycle::run(&link, &address(&service)?).await
         }
         Command::Queue(QueueCommand::List { json, all, service }) => {
-            queue::list(&service.address()?, json, all).await
+            queue::list(&address(&service)?, json, all).await
         }
-        Command::Node(NodeCommand::List { service }) => node::list(&service.address()?).await,
+        Command::Node(NodeCommand::List { service }) => node::list(&address(&service)?).await,
         Command::Node(NodeCommand::Release { domain, service }) => {
-            node::release(&domain, &service.address()?).await
+            node::release(&domain, &address(&service)?).await
         }
-        Command::Submit { from, to, service } => submit::run(from, to, &service.address()?).await,
-        Command::Healthcheck(service) => PROGRAM.healthcheck(&service.address()?).await,
+        Command::Submit { from, to, service } => submit::run(from, to, &address(&service)?).await,
+        Command::Healthcheck(service) => PROGRAM.healthcheck(&address(&service)?).await,
     }
 }
 

@@ -9,7 +9,7 @@ mod read_route;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use linkmail_service::listen::GrpcAddress;
+use linkmail_service::settings::{Listen, Telemetry};
 use linkmail_smtp::{EtrnNode, Mailbox};
 
 use crate::{
@@ -48,21 +48,10 @@ pub struct Config {
 /// `[grpc]`
 #[derive(Debug, Clone)]
 pub struct Grpc {
-    /// Where it listens.
-    pub listen: GrpcAddress,
-    /// Who may connect besides loopback and the Unix socket.
-    pub allow: Vec<IpNet>,
+    /// Where it listens, and who may connect.
+    pub at: Listen,
     /// Whose messages may go to anyone.
     pub relay_from: Vec<IpNet>,
-}
-
-/// `[telemetry]`
-#[derive(Debug, Clone)]
-pub struct Telemetry {
-    /// OTLP over gRPC; unset: the environment decides.
-    pub otlp: Option<String>,
-    /// A filter for log lines.
-    pub log: String,
 }
 
 /// `[limits]`

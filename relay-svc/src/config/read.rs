@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use ipnet::IpNet;
 use linkmail_service::{
     config::{ByteSize, ConfigErrors, Document, Position, Table},
     listen::GrpcAddress,
+    settings::{Listen, Telemetry},
 };
 use linkmail_smtp::{Domain, Mailbox};
 
 use super::{
-    Config, Grpc, Limits, Listener, Telemetry,
+    Config, Grpc, Limits, Listener,
     read_link::{self, ReadLink},
     read_route,
 };
@@ -50,7 +50,7 @@ fn read(document: &Document) -> Option<Config> {
     let state = root.required("state");
     let postmaster = root.parse_with("postmaster", mailbox);
     let grpc = grpc(&root);
-    let telemetry = telemetry(&root);
+    let telemetry = Telemetry::read(&root);
     let limits = limits(&root);
     let retry = retry(&root);
     let links: Vec<ReadLink> = root
@@ -121,46 +121,14 @@ fn grpc(root: &Table<'_>) -> Grpc {
     };
     let Some(table) = root.table("grpc") else {
         return Grpc {
-            listen: here,
-            allow: Vec::new(),
+            at: Listen::at(here),
             relay_from: loopback(),
         };
     };
-    let listen = table.or("listen", here);
-    let allow: Vec<IpNet> = table.list("allow");
-    if !listen.is_local() && allow.is_empty() {
-        table.error(
-            "listen",
-            format!("{listen} can be reached from other hosts: name those that may connect in grpc.allow, or listen on loopback or a Unix socket"),
-        );
-    }
+    let at = Listen::read(&table, here);
     let relay_from = table.list_or("relay_from", loopback());
     table.finish();
-    Grpc {
-        listen,
-        allow,
-        relay_from,
-    }
-}
-
-fn telemetry(root: &Table<'_>) -> Telemetry {
-    let Some(table) = root.table("telemetry") else {
-        return Telemetry {
-            otlp: None,
-            log: "info".into(),
-        };
-    };
-    let otlp = table.parse_with("otlp", |text| {
-        linkmail_service::telemetry::check_endpoint(text).map(|()| text.to_owned())
-    });
-    let log = table.parse_with("log", |text| {
-        linkmail_service::telemetry::check_filter(text).map(|()| text.to_owned())
-    });
-    table.finish();
-    Telemetry {
-        otlp,
-        log: log.unwrap_or_else(|| "info".into()),
-    }
+    Grpc { at, relay_from }
 }
 
 fn limits(root: &Table<'_>) -> Limits {

@@ -6,7 +6,7 @@
 //! message was tried, or when the site could not be reached for ten minutes: then the mail stays held, and the site asks
 //! again. A request that comes meanwhile stays open behind the one that runs.
 //!
-//! Memory: a few hundred octets for each site that asked and is not done, and what [`AT_ONCE`] sessions need.
+//! Memory: a few hundred octets for each site that asked and is not done, and what 256 sessions need.
 //!
 //! Must not touch: links, cycles, inbound sessions. A site behind a line that it dials itself is there when it asks.
 

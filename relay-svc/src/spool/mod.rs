@@ -174,8 +174,7 @@ impl Spool {
                 path: folder.to_owned(),
             });
         }
-        let mut connection = schema::open(folder)?;
-        schema::migrate(folder, &mut connection)?;
+        let connection = schema::open(folder)?;
         body::sweep(folder, &connection)?;
         let clock = age::SpoolClock::resume(&connection)?;
         let writer = writer::Writer::start(connection)?;

@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use linkmail_service::sqlite::{self, MigrateError};
 use rusqlite::{Connection, OpenFlags};
 
 use super::SpoolError;
@@ -116,22 +117,21 @@ pub(super) fn exists(folder: &Path) -> bool {
     folder.join(FILE).exists()
 }
 
-/// Opens the database for the writer thread.
+/// The write-ahead log is cut to this after a checkpoint.
+const LOG_BYTES: i64 = 64 * 1024 * 1024;
+
+/// Opens the database for the writer thread, and brings its tables to this program's version.
 pub(super) fn open(folder: &Path) -> Result<Connection, SpoolError> {
     let path = folder.join(FILE);
-    let unusable = |error: &rusqlite::Error| SpoolError::Folder {
+    let mut connection = sqlite::open(&path, LOG_BYTES).map_err(|error| SpoolError::Folder {
         path: folder.to_owned(),
         source: std::io::Error::other(error.to_string()),
-    };
-    let connection = Connection::open(&path).map_err(|error| unusable(&error))?;
-    connection.pragma_update(None, "page_size", 8192)?;
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .map_err(|error| unusable(&error))?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", "ON")?;
-    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    })?;
+    sqlite::migrate(&mut connection, &MIGRATIONS).map_err(|error| match error {
+        MigrateError::TooNew { found, known } => SpoolError::TooNew { path, found, known },
+        MigrateError::Damaged(_) => SpoolError::Damaged(error.to_string()),
+        MigrateError::Database(error) => error.into(),
+    })?;
     Ok(connection)
 }
 
@@ -143,28 +143,6 @@ pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
     Ok(connection)
 }
 
-/// Brings the tables to this program's version, each step in a transaction of its own.
-pub(super) fn migrate(folder: &Path, connection: &mut Connection) -> Result<(), SpoolError> {
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(SpoolError::TooNew {
-            path: folder.join(FILE),
-            found,
-            known,
-        });
-    }
-    let first = usize::try_from(found)
-        .map_err(|_| SpoolError::Damaged(format!("schema version {found}")))?;
-    for (version, step) in (1_i64..).zip(MIGRATIONS).skip(first) {
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", version)?;
-        transaction.commit()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,16 +150,36 @@ mod tests {
     #[test]
     fn a_spool_of_a_newer_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let mut connection = open(folder.path()).unwrap();
-        migrate(folder.path(), &mut connection).unwrap();
-        migrate(folder.path(), &mut connection).unwrap();
+        let connection = open(folder.path()).unwrap();
         connection.pragma_update(None, "user_version", 99).unwrap();
-        let error = migrate(folder.path(), &mut connection).unwrap_err();
+        let error = open(folder.path()).unwrap_err();
         assert!(
             error
                 .to_string()
                 .contains("written by a newer version (schema 99; this one knows 2)"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_spool_of_the_first_version_becomes_one_of_this() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut old = sqlite::open(&folder.path().join(FILE), LOG_BYTES).unwrap();
+        sqlite::migrate(&mut old, &MIGRATIONS[..1]).unwrap();
+        for (seq, done, file) in [(1, None, Some("kept")), (2, Some(5), Some("gone"))] {
+            let sql = "INSERT INTO messages (seq, id, accepted_ms, reverse_path, origin, size, eight_bit, hash, body_file, \
+                       traceparent, done_ms) VALUES (?1, ?1, 0, x'', 'smtp', 0, 0, x'', ?3, '', ?2)";
+            let row = rusqlite::params![seq.to_string().into_bytes(), done, file];
+            let sql = sql.replace("VALUES (?1, ?1", &format!("VALUES ({seq}, ?1"));
+            old.execute(&sql, row).unwrap();
+        }
+        drop(old);
+        let new = open(folder.path()).unwrap();
+        let mut files = new
+            .prepare("SELECT body_file FROM messages ORDER BY seq")
+            .unwrap();
+        let files = files.query_map([], |row| row.get(0)).unwrap();
+        let files: Vec<Option<String>> = files.map(Result::unwrap).collect();
+        assert_eq!(files, [Some("kept".to_owned()), None]);
     }
 }
