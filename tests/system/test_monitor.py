@@ -134,7 +134,11 @@ def test_a_false_user_that_exists_is_no_proof(watched):
     probe = stage.monitor.run_probe()
     stage.relay.ended(wait.until(lambda: stage.monitor.probes()[0]["cycle"], "a cycle"))
     stage.world.wait_for(1)
+    cycle = stage.relay.ended(stage.monitor.client.call("ProbeService/GetProbe", name=probe["name"])["cycle"])
+    assert (cycle["sent"], cycle["received"]) == (1, 0)
+    assert stage.postfix.queue() == [], "no bounce is under way"
     assert stage.monitor.client.call("ProbeService/GetProbe", name=probe["name"])["state"] == "OPEN"
+    assert stage.monitor.show()["last_proof"] != probe["name"]
 
 
 def test_restarts_of_either_lose_nothing(watched):
@@ -142,7 +146,8 @@ def test_restarts_of_either_lose_nothing(watched):
     stage = watched(start=False)
     keep = stage.postfix
     stage.monitor.start()
-    probe = wait.until(lambda: [one for one in stage.monitor.probes() if one["submit_time"]], "a submitted probe")[0]
+    # Killed before the cycle is asked for, it asks for it after its start; here the cycle goes on without it.
+    probe = wait.until(lambda: [one for one in stage.monitor.probes() if one["cycle"]], "a probe with its cycle")[0]
     stage.monitor.kill()
     # The relay goes on with the cycle, the report waits there.
     wait.until(lambda: stage.relay.client.call("ReportService/ListReports")["reports"], "the report", 30)

@@ -8,6 +8,8 @@ use std::{
 
 use crate::scene::Ports;
 
+/// The file that makes a folder ours, which no other program would write; it is locked while a run is at work.
+const MARK: &str = "linkmail-quickstart";
 /// What a run leaves, and the next one removes unless it goes on from there.
 const REMAINS: [&str; 4] = ["provider", "edge", "monitor", "mail"];
 
@@ -44,7 +46,7 @@ impl Folder {
     /// # Errors
     /// It is in use, is not ours, or cannot be written.
     pub fn open(path: &Path, keep: bool) -> Result<Self, FolderError> {
-        let lock_file = path.join("lock");
+        let lock_file = path.join(MARK);
         let is_empty =
             |path: &Path| fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_none());
         if path.exists() && !lock_file.exists() && !is_empty(path) {
@@ -154,6 +156,8 @@ mod tests {
     fn nothing_is_removed_from_a_folder_of_somebody_else() {
         let place = tempfile::tempdir().unwrap();
         fs::create_dir(place.path().join("mail")).unwrap();
+        // As in the state folder of a daemon.
+        fs::write(place.path().join("lock"), "").unwrap();
         let opened = Folder::open(place.path(), false);
         assert!(matches!(opened, Err(FolderError::Foreign(_))));
         assert!(place.path().join("mail").exists());

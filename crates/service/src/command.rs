@@ -2,6 +2,7 @@
 
 use std::{
     error::Error as _,
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -106,6 +107,14 @@ impl Service {
             }
         }
     }
+}
+
+/// Says a line on standard output.
+///
+/// # Errors
+/// [`Exit::Ok`] when whoever read it has seen enough and closed it: there is nothing left to do.
+pub fn say(line: impl std::fmt::Display) -> Result<(), Exit> {
+    writeln!(std::io::stdout(), "{line}").map_err(|_| Exit::Ok)
 }
 
 /// A request with a deadline, which the service sees too.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,8 @@ use crate::errors::ErrorDomain;
 
 /// A watcher hears so often where the journal stands, whatever else it hears.
 const BOOKMARK: Duration = Duration::from_secs(30);
+/// A client that does not read is told the end of its stream for so long.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// So many changes are read at once, and as many wait for a slow watcher.
 pub const BATCH: u32 = 64;
 
@@ -112,15 +114,15 @@ impl<J: Journal> Watch<J> {
             }
         };
         if let End::Failed(status) = end {
-            // A client that has gone needs no word.
-            let _ = self.answers.send(Err(status)).await;
+            // A client that has gone, or does not read, needs no word.
+            let _ = timeout(LAST_WORD, self.answers.send(Err(status))).await;
         }
     }
 
     async fn changes(&self, since: Option<i64>) -> Result<std::convert::Infallible, End> {
         let mut grown = self.journal.grown();
         let mut revision = match since {
-            Some(revision) => revision,
+            Some(revision) => self.of_this_journal(revision).await?,
             None => self.snapshot().await?,
         };
         let mut bookmark = Instant::now() + BOOKMARK;
@@ -149,6 +151,18 @@ impl<J: Journal> Watch<J> {
         }
     }
 
+    /// A revision that was not made yet is of a journal that is gone: the client would wait for ever.
+    async fn of_this_journal(&self, revision: i64) -> Result<i64, End> {
+        let newest = self.journal.newest().await?;
+        if revision <= newest {
+            return Ok(revision);
+        }
+        let message = format!(
+            "there is no revision {revision}, the newest is {newest}: list, then watch anew"
+        );
+        Err(self.compacted(newest, message))
+    }
+
     /// The resources as they stand, and the revision behind which changes follow.
     async fn snapshot(&self) -> Result<i64, End> {
         // Taken first: a change between the two is told twice rather than never.
@@ -163,17 +177,22 @@ impl<J: Journal> Watch<J> {
         match self.journal.since(after).await? {
             Since::Entries(entries) => Ok(entries),
             Since::Compacted { oldest } => {
-                let oldest = oldest.to_string();
                 let message = format!(
                     "changes before revision {oldest} are no longer kept: list, then watch anew"
                 );
-                let metadata = [("oldest_revision", oldest.as_str())];
-                let status =
-                    self.domain
-                        .error(Code::OutOfRange, "REVISION_COMPACTED", message, &metadata);
-                Err(End::Failed(status))
+                Err(self.compacted(oldest, message))
             }
         }
+    }
+
+    fn compacted(&self, oldest: i64, message: String) -> End {
+        let oldest = oldest.to_string();
+        let metadata = [("oldest_revision", oldest.as_str())];
+        let code = Code::OutOfRange;
+        let status = self
+            .domain
+            .error(code, "REVISION_COMPACTED", message, &metadata);
+        End::Failed(status)
     }
 
     async fn tell(&self, answer: J::Answer) -> Result<(), End> {

@@ -6,7 +6,7 @@ use linkmail_proto::relay::v1::{
     cycle_service_client::CycleServiceClient,
 };
 use linkmail_service::{
-    command::{between, request, time_of_day},
+    command::{between, request, say, time_of_day},
     exit::Exit,
     listen::GrpcAddress,
 };
@@ -38,7 +38,7 @@ pub(super) async fn run(link: &str, address: &GrpcAddress) -> Result<(), Exit> {
         .await
         .map_err(|status| PROGRAM.refused(&status))?
         .into_inner();
-    println!("{}", started.name);
+    say(started.name.as_str())?;
     loop {
         let change = changes
             .message()
@@ -51,7 +51,11 @@ pub(super) async fn run(link: &str, address: &GrpcAddress) -> Result<(), Exit> {
             continue;
         };
         if !change.event.is_empty() {
-            println!("{}  {}", time_of_day(Some(now())), change.event);
+            say(format_args!(
+                "{}  {}",
+                time_of_day(Some(now())),
+                change.event
+            ))?;
         }
         if cycle.phase() == Phase::Ended {
             return conclude(&cycle);
@@ -65,7 +69,7 @@ fn now() -> prost_types::Timestamp {
 
 fn conclude(cycle: &Cycle) -> Result<(), Exit> {
     let seconds = between(cycle.start_time, cycle.end_time) / 1000.0;
-    println!(
+    say(format_args!(
         "{} sent ({} octets), {} received ({} octets), {} deferred, {} refused, in {seconds:.1} s; trace {}",
         cycle.sent,
         cycle.sent_bytes,
@@ -74,7 +78,7 @@ fn conclude(cycle: &Cycle) -> Result<(), Exit> {
         cycle.deferred,
         cycle.refused,
         cycle.trace_id
-    );
+    ))?;
     match cycle.outcome() {
         Outcome::Complete => Ok(()),
         outcome => {

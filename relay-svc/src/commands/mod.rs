@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use linkmail_service::{
-    command::{Program, Service},
+    command::{Program, Service, say},
     exit::Exit,
     listen::GrpcAddress,
 };
@@ -184,13 +184,12 @@ fn check(file: &Path) -> Result<(), Exit> {
     let count = |number: usize, noun: &str| {
         format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
     };
-    println!(
+    say(format_args!(
         "{}: good: {}, {}",
         file.display(),
         count(config.listeners.len(), "listener"),
         count(config.links.len(), "link")
-    );
-    Ok(())
+    ))
 }
 
 fn load(file: &Path) -> Result<config::Config, Exit> {

@@ -3,7 +3,11 @@
 use linkmail_proto::relay::v1::{
     ListNodesRequest, Node, ReleaseNodeRequest, node::State, node_service_client::NodeServiceClient,
 };
-use linkmail_service::{command::request, exit::Exit, listen::GrpcAddress};
+use linkmail_service::{
+    command::{request, say},
+    exit::Exit,
+    listen::GrpcAddress,
+};
 
 use super::PROGRAM;
 
@@ -21,7 +25,7 @@ pub(super) async fn list(address: &GrpcAddress) -> Result<(), Exit> {
             .into_inner();
         for node in &page.nodes {
             any = true;
-            println!("{}", in_words(node));
+            say(in_words(node))?;
         }
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -29,7 +33,7 @@ pub(super) async fn list(address: &GrpcAddress) -> Result<(), Exit> {
         }
     }
     if !any {
-        println!("nothing is held");
+        say("nothing is held")?;
     }
     Ok(())
 }
@@ -41,8 +45,7 @@ pub(super) async fn release(domain: &str, address: &GrpcAddress) -> Result<(), E
     };
     let node = nodes.release_node(request(call)).await;
     let node = node.map_err(|status| PROGRAM.refused(&status))?;
-    println!("{}", in_words(&node.into_inner()));
-    Ok(())
+    say(in_words(&node.into_inner()))
 }
 
 fn in_words(node: &Node) -> String {

@@ -1,12 +1,14 @@
 //! `queue list`: what waits, and what was set aside.
 
-use std::io::Write as _;
-
 use linkmail_proto::relay::v1::{
     ListMessagesRequest, Message, Recipient, message_service_client::MessageServiceClient,
     recipient::State,
 };
-use linkmail_service::{command::request, exit::Exit, listen::GrpcAddress};
+use linkmail_service::{
+    command::{request, say},
+    exit::Exit,
+    listen::GrpcAddress,
+};
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -34,10 +36,7 @@ pub(super) async fn list(address: &GrpcAddress, as_json: bool, all: bool) -> Res
                 } else {
                     in_words(message)
                 };
-                if writeln!(std::io::stdout(), "{text}").is_err() {
-                    // Whoever read it has seen enough.
-                    return Ok(());
-                }
+                say(text)?;
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -46,7 +45,7 @@ pub(super) async fn list(address: &GrpcAddress, as_json: bool, all: bool) -> Res
         }
     }
     if listed.is_empty() && !as_json {
-        println!("nothing waits");
+        say("nothing waits")?;
     }
     Ok(())
 }

@@ -5,7 +5,11 @@ use std::io::Read as _;
 use linkmail_proto::relay::v1::{
     SubmitMessageRequest, message_service_client::MessageServiceClient,
 };
-use linkmail_service::{command::request, exit::Exit, listen::GrpcAddress};
+use linkmail_service::{
+    command::{request, say},
+    exit::Exit,
+    listen::GrpcAddress,
+};
 
 use super::PROGRAM;
 
@@ -27,8 +31,7 @@ pub(super) async fn run(
     let mut messages = MessageServiceClient::new(PROGRAM.connect(address).await?);
     let message = messages.submit_message(request(call)).await;
     let message = message.map_err(|status| PROGRAM.refused(&status))?;
-    println!("{}", message.into_inner().name);
-    Ok(())
+    say(message.into_inner().name)
 }
 
 /// Text as it lies in a file on Unix, with the line ends of mail. A CR that is not part of a line end stays, and is
