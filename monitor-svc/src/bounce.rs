@@ -77,11 +77,39 @@ impl Bounce {
         bounce
     }
 
-    /// Whether it tells of a refusal by SMTP, and not of time that ran out (RFC 3463 X.4.7).
+    /// Whether it tells that a host refused the recipient by SMTP, and not all mail of ours: by a status of the recipient's
+    /// address or mailbox (RFC 3463 X.1, X.2) or of its domain, which has no route there (X.4.4). Without an enhanced code
+    /// the reply decides: 550, 551 and 553 are what RFC 5321 4.2.2 has for a mailbox.
     #[must_use]
-    pub fn is_smtp_refusal(&self) -> bool {
-        self.diagnostic_type == "smtp" && !self.status.ends_with(".4.7")
+    pub fn refuses_the_recipient(&self) -> bool {
+        self.diagnostic_type == "smtp"
+            && match self.status.as_str() {
+                "5.0.0" => mailbox_reply(&self.diagnostic),
+                status => of_recipient(status),
+            }
     }
+}
+
+/// 5.1.7 and 5.1.8 are of the sender's address: who gives them takes no mail of ours.
+fn of_recipient(status: &str) -> bool {
+    let recipient = status.starts_with("5.1.") || status.starts_with("5.2.") || status == "5.4.4";
+    recipient && !["5.1.7", "5.1.8"].contains(&status)
+}
+
+/// Whether a reply without a status of its own, or with one of the recipient, refuses a mailbox.
+fn mailbox_reply(reply: &str) -> bool {
+    let mut words = reply.split([' ', '-']);
+    let mailbox = words
+        .next()
+        .is_some_and(|code| ["550", "551", "553"].contains(&code));
+    let first = words.next().unwrap_or_default();
+    mailbox && (!is_status(first) || first == "5.0.0" || of_recipient(first))
+}
+
+/// RFC 3463 2: three numbers.
+fn is_status(word: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    word.split('.').count() == 3 && word.split('.').all(number)
 }
 
 /// Continued lines become one (RFC 5322 2.2.3).
@@ -124,25 +152,51 @@ mod tests {
             remote_mta: "mx.isp.example".into(),
         };
         assert_eq!(bounce, expected);
-        assert!(bounce.is_smtp_refusal());
+        assert!(bounce.refuses_the_recipient());
     }
 
     #[test]
-    fn time_that_ran_out_is_no_refusal() {
-        for (status, kind, refusal) in [
-            ("5.1.1", "smtp", true),
-            ("5.0.0", "smtp", true),
-            ("4.4.7", "smtp", false),
-            ("5.4.7", "smtp", false),
-            ("5.4.7", "", false),
-            ("5.1.1", "x-unix", false),
+    fn the_recipient_was_refused_only_if_the_report_says_just_that() {
+        for (status, kind, diagnostic, refused) in [
+            ("5.1.1", "smtp", "550 5.1.1 no such user", true),
+            ("5.1.10", "smtp", "556 5.1.10 null MX", true),
+            ("5.2.1", "smtp", "550 5.2.1 mailbox disabled", true),
+            ("5.4.4", "smtp", "550 5.4.4 no route to this domain", true),
+            ("5.0.0", "smtp", "550 no such user", true),
+            ("5.0.0", "smtp", "551 not here", true),
+            ("5.0.0", "smtp", "553-no 553 such user", true),
+            ("5.0.0", "smtp", "550 5.0.0 no", true),
+            // A smart host that takes no mail of ours.
+            ("5.7.1", "smtp", "550 5.7.1 you are blocked", false),
+            ("5.7.0", "smtp", "530 5.7.0 authentication required", false),
+            ("5.7.1", "smtp", "550 5.7.1 relaying denied", false),
+            ("5.7.1", "smtp", "554 5.7.1 after the data", false),
+            ("5.1.7", "smtp", "553 5.1.7 sender's address", false),
+            ("5.1.8", "smtp", "553 5.1.8 sender's domain", false),
+            ("5.3.4", "smtp", "552 5.3.4 too long", false),
+            ("5.0.0", "smtp", "554 transaction failed", false),
+            ("5.0.0", "smtp", "530 authentication required", false),
+            ("5.0.0", "smtp", "550 5.7.1 relaying denied", false),
+            ("5.0.0", "smtp", "550-5.7.1 relaying denied", false),
+            ("5.0.0", "smtp", "", false),
+            // Time ran out, whatever the last reply was.
+            ("5.4.7", "smtp", "450 4.2.0 later", false),
+            ("5.4.7", "smtp", "550 5.1.1 no such user", false),
+            ("4.4.7", "smtp", "", false),
+            ("5.4.7", "", "", false),
+            ("4.1.1", "smtp", "450 4.1.1 not now", false),
+            ("5.1.1", "x-unix", "550 5.1.1 no such user", false),
+            ("5.1.1", "", "", false),
+            ("", "smtp", "550 no such user", false),
         ] {
             let bounce = Bounce {
                 status: status.into(),
                 diagnostic_type: kind.into(),
+                diagnostic: diagnostic.into(),
                 ..Bounce::default()
             };
-            assert_eq!(bounce.is_smtp_refusal(), refusal, "{status} {kind}");
+            let given = bounce.refuses_the_recipient();
+            assert_eq!(given, refused, "{status} {kind} {diagnostic}");
         }
     }
 

@@ -84,7 +84,8 @@ impl Reason {
 pub enum Verdict {
     /// It proves this, and closes its probe.
     Proves(Proof),
-    /// The relay gave the probe up: it never went out. That closes the probe.
+    /// The relay gave the probe up, and nothing says that another one had gone out: time ran out, or the smart host takes
+    /// no mail of ours. That closes the probe.
     NotSent,
     /// It proves nothing and changes nothing.
     Rejected(Reason),
@@ -121,7 +122,7 @@ pub fn judge(report: &Report, probe: Option<&Probe>, link: &LinkName) -> Verdict
         Origin::Smtp(Some(over)) if over == link => Verdict::Proves(Proof::RoundTrip),
         // Our mail went out, and the answer came another way.
         Origin::Smtp(Some(_)) => Verdict::Proves(Proof::Outbound),
-        Origin::Relay if report.bounce.is_smtp_refusal() => Verdict::Proves(Proof::Outbound),
+        Origin::Relay if report.bounce.refuses_the_recipient() => Verdict::Proves(Proof::Outbound),
         Origin::Relay => Verdict::NotSent,
         Origin::Smtp(None) | Origin::Other => Verdict::Rejected(Reason::NotOverTheLink),
     }
@@ -195,6 +196,10 @@ mod tests {
             (over("isp"), ("", ""), round_trip),
             (over("other"), REFUSED, outbound),
             (Origin::Relay, REFUSED, outbound),
+            (Origin::Relay, ("5.2.1", "smtp"), outbound),
+            (Origin::Relay, ("5.7.1", "smtp"), Verdict::NotSent),
+            (Origin::Relay, ("5.7.0", "smtp"), Verdict::NotSent),
+            (Origin::Relay, ("5.0.0", "smtp"), Verdict::NotSent),
             (Origin::Relay, EXPIRED, Verdict::NotSent),
             (Origin::Relay, ("5.4.7", ""), Verdict::NotSent),
             (Origin::Relay, ("", ""), Verdict::NotSent),

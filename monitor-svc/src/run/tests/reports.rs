@@ -103,6 +103,23 @@ async fn a_probe_that_the_relay_gave_up_never_went_out() {
     assert_eq!((standing.state, standing.rejected), (State::Pending, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_smart_host_that_takes_no_mail_proves_nothing_and_is_named_as_the_error() {
+    let mut monitor = monitor();
+    monitor.wanted = Proof::Outbound;
+    let scene = Scene::new(monitor);
+    scene.world.bounce_after(Duration::from_secs(1_000_000));
+    let process = scene.start().await;
+    scene.until(1.0).await;
+    let sender = scene.world.reverse_path(0);
+    scene.world.report(&sender, true, Origin::Relay, "5.7.1");
+    scene.until(2.0).await;
+    let probe = process.probes().await.remove(0);
+    assert_eq!((probe.fate, probe.proof), (Fate::Failed, Proof::None));
+    assert!(probe.error.contains("5.7.1"), "{}", probe.error);
+    assert_eq!(process.standing().await.state, State::Pending);
+}
+
 /// A report whose verdict was committed and not acknowledged comes again: it is the same one, and no replay.
 #[tokio::test(start_paused = true)]
 async fn a_report_that_comes_again_is_the_same_one() {
