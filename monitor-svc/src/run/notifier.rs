@@ -78,15 +78,6 @@ impl<C: Channel> Notifier<C> {
     }
 
     async fn send(&self, notice: &Waiting) -> Result<(), LedgerError> {
-        if self.clock.now().since(notice.created) > USEFUL {
-            tracing::warn!(
-                monitor = notice.monitor,
-                notice = notice.id,
-                "a notice is dropped: nobody took it for seven days"
-            );
-            self.count("dropped");
-            return self.ledger.told(notice.seq).await;
-        }
         let attributes = vec![
             KeyValue::new(telemetry::MONITOR, notice.monitor.clone()),
             KeyValue::new(telemetry::NOTICE, notice.id.clone()),
@@ -108,14 +99,27 @@ impl<C: Channel> Notifier<C> {
                 self.count("delivered");
                 self.ledger.told(notice.seq).await
             }
-            Err(error) => {
-                let wait = Backoff::after(RETRY, RETRY_LONGEST, notice.attempts);
-                tracing::warn!(monitor = notice.monitor, notice = notice.id, error, again_after = ?wait, "a notice was not taken");
-                self.count("failed");
-                let next = self.clock.now().plus(wait);
-                self.ledger.postpone(notice.seq, next).await
-            }
+            Err(error) => self.not_taken(notice, &error).await,
         }
+    }
+
+    /// Only what was just tried in vain is dropped: the age alone may come of a clock that was set.
+    async fn not_taken(&self, notice: &Waiting, error: &str) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        if now.since(notice.created) > USEFUL {
+            tracing::warn!(
+                monitor = notice.monitor,
+                notice = notice.id,
+                error,
+                "a notice is dropped: nobody took it for seven days"
+            );
+            self.count("dropped");
+            return self.ledger.told(notice.seq).await;
+        }
+        self.count("failed");
+        let wait = Backoff::after(RETRY, RETRY_LONGEST, notice.attempts);
+        tracing::warn!(monitor = notice.monitor, notice = notice.id, error, again_after = ?wait, "a notice was not taken");
+        self.ledger.postpone(notice.seq, now.plus(wait)).await
     }
 
     fn count(&self, outcome: &'static str) {

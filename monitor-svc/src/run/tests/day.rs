@@ -152,6 +152,25 @@ async fn a_notice_that_nobody_took_for_seven_days_is_dropped() {
     assert!(scene.people.notices().is_empty());
 }
 
+/// A monitor that did not run for longer than that, or whose clock was set forward, has notices that nobody could take.
+#[tokio::test(start_paused = true)]
+async fn an_old_notice_is_tried_before_it_is_dropped() {
+    let scene = Scene::new(monitor());
+    scene.people.deafen(scene.world.at(1440.0));
+    let process = scene.start().await;
+    scene.until(1.0).await;
+    process.kill().await;
+    scene.until(9.0 * 1440.0).await;
+    let process = scene.start().await;
+    scene.until(9.0 * 1440.0 + 1.0).await;
+    assert_eq!(
+        states(&scene.people.notices())[0],
+        ("PENDING", "PROVEN"),
+        "of nine days ago"
+    );
+    assert!(process.ledger.waiting().await.unwrap().is_empty());
+}
+
 /// The state outlives the process: what was proven counts on, and the next probe is due when it was.
 #[tokio::test(start_paused = true)]
 async fn a_restart_changes_nothing() {
