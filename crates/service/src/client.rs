@@ -11,7 +11,8 @@ pub use crate::propagation::inject;
 
 /// Makes a call under a CLIENT span, which goes along in `traceparent`. `method` is the full name,
 /// `linkmail.relay.v1.CycleService/RunCycle`. The span ends with the head of the response: what a
-/// stream brings later belongs to its reader. Every status but OK is an error of the span.
+/// stream brings later belongs to its reader. Every status but OK is an error of the span, described by its code
+/// alone: an address of a person may be among the words of the service.
 ///
 /// # Errors
 /// Those of `send`.
@@ -44,7 +45,7 @@ where
             let code = code_name(status.code());
             span.set_attribute(KeyValue::new(STATUS_CODE, code));
             span.set_attribute(KeyValue::new(ERROR_TYPE, code));
-            span.set_status(SpanStatus::error(status.message().to_owned()));
+            span.set_status(SpanStatus::error(code));
         }
     }
     span.end();

@@ -8,7 +8,7 @@ use opentelemetry::{
     Context,
     trace::{FutureExt, TraceContextExt, Tracer, TracerProvider},
 };
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use tokio::net::TcpListener;
 use tokio_stream::{
     StreamExt,
@@ -205,10 +205,14 @@ impl wire::report_service_server::ReportService for Fake {
 
 /// Serves the fake, and gives the relay that is tested.
 async fn served(fake: &Fake) -> GrpcRelay {
+    relay_at(&serve(fake).await)
+}
+
+async fn serve(fake: &Fake) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
     tokio::spawn(router(fake).serve_with_incoming(TcpListenerStream::new(listener)));
-    relay_at(&target)
+    target
 }
 
 fn router(fake: &Fake) -> Router {
@@ -225,8 +229,12 @@ fn router(fake: &Fake) -> Router {
 }
 
 fn relay_at(target: &str) -> GrpcRelay {
+    traced(target, &SdkTracerProvider::builder().build())
+}
+
+fn traced(target: &str, provider: &SdkTracerProvider) -> GrpcRelay {
     let target: GrpcTarget = target.parse().unwrap();
-    let tracer = SdkTracerProvider::builder().build().tracer("test");
+    let tracer = provider.tracer("test");
     let recipients = vec!["probe-*@branch.example".into()];
     GrpcRelay::new(
         target.channel().unwrap(),
@@ -349,6 +357,26 @@ async fn what_passes_by_itself_is_tried_again_and_nothing_else() {
         .await
         .unwrap_err();
     assert!(matches!(nobody, RelayError::NotNow(_)), "{nobody:?}");
+}
+
+/// The relay's words may name a person; its code does not.
+#[tokio::test]
+async fn a_call_that_fails_is_described_by_its_code() {
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let fake = Fake {
+        failure: Some(Status::permission_denied("nobody@isp.example: denied")),
+        ..Fake::default()
+    };
+    let relay = traced(&serve(&fake).await, &provider);
+    let error = relay.submit(submission()).await.unwrap_err();
+    assert!(error.to_string().contains("nobody@isp.example"));
+    let span = exporter.get_finished_spans().unwrap().remove(0);
+    let expected = opentelemetry::trace::Status::error("PERMISSION_DENIED");
+    assert_eq!(span.status, expected);
+    assert!(!format!("{span:?}").contains('@'));
 }
 
 #[tokio::test]
