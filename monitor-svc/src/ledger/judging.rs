@@ -174,6 +174,10 @@ impl Judging<'_> {
         let mut standing = self.books.known(&self.monitor.name)?;
         standing.rejected = standing.rejected.saturating_add(1);
         self.books.keep(&standing)?;
+        // Anyone can write to a token that was never given: that must not drive what happened out of the journal.
+        if probe.is_none() {
+            return Ok(());
+        }
         let event = format!("{} proves nothing: {}", report.name, reason.words());
         self.books.note(&standing, probe, &event, self.now)
     }

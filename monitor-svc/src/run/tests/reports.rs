@@ -62,6 +62,25 @@ async fn what_is_forged_used_or_came_another_way_proves_nothing_and_is_counted()
     assert_eq!(scene.world.unacknowledged(), 0);
 }
 
+/// Who can send mail here can write to any token: that must not fill the journal.
+#[tokio::test(start_paused = true)]
+async fn what_is_forged_leaves_the_journal_alone() {
+    let (scene, process, sender) = awaited().await;
+    let before = process.ledger.newest_revision().await.unwrap();
+    for _ in 0..50 {
+        let forged = scene.monitors[0].reverse_path.address(Token::random());
+        scene.world.report(&forged, true, isp(), "5.1.1");
+    }
+    scene.until(2.0).await;
+    assert_eq!(process.standing().await.rejected, 50);
+    assert_eq!(process.ledger.newest_revision().await.unwrap(), before);
+    // What is wrong with a report for a probe that was sent is worth an entry.
+    scene.world.report(&sender, false, isp(), "5.1.1");
+    scene.until(3.0).await;
+    assert_eq!(process.standing().await.rejected, 51);
+    assert_eq!(process.ledger.newest_revision().await.unwrap(), before + 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refusal_by_the_smart_host_proves_the_way_out_alone() {
     let (scene, process, sender) = awaited().await;
