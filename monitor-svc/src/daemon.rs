@@ -170,6 +170,7 @@ fn notify(shared: &Shared<GrpcRelay>, channel: impl Channel, tasks: &Tasks) {
         clock: shared.clock,
         channel,
         instruments: shared.instruments.clone(),
+        gauges: shared.gauges.clone(),
     };
     tasks.spawn("notifier", notifier.run(tasks.cancel().clone()));
 }

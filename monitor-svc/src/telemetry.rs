@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use linkmail_service::span;
@@ -16,13 +17,13 @@ use opentelemetry::{
 };
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Stamp},
     judge::{Facts, State},
     names::MonitorName,
     standing::{Standing, Transition},
 };
 
-pub use linkmail_service::span::{end, from_text, link_to, to_text, trace_id};
+pub use linkmail_service::span::{from_text, link_to, to_text, trace_id};
 
 /// The instrumentation scope of this service.
 pub const SCOPE: &str = "monitor-svc";
@@ -60,6 +61,15 @@ pub fn start(
     links: impl IntoIterator<Item = SpanContext>,
 ) -> Context {
     span::start(SCOPE, name, kind, parent, attributes, links)
+}
+
+/// Ends the span of a context; an error makes it fail. Its description is the same for each `error.type`: what a relay or a
+/// channel said stands in the log, since an address of a person may be among it.
+pub fn end(context: &Context, error: Option<(&'static str, &'static str)>) {
+    span::end(
+        context,
+        error.map(|(kind, description)| (kind, description.to_owned())),
+    );
 }
 
 /// Starts the span of a change of state, linked to what caused it. It ends when the change is committed.
@@ -136,6 +146,7 @@ impl Instruments {
 #[derive(Debug, Clone, Default)]
 pub struct Gauges {
     seen: Arc<Mutex<BTreeMap<MonitorName, (State, Facts)>>>,
+    oldest: Arc<Mutex<Option<Stamp>>>,
 }
 
 impl Gauges {
@@ -145,7 +156,19 @@ impl Gauges {
         seen.insert(standing.name.clone(), (standing.state, standing.facts()));
     }
 
-    /// Shows them as `monitor.proof.age` and `monitor.state`.
+    /// Remembers when the oldest notice that waits was made; `None`: none waits.
+    pub fn show_oldest(&self, created: Option<Stamp>) {
+        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = created;
+    }
+
+    /// How long the oldest notice has waited; zero: none waits.
+    #[must_use]
+    pub fn oldest_age(&self, now: Stamp) -> Duration {
+        let oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        oldest.map_or(Duration::ZERO, |created| now.since(created))
+    }
+
+    /// Shows them as `monitor.proof.age`, `monitor.state` and `monitor.notification.oldest.age`.
     pub fn observe(&self, meter: &Meter, clock: Clock) {
         let gauges = self.clone();
         meter
@@ -173,6 +196,15 @@ impl Gauges {
                         observer.observe(u64::from(one == state), &attributes);
                     }
                 }
+            })
+            .build();
+        let gauges = self.clone();
+        meter
+            .f64_observable_gauge("monitor.notification.oldest.age")
+            .with_unit("s")
+            .with_description("The age of the oldest notice that waits; 0 if none does")
+            .with_callback(move |observer| {
+                observer.observe(gauges.oldest_age(clock.now()).as_secs_f64(), &[]);
             })
             .build();
     }

@@ -34,6 +34,12 @@ pub(super) fn of_ledger(failed: &LedgerError) -> Status {
 pub(super) fn of_run(failed: &RunError) -> Status {
     match failed {
         RunError::Ledger(error) => of_ledger(error),
+        RunError::TooMany => DOMAIN.error(
+            Code::ResourceExhausted,
+            "TOO_MANY_CALLS",
+            failed.to_string(),
+            &[],
+        ),
         RunError::Stopping => DOMAIN.unavailable("SHUTTING_DOWN", "the monitor is stopping"),
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::Stamp,
     config::Monitor,
-    names::{MonitorName, ProbeId},
+    names::{MonitorName, ProbeId, RequestId},
     probe::{Fate, Probe, Progress, Proof},
     standing::Standing,
 };
@@ -26,17 +26,21 @@ const PROBES_KEPT_AT_LEAST: i64 = 1000;
 const REPORTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 impl Ledger {
-    /// Enters the monitors of the configuration that are new. What is known of the others stays.
+    /// Enters the monitors of the configuration that are new. What is known of the others stays; what the wall clock set
+    /// back would have put into the future is now.
     ///
     /// # Errors
     /// The database refuses.
     pub async fn enrol(&self, monitors: Vec<MonitorName>, now: Stamp) -> Result<(), LedgerError> {
         self.write(move |books| {
-            for name in monitors {
-                match books.standing(&name)? {
+            not_beyond(books, now)?;
+            // What is no longer configured has no keeper to ask the relay.
+            give_up_old(books, now, |probe| !monitors.contains(&probe.monitor))?;
+            for name in &monitors {
+                match books.standing(name)? {
                     Some(standing) => books.keep(&standing.not_beyond(now))?,
                     None => {
-                        let standing = Standing::new(name, now);
+                        let standing = Standing::new(name.clone(), now);
                         books.keep(&standing)?;
                         books.note(&standing, None, "watches from now on", now)?;
                     }
@@ -77,13 +81,27 @@ impl Ledger {
         .await
     }
 
-    /// A call gets the probe that is running.
+    /// Calls get the probe that is running. Gives the identities that were used for another monitor.
     ///
     /// # Errors
-    /// The identity was used for another monitor, or the database refuses.
-    pub async fn join(&self, id: ProbeId, key: RequestKey, now: Stamp) -> Result<(), LedgerError> {
-        self.write(move |books| requests::remember(books, &key, id, now))
-            .await
+    /// The database refuses.
+    pub async fn join(
+        &self,
+        id: ProbeId,
+        keys: Vec<RequestKey>,
+        now: Stamp,
+    ) -> Result<Vec<RequestId>, LedgerError> {
+        self.write(move |books| {
+            let mut conflicts = Vec::new();
+            for key in keys {
+                match requests::remember(books, &key, id, now) {
+                    Err(LedgerError::Request(_)) => conflicts.push(key.id),
+                    remembered => remembered?,
+                }
+            }
+            Ok(conflicts)
+        })
+        .await
     }
 
     /// Something happened to a probe on its way to the relay.
@@ -119,19 +137,14 @@ impl Ledger {
         .await
     }
 
-    /// Gives up what was awaited for too long, and forgets what is old. Gives the probes that were given up.
+    /// Gives up what a monitor awaited for too long, and forgets what is old. Gives the probes that were given up. What may
+    /// wait in the relay is to be looked up there before.
     ///
     /// # Errors
     /// The database refuses.
-    pub async fn tidy(&self, now: Stamp) -> Result<Vec<Probe>, LedgerError> {
+    pub async fn tidy(&self, monitor: MonitorName, now: Stamp) -> Result<Vec<Probe>, LedgerError> {
         self.write(move |books| {
-            let sql = "SELECT record FROM probes WHERE open = 1 AND created_ms <= ?1";
-            let mut given_up = books.probes(sql, [now.minus(LOST_AFTER).0])?;
-            for probe in &mut given_up {
-                let event = give_up(probe);
-                books.keep_probe(probe)?;
-                books.note(&books.known(&probe.monitor)?, Some(probe), &event, now)?;
-            }
+            let given_up = give_up_old(books, now, |probe| probe.monitor == monitor)?;
             forget(books, now)?;
             Ok(given_up)
         })
@@ -157,6 +170,24 @@ fn correct_round_trip(probe: &mut Probe, standing: &mut Standing, monitor: &Moni
     }
 }
 
+/// Gives up those of the probes that were awaited for too long.
+fn give_up_old(
+    books: &Books<'_>,
+    now: Stamp,
+    concerns: impl Fn(&Probe) -> bool,
+) -> Result<Vec<Probe>, LedgerError> {
+    let latest = now.minus(LOST_AFTER);
+    let sql = "SELECT record FROM probes WHERE open = 1 AND created_ms <= ?1";
+    let mut given_up = books.probes(sql, [latest.0])?;
+    given_up.retain(|probe| concerns(probe) && probe.awaited_from() <= latest);
+    for probe in &mut given_up {
+        let event = give_up(probe);
+        books.keep_probe(probe)?;
+        books.note(&books.known(&probe.monitor)?, Some(probe), &event, now)?;
+    }
+    Ok(given_up)
+}
+
 fn give_up(probe: &mut Probe) -> String {
     if probe.submitted.is_some() {
         probe.fate = Fate::Lost;
@@ -165,6 +196,24 @@ fn give_up(probe: &mut Probe) -> String {
         probe.fate = Fate::Failed;
         format!("probe {} failed: the relay never took it", probe.id)
     }
+}
+
+/// A notice that is due in the future would hang until then, and what is of the future would be kept for longer.
+fn not_beyond(books: &Books<'_>, now: Stamp) -> Result<(), LedgerError> {
+    let sql = "SELECT record FROM probes WHERE open = 1 OR created_ms > ?1";
+    for probe in books.probes(sql, [now.0])? {
+        books.keep_probe(&probe.not_beyond(now))?;
+    }
+    for sql in [
+        "UPDATE probes SET created_ms = ?1 WHERE created_ms > ?1",
+        "UPDATE reports SET seen_ms = ?1 WHERE seen_ms > ?1",
+        "UPDATE requests SET created_ms = ?1 WHERE created_ms > ?1",
+        "UPDATE outbox SET created_ms = ?1 WHERE created_ms > ?1",
+        "UPDATE outbox SET next_ms = ?1 WHERE next_ms > ?1",
+    ] {
+        books.execute(sql, [now.0])?;
+    }
+    Ok(())
 }
 
 fn forget(books: &Books<'_>, now: Stamp) -> Result<(), LedgerError> {

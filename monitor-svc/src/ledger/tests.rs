@@ -67,9 +67,9 @@ async fn old_probes_are_forgotten_but_not_the_newest_thousand() {
             .unwrap();
     }
     let count = async || ledger.probes(None, i64::MAX, 5000).await.unwrap().len();
-    ledger.tidy(day(89)).await.unwrap();
+    ledger.tidy(name(), day(89)).await.unwrap();
     assert_eq!(count().await, 1010);
-    ledger.tidy(day(91)).await.unwrap();
+    ledger.tidy(name(), day(91)).await.unwrap();
     assert_eq!(count().await, 1000);
 }
 
@@ -91,14 +91,14 @@ async fn what_was_never_submitted_fails_and_what_was_is_lost() {
         .progress(sent.id, submitted, monitor, None, START)
         .await
         .unwrap();
-    assert!(ledger.tidy(day(6)).await.unwrap().is_empty());
-    let given_up = ledger.tidy(day(7)).await.unwrap();
+    assert!(ledger.tidy(name(), day(6)).await.unwrap().is_empty());
+    let given_up = ledger.tidy(name(), day(7)).await.unwrap();
     let fates: Vec<_> = given_up
         .iter()
         .map(|probe| (probe.id, probe.fate.as_str()))
         .collect();
     assert_eq!(fates, [(never.id, "failed"), (sent.id, "lost")]);
-    assert!(ledger.tidy(day(8)).await.unwrap().is_empty());
+    assert!(ledger.tidy(name(), day(8)).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -110,7 +110,8 @@ async fn a_request_id_is_for_one_monitor_and_for_seven_days() {
         monitor: name(),
     };
     let probe = begin(&ledger, START).await;
-    ledger.join(probe.id, key.clone(), START).await.unwrap();
+    let joined = ledger.join(probe.id, vec![key.clone()], START);
+    assert!(joined.await.unwrap().is_empty());
     assert_eq!(ledger.requested(key.clone()).await.unwrap(), Some(probe.id));
     let other = RequestKey {
         monitor: MonitorName::parse("other").unwrap(),
@@ -118,7 +119,7 @@ async fn a_request_id_is_for_one_monitor_and_for_seven_days() {
     };
     let error = ledger.requested(other).await.err().unwrap();
     assert!(matches!(error, LedgerError::Request(_)), "{error}");
-    ledger.tidy(day(8)).await.unwrap();
+    ledger.tidy(name(), day(8)).await.unwrap();
     assert_eq!(ledger.requested(key).await.unwrap(), None);
 }
 
@@ -162,6 +163,52 @@ async fn nothing_lies_in_the_future_after_a_start() {
     let (standing, _) = ledger.standing(name()).await.unwrap();
     assert_eq!(standing.last_run, Some(day(2)));
     assert_eq!(standing.since, START);
+}
+
+/// The same: a notice does not wait for a time long to come, and nothing is awaited or kept for longer than it should.
+#[tokio::test]
+async fn nothing_is_due_in_the_future_after_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = opened(folder.path()).await;
+    let changed = ledger.evaluate(Arc::new(monitor()), String::new(), day(400));
+    assert!(changed.await.unwrap().is_some());
+    let notice = ledger.waiting().await.unwrap().remove(0);
+    ledger.postpone(notice.seq, day(401)).await.unwrap();
+    let probe = begin(&ledger, day(400)).await;
+    let key = RequestKey {
+        id: RequestId::new(),
+        monitor: name(),
+    };
+    let joined = ledger.join(probe.id, vec![key.clone()], day(400));
+    joined.await.unwrap();
+    let seen = ledger
+        .write(|books| books.execute("INSERT INTO reports VALUES ('reports/1', ?1)", [day(400).0]));
+    seen.await.unwrap();
+
+    ledger.enrol(vec![name()], day(2)).await.unwrap();
+    let notice = ledger.waiting().await.unwrap().remove(0);
+    assert_eq!((notice.created, notice.next), (day(2), day(2)));
+    let known = ledger.probe(probe.id).await.unwrap().unwrap();
+    assert_eq!(known.created, day(2));
+    assert!(ledger.tidy(name(), day(8)).await.unwrap().is_empty());
+    assert_eq!(ledger.tidy(name(), day(9)).await.unwrap()[0].id, probe.id);
+    ledger.tidy(name(), day(33)).await.unwrap();
+    assert_eq!(ledger.requested(key).await.unwrap(), None);
+    let seen = ledger.read(|books| books.one::<i64>("SELECT count(*) FROM reports", []));
+    assert_eq!(seen.await.unwrap(), Some(0));
+}
+
+/// A monitor that is no longer configured has no keeper that would ask for its message.
+#[tokio::test]
+async fn what_a_monitor_that_is_gone_awaited_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = opened(folder.path()).await;
+    let probe = begin(&ledger, START).await;
+    ledger.enrol(vec![name()], day(8)).await.unwrap();
+    let fate = async || ledger.probe(probe.id).await.unwrap().unwrap().fate;
+    assert_eq!(fate().await.as_str(), "open");
+    ledger.enrol(Vec::new(), day(8)).await.unwrap();
+    assert_eq!(fate().await.as_str(), "failed");
 }
 
 /// SQLite's own limit stands in for a full disk: the same error, the same path.

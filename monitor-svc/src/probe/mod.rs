@@ -24,7 +24,8 @@ pub enum Fate {
     Late,
     /// No report came for seven days; none is awaited any more.
     Lost,
-    /// The relay did not take it, or gave it up.
+    /// The relay did not take it, gave it up, or sends it elsewhere. In the last case it is open again if that changes
+    /// while its message waits.
     Failed,
 }
 
@@ -143,6 +144,9 @@ pub struct Probe {
     pub error: String,
     /// W3C `traceparent` of its submission.
     pub traceparent: String,
+    /// When the relay last said, at the start of a run, that its message still waits; by our clock.
+    #[serde(default)]
+    pub waited: Option<Stamp>,
 }
 
 impl Probe {
@@ -166,7 +170,31 @@ impl Probe {
             cycle: String::new(),
             error: String::new(),
             traceparent,
+            waited: None,
         }
+    }
+
+    /// Whether its message may wait in the relay: nothing came back for it.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.submitted.is_some() && self.returned.is_none()
+    }
+
+    /// Since when its report can be missing: as long as its message waits, none can come.
+    #[must_use]
+    pub fn awaited_from(&self) -> Stamp {
+        self.waited.unwrap_or(self.created)
+    }
+
+    /// The wall clock may have been set back while the monitor did not run: nothing of our clock lies in the future.
+    #[must_use]
+    pub fn not_beyond(mut self, now: Stamp) -> Self {
+        self.created = self.created.min(now);
+        self.waited = self.waited.map(|waited| waited.min(now));
+        if let Some(submitted) = &mut self.submitted {
+            submitted.at = submitted.at.min(now);
+        }
+        self
     }
 
     /// Whether its report is awaited.

@@ -1,7 +1,7 @@
 //! What happens to a probe on its way to the relay, as events. Pure.
 
 use super::{Fate, Probe, Step, Submitted};
-use crate::names::RequestId;
+use crate::{clock::Stamp, names::RequestId};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,17 @@ pub enum Progress {
         cycle_request: RequestId,
         /// Whether a cycle is asked for.
         dial: bool,
+        /// When the relay said that its message waits; nothing if it was never submitted.
+        waited: Option<Stamp>,
+        /// Why the run ends here: its message waits for another next hop than the link.
+        elsewhere: Option<String>,
+    },
+    /// The relay answered for it, and sends it elsewhere.
+    SentElsewhere {
+        /// What it answered.
+        submitted: Submitted,
+        /// Where to, for a person.
+        error: String,
     },
     /// The relay answered for it.
     Submitted {
@@ -42,14 +53,37 @@ impl Probe {
             Progress::RunAgain {
                 cycle_request,
                 dial,
+                waited,
+                elsewhere,
             } => {
                 self.runs = self.runs.saturating_add(1);
-                self.error.clear();
-                if self.submitted.is_some() {
+                let words = format!("probe {} runs again, for the {}. time", self.id, self.runs);
+                if waited.is_some() {
+                    self.waited = waited;
                     self.cycle_request = cycle_request;
                     self.step = if dial { Step::Cycle } else { Step::Done };
                 }
-                format!("probe {} runs again, for the {}. time", self.id, self.runs)
+                self.fate = match elsewhere {
+                    Some(_) => Fate::Failed,
+                    // What failed or was lost, and waits after all, is awaited again.
+                    None if self.may_wait() => Fate::Open,
+                    None => self.fate,
+                };
+                self.error = elsewhere.unwrap_or_default();
+                if self.error.is_empty() {
+                    words
+                } else {
+                    format!("{words}, and failed: {}", self.error)
+                }
+            }
+            Progress::SentElsewhere { submitted, error } => {
+                let words = format!("probe {} failed: {error}", self.id);
+                self.submitted = Some(submitted);
+                self.error = error;
+                if self.is_open() {
+                    self.fate = Fate::Failed;
+                }
+                words
             }
             Progress::Submitted { submitted, dial } => {
                 let words = format!("probe {} submitted: {}", self.id, submitted.message);
@@ -106,7 +140,7 @@ impl Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Stamp, names::MonitorName};
+    use crate::names::MonitorName;
 
     fn probe() -> Probe {
         let monitor = MonitorName::parse("m").unwrap();
@@ -124,10 +158,21 @@ mod tests {
         }
     }
 
-    fn again() -> Progress {
+    fn again(waited: Option<Stamp>) -> Progress {
         Progress::RunAgain {
             cycle_request: RequestId::new(),
             dial: true,
+            waited,
+            elsewhere: None,
+        }
+    }
+
+    fn elsewhere() -> Progress {
+        Progress::RunAgain {
+            cycle_request: RequestId::new(),
+            dial: true,
+            waited: Some(Stamp(8)),
+            elsewhere: Some("x".into()),
         }
     }
 
@@ -138,7 +183,7 @@ mod tests {
             (&[], submitted(true), Step::Cycle, 1),
             (&[], submitted(false), Step::Done, 1),
             (&[], Progress::Tried("x".into()), Step::Submit, 1),
-            (&[], again(), Step::Submit, 2),
+            (&[], again(None), Step::Submit, 2),
             (
                 &[submitted(true)],
                 Progress::CycleStarted("c".into()),
@@ -153,7 +198,7 @@ mod tests {
             ),
             (
                 &[submitted(true), Progress::NoCycle("x".into())],
-                again(),
+                again(Some(Stamp(8))),
                 Step::Cycle,
                 2,
             ),
@@ -189,5 +234,31 @@ mod tests {
             probe.apply(late);
             assert_eq!((probe.step, probe.fate), (Step::Done, Fate::Returned));
         }
+    }
+
+    /// Its message waits in the relay, whatever its fate.
+    #[test]
+    fn what_waits_runs_again_and_is_open_once_it_goes_over_the_link() {
+        let mut probe = probe();
+        let Progress::Submitted { submitted, .. } = submitted(true) else {
+            unreachable!();
+        };
+        let error = "x".to_owned();
+        probe.apply(Progress::SentElsewhere { submitted, error });
+        let rows = [
+            (None, Fate::Failed, Step::Done, 1, "x"),
+            (Some(elsewhere()), Fate::Failed, Step::Done, 2, "x"),
+            (Some(again(Some(Stamp(9)))), Fate::Open, Step::Cycle, 3, ""),
+            (Some(elsewhere()), Fate::Failed, Step::Done, 4, "x"),
+        ];
+        for (event, fate, step, runs, error) in rows {
+            if let Some(event) = event {
+                probe.apply(event);
+            }
+            let stands = (probe.fate, probe.step, probe.runs, probe.error.as_str());
+            assert_eq!(stands, (fate, step, runs, error));
+            assert!(probe.may_wait());
+        }
+        assert_eq!(probe.awaited_from(), Stamp(8));
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     ledger::{LedgerError, RequestKey},
     names::RequestId,
     probe::{Probe, Progress, Step, Submitted, compose::compose},
-    relay::{Asked, Relay, RelayError, Submission},
+    relay::{Asked, Message, Relay, RelayError, Submission},
     telemetry,
 };
 
@@ -34,10 +34,21 @@ pub(super) enum Cause {
 /// How far a run came.
 #[derive(Debug)]
 pub(super) enum Attempted {
-    /// As far as it goes.
+    /// As far as it goes: the relay answered.
     Done(Probe),
+    /// It goes on with the next step; the relay was not asked for anything yet.
+    GoesOn(Probe),
     /// The relay cannot be asked now: it is to go on later.
     Later(Probe),
+}
+
+impl Attempted {
+    /// The probe that it is a run of.
+    pub(super) fn probe(&self) -> &Probe {
+        match self {
+            Self::Done(probe) | Self::GoesOn(probe) | Self::Later(probe) => probe,
+        }
+    }
 }
 
 /// One run for a monitor.
@@ -53,42 +64,99 @@ impl<R: Relay> Attempt<R> {
     /// # Errors
     /// The ledger could not record a step.
     pub(super) async fn submit(self, cause: Cause) -> Result<Attempted, LedgerError> {
-        let name = self.monitor.name.clone();
-        for lost in self.shared.ledger.tidy(self.shared.clock.now()).await? {
-            self.count(&lost, lost.fate.as_str());
-        }
-        let (_, newest) = self.shared.ledger.standing(name).await?;
-        let newest = newest.filter(Probe::is_open);
+        let newest = self.newest().await?;
         match (newest, cause) {
-            (Some(probe), Cause::GoOn) => self.hand_over(probe).await,
+            (Some(probe), Cause::GoOn) if probe.is_open() => self.hand_over(probe).await,
+            // Its report was quicker.
+            (Some(probe), Cause::GoOn) => Ok(Attempted::GoesOn(probe)),
             (None, Cause::GoOn) => self.begin(None).await,
-            (Some(probe), Cause::New(key)) => self.again(probe, key).await,
-            (None, Cause::New(key)) => self.begin(key).await,
-        }
-    }
-
-    /// A probe is there whose report is awaited: it runs again if its message still waits, else a further one begins.
-    async fn again(self, probe: Probe, key: Option<RequestKey>) -> Result<Attempted, LedgerError> {
-        if let Some(submitted) = &probe.submitted {
-            let message = self.shared.relay.message(&submitted.message);
-            match message.with_context(Context::new()).await {
-                Ok(message) if message.waits => {}
-                Ok(_) | Err(RelayError::NotFound(_)) => return self.begin(key).await,
-                Err(error) => {
-                    let probe = self
-                        .record(&probe, Progress::Tried(error.to_string()), key)
-                        .await?;
-                    self.count(&probe, "error");
-                    return Ok(Attempted::Later(probe));
+            (Some(probe), Cause::New(key)) if probe.may_wait() => self.look_up(probe, key).await,
+            (_, Cause::New(key)) => {
+                self.tidy().await?;
+                // It may have been given up just now.
+                match self.newest().await?.filter(Probe::is_open) {
+                    Some(probe) if probe.submitted.is_none() => self.again(&probe, None, key).await,
+                    _ => self.begin(key).await,
                 }
             }
         }
+    }
+
+    async fn newest(&self) -> Result<Option<Probe>, LedgerError> {
+        let name = self.monitor.name.clone();
+        Ok(self.shared.ledger.standing(name).await?.1)
+    }
+
+    async fn tidy(&self) -> Result<(), LedgerError> {
+        let (name, now) = (self.monitor.name.clone(), self.shared.clock.now());
+        for lost in self.shared.ledger.tidy(name, now).await? {
+            self.count(&lost, lost.fate.as_str());
+        }
+        Ok(())
+    }
+
+    /// Nothing came back for the newest probe: it runs again if its message still waits, whatever became of it, else a
+    /// further one begins.
+    async fn look_up(
+        self,
+        probe: Probe,
+        key: Option<RequestKey>,
+    ) -> Result<Attempted, LedgerError> {
+        let name = probe.submitted.as_ref().map(|submitted| &submitted.message);
+        let message = self.shared.relay.message(name.map_or("", String::as_str));
+        match message.with_context(Context::new()).await {
+            Ok(message) if message.waits => {
+                let again = self.again(&probe, Some(&message), key).await?;
+                self.tidy().await?;
+                Ok(again)
+            }
+            Ok(_) | Err(RelayError::NotFound(_)) => {
+                self.tidy().await?;
+                self.begin(key).await
+            }
+            Err(error) => {
+                let tried = Progress::Tried(error.to_string());
+                let probe = self.record(&probe, tried, key).await?;
+                self.count(&probe, "error");
+                Ok(Attempted::Later(probe))
+            }
+        }
+    }
+
+    /// A further run of a probe: its message waits, or was never submitted.
+    async fn again(
+        &self,
+        probe: &Probe,
+        message: Option<&Message>,
+        key: Option<RequestKey>,
+    ) -> Result<Attempted, LedgerError> {
+        let elsewhere = message.and_then(|message| self.elsewhere(message));
         let again = Progress::RunAgain {
             cycle_request: RequestId::new(),
             dial: self.monitor.dial,
+            waited: message.map(|_| self.shared.clock.now()),
+            elsewhere: elsewhere.clone(),
         };
-        let probe = self.record(&probe, again, key).await?;
-        self.hand_over(probe).await
+        let probe = self.record(probe, again, key).await?;
+        if elsewhere.is_some() {
+            return Ok(Attempted::Done(self.failed(probe)));
+        }
+        match self.hand_over(probe).await? {
+            // The relay was asked for its message.
+            Attempted::GoesOn(probe) => Ok(Attempted::Done(probe)),
+            other => Ok(other),
+        }
+    }
+
+    /// What is wrong with the next hop of a message, if that is not the link.
+    fn elsewhere(&self, message: &Message) -> Option<String> {
+        let expected = format!("link:{}", self.monitor.link);
+        (message.route != expected).then(|| {
+            format!(
+                "the relay sends it by {:?} and not by {expected:?}: check the routes for {}",
+                message.route, self.monitor.recipient
+            )
+        })
     }
 
     /// A further probe.
@@ -101,32 +169,31 @@ impl<R: Relay> Attempt<R> {
     }
 
     /// A probe that was begun before.
-    async fn hand_over(self, probe: Probe) -> Result<Attempted, LedgerError> {
+    async fn hand_over(&self, probe: Probe) -> Result<Attempted, LedgerError> {
         if probe.step != Step::Submit {
-            return Ok(Attempted::Done(probe));
+            return Ok(Attempted::GoesOn(probe));
         }
         let root = self.span(Some(&probe));
         self.under(root, probe).await
     }
 
-    async fn under(self, root: Context, probe: Probe) -> Result<Attempted, LedgerError> {
+    async fn under(&self, root: Context, probe: Probe) -> Result<Attempted, LedgerError> {
         use opentelemetry::trace::TraceContextExt;
         let span = root.span();
         span.set_attribute(KeyValue::new(telemetry::PROBE, probe.id.to_string()));
         span.set_attribute(KeyValue::new(telemetry::RUN, i64::from(probe.runs)));
         let done = self.send(probe, &root).await;
+        // The words are for the log: an address of a person may be among them.
         let error = match &done {
-            Ok(Attempted::Done(probe) | Attempted::Later(probe)) if probe.error.is_empty() => None,
-            Ok(Attempted::Done(probe) | Attempted::Later(probe)) => {
-                Some(("not_submitted", probe.error.clone()))
-            }
-            Err(error) => Some(("ledger", error.to_string())),
+            Ok(probe) if probe.probe().error.is_empty() => None,
+            Ok(_) => Some(("not_submitted", "the probe is not on its way")),
+            Err(_) => Some(("ledger", "the ledger could not record it")),
         };
         telemetry::end(&root, error);
         done
     }
 
-    async fn send(self, probe: Probe, root: &Context) -> Result<Attempted, LedgerError> {
+    async fn send(&self, probe: Probe, root: &Context) -> Result<Attempted, LedgerError> {
         let monitor = &self.monitor;
         let content = match compose(
             &probe,
@@ -153,20 +220,19 @@ impl<R: Relay> Attempt<R> {
             }
             Err(error) => return self.fail(&probe, error.to_string()).await,
         };
-        let expected = format!("link:{}", monitor.link);
-        if message.route != expected {
-            let error = format!(
-                "the relay sends it by {:?} and not by {expected:?}: check the routes for {}",
-                message.route, monitor.recipient
-            );
-            return self.fail(&probe, error).await;
+        let elsewhere = self.elsewhere(&message);
+        let submitted = Submitted {
+            message: message.name,
+            accepted: message.accepted,
+            at: self.shared.clock.now(),
+        };
+        if let Some(error) = elsewhere {
+            let progress = Progress::SentElsewhere { submitted, error };
+            let probe = self.record(&probe, progress, None).await?;
+            return Ok(Attempted::Done(self.failed(probe)));
         }
         let progress = Progress::Submitted {
-            submitted: Submitted {
-                message: message.name,
-                accepted: message.accepted,
-                at: self.shared.clock.now(),
-            },
+            submitted,
             dial: monitor.dial,
         };
         Ok(Attempted::Done(self.record(&probe, progress, None).await?))
@@ -174,9 +240,13 @@ impl<R: Relay> Attempt<R> {
 
     async fn fail(&self, probe: &Probe, error: String) -> Result<Attempted, LedgerError> {
         let probe = self.record(probe, Progress::Refused(error), None).await?;
+        Ok(Attempted::Done(self.failed(probe)))
+    }
+
+    fn failed(&self, probe: Probe) -> Probe {
         self.count(&probe, probe.fate.as_str());
         tracing::warn!(monitor = %probe.monitor, probe = %probe.id, error = probe.error, "probe failed");
-        Ok(Attempted::Done(probe))
+        probe
     }
 
     /// Asks for a cycle. One that is running may take the probe along: its end is awaited, and one is asked for again if

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     config::Monitor,
@@ -11,8 +11,8 @@ use crate::{
     probe::Probe,
 };
 
-/// So many requests wait for a keeper; one more waits in its call.
-const WAITING: usize = 16;
+/// So many calls wait at once for a probe of one monitor; one more is refused.
+pub(super) const CALLS: usize = 64;
 
 /// Why no probe ran.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum RunError {
     /// The ledger could not record it.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// As many wait already as may.
+    #[error("too many calls wait for a probe of this monitor")]
+    TooMany,
     /// The monitor is stopping.
     #[error("the monitor is stopping")]
     Stopping,
@@ -46,6 +49,7 @@ pub struct Desk {
 struct Place {
     monitor: Arc<Monitor>,
     requests: mpsc::Sender<RunRequest>,
+    calls: Semaphore,
 }
 
 /// What a keeper is made from.
@@ -60,10 +64,11 @@ impl Desk {
     pub fn new(monitors: &[Arc<Monitor>]) -> (Self, Vec<Seat>) {
         let (mut places, mut seats) = (BTreeMap::new(), Vec::new());
         for monitor in monitors {
-            let (sender, requests) = mpsc::channel(WAITING);
+            let (sender, requests) = mpsc::channel(CALLS);
             let place = Place {
                 monitor: Arc::clone(monitor),
                 requests: sender,
+                calls: Semaphore::new(CALLS),
             };
             places.insert(monitor.name.clone(), place);
             seats.push(Seat {
@@ -94,6 +99,10 @@ impl Desk {
         key: Option<RequestKey>,
     ) -> Option<Result<Probe, RunError>> {
         let place = self.places.get(name)?;
+        // Given back when the call ends, also when it is cancelled.
+        let Ok(_call) = place.calls.try_acquire() else {
+            return Some(Err(RunError::TooMany));
+        };
         let (answer, answered) = oneshot::channel();
         if place
             .requests

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Backoff, Shared,
     attempt::{Attempt, Attempted, Cause},
-    desk::{Answer, Requests, RunError, RunRequest, Seat},
+    callers::{Callers, tell},
+    desk::{Answer, Requests, RunRequest, Seat},
     log,
 };
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     config::Monitor,
     judge::{judge, next_probe},
     ledger::{LedgerError, RequestKey},
+    names::ProbeId,
     probe::{Probe, Step},
     relay::Relay,
 };
@@ -31,8 +33,8 @@ enum Doing {
     Nothing,
     /// A probe is found or made, and submitted.
     Submitting(Work),
-    /// A cycle is asked for.
-    Dialling(Work, Box<Probe>),
+    /// A cycle is asked for, for this probe.
+    Dialling(Work, ProbeId),
 }
 
 /// How the work ended, and which work.
@@ -47,7 +49,7 @@ pub struct Keeper<R: Relay> {
     monitor: Arc<Monitor>,
     requests: Requests,
     doing: Doing,
-    callers: Vec<(Option<RequestKey>, Answer)>,
+    callers: Callers,
     backoff: Backoff,
     /// Nothing is tried before.
     not_before: Option<Stamp>,
@@ -67,7 +69,7 @@ impl<R: Relay> Keeper<R> {
             monitor: seat.monitor,
             requests: seat.requests,
             doing: Doing::Nothing,
-            callers: Vec::new(),
+            callers: Callers::default(),
             backoff: Backoff::new(RETRY.min(longest), longest),
             not_before: None,
         }
@@ -146,29 +148,69 @@ impl<R: Relay> Keeper<R> {
         self.doing = Doing::Submitting(Box::pin(self.attempt().submit(cause)));
     }
 
-    /// Somebody asks for a probe.
+    /// Somebody asks for a probe, who may have gone.
     async fn asked(&mut self, RunRequest { key, answer }: RunRequest) {
+        if answer.is_closed() {
+            return;
+        }
         let known = match &key {
             Some(key) => known(&self.shared, key.clone()).await,
             None => Ok(None),
         };
-        let running = match &self.doing {
-            Doing::Dialling(_, probe) => Some(Probe::clone(probe)),
-            Doing::Nothing | Doing::Submitting(_) => None,
-        };
-        let submitting = matches!(self.doing, Doing::Submitting(_));
-        match (known, running) {
-            (Err(error), _) => tell(answer, Err(error.into())),
-            // A repeat waits for the relay's answer, too.
-            (Ok(Some(_)), _) if submitting => self.callers.push((None, answer)),
-            (Ok(Some(probe)), _) => tell(answer, Ok(probe)),
-            (Ok(None), _) if submitting => self.callers.push((key, answer)),
-            (Ok(None), Some(probe)) => join(&self.shared, &probe, key, answer).await,
-            (Ok(None), None) => {
-                self.submit(Cause::New(key));
-                self.callers.push((None, answer));
+        match known {
+            Err(error) => tell(answer, Err(error.into())),
+            Ok(Some(probe)) => self.repeated(probe, answer),
+            Ok(None) => {
+                if let Err((answer, error)) = self.fresh(key, answer).await {
+                    tell(answer, Err(error.into()));
+                }
             }
         }
+    }
+
+    /// A repeat gets the probe that the first call ran (AIP-155). It waits for the relay's answer, too, if that is the probe
+    /// in hand.
+    fn repeated(&mut self, probe: Probe, answer: Answer) {
+        let submitting = matches!(self.doing, Doing::Submitting(_));
+        if submitting && probe.is_open() && probe.step == Step::Submit {
+            self.callers.wait(answer, None, Some(probe.id));
+        } else {
+            tell(answer, Ok(probe));
+        }
+    }
+
+    /// Gets the probe that is in hand, or a run begins.
+    async fn fresh(
+        &mut self,
+        key: Option<RequestKey>,
+        answer: Answer,
+    ) -> Result<(), (Answer, LedgerError)> {
+        let dialling = match &self.doing {
+            Doing::Submitting(_) => {
+                self.callers.wait(answer, key, None);
+                return Ok(());
+            }
+            Doing::Dialling(_, id) => Some(*id),
+            Doing::Nothing => None,
+        };
+        let running = match dialling {
+            Some(id) => self.shared.ledger.probe(id).await,
+            None => Ok(None),
+        };
+        match running {
+            Ok(Some(probe)) if probe.is_open() => {
+                let mut caller = Callers::default();
+                caller.wait(answer, key, None);
+                caller.answer(&self.shared, &probe).await;
+            }
+            // If there was one, its report is there: no cycle is needed for it any more.
+            Ok(_) => {
+                self.submit(Cause::New(key));
+                self.callers.wait(answer, None, None);
+            }
+            Err(error) => return Err((answer, error)),
+        }
+        Ok(())
     }
 
     async fn ended(&mut self, ended: Ended) {
@@ -181,38 +223,35 @@ impl<R: Relay> Keeper<R> {
             Ok(attempted) => attempted,
             Err(error) => return self.not_recorded(&error),
         };
-        let (probe, later) = match attempted {
-            Attempted::Done(probe) => (probe, false),
-            Attempted::Later(probe) => (probe, true),
-        };
-        for (key, answer) in std::mem::take(&mut self.callers) {
-            join(&self.shared, &probe, key, answer).await;
+        let probe = attempted.probe().clone();
+        if matches!(attempted, Attempted::GoesOn(_)) && !probe.is_open() && !self.callers.are_gone()
+        {
+            // Its report was quicker than they, who want a probe that runs.
+            return self.submit(Cause::New(None));
         }
-        if later {
-            let wait = self.backoff.next();
-            tracing::warn!(monitor = %probe.monitor, probe = %probe.id, error = probe.error, again_after = ?wait, "the relay cannot be asked");
-            self.not_before = Some(self.shared.clock.now().plus(wait));
-            return;
+        let callers = std::mem::take(&mut self.callers);
+        callers.answer(&self.shared, &probe).await;
+        match attempted {
+            Attempted::Later(_) => {
+                let wait = self.backoff.next();
+                tracing::warn!(monitor = %probe.monitor, probe = %probe.id, error = probe.error, again_after = ?wait, "the relay cannot be asked");
+                self.not_before = Some(self.shared.clock.now().plus(wait));
+                return;
+            }
+            Attempted::Done(_) => self.backoff.reset(),
+            Attempted::GoesOn(_) => {}
         }
-        self.backoff.reset();
         self.not_before = None;
         if submitting && probe.is_open() && probe.step == Step::Cycle {
-            let work = Box::pin(self.attempt().dial(probe.clone()));
-            self.doing = Doing::Dialling(work, Box::new(probe));
+            let id = probe.id;
+            self.doing = Doing::Dialling(Box::pin(self.attempt().dial(probe)), id);
         }
     }
 
     fn not_recorded(&mut self, error: &LedgerError) {
         tracing::error!(monitor = %self.monitor.name, %error, "a probe cannot be recorded");
         self.not_before = Some(self.shared.clock.now().plus(LEDGER_RETRY));
-        for (_, answer) in std::mem::take(&mut self.callers) {
-            let error = match error {
-                LedgerError::Full => LedgerError::Full,
-                LedgerError::Request(conflict) => LedgerError::Request(*conflict),
-                _ => LedgerError::Closed,
-            };
-            tell(answer, Err(RunError::Ledger(error)));
-        }
+        std::mem::take(&mut self.callers).refuse(error);
     }
 }
 
@@ -227,21 +266,6 @@ async fn known<R: Relay>(
     }
 }
 
-/// A caller gets the probe that is running.
-async fn join<R: Relay>(
-    shared: &Shared<R>,
-    probe: &Probe,
-    key: Option<RequestKey>,
-    answer: Answer,
-) {
-    if let Some(key) = key
-        && let Err(error) = shared.ledger.join(probe.id, key, shared.clock.now()).await
-    {
-        return tell(answer, Err(error.into()));
-    }
-    tell(answer, Ok(probe.clone()));
-}
-
 /// The end of what is being done; never, if that is nothing.
 async fn next(doing: &mut Doing) -> Ended {
     match doing {
@@ -249,9 +273,4 @@ async fn next(doing: &mut Doing) -> Ended {
         Doing::Submitting(work) => Ended::Submitting(work.await),
         Doing::Dialling(work, _) => Ended::Dialling(work.await),
     }
-}
-
-/// The caller may have gone.
-fn tell(answer: Answer, result: Result<Probe, RunError>) {
-    let _ = answer.send(result);
 }

@@ -3,10 +3,12 @@
 //! They meet only in the ledger: each looks there for what is to be done, so that a restart just goes on.
 
 mod attempt;
+mod callers;
 mod desk;
 mod keeper;
 mod notifier;
 mod reader;
+mod sparing;
 #[cfg(test)]
 mod tests;
 

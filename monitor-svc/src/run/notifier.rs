@@ -13,7 +13,7 @@ use crate::{
     clock::{Clock, Stamp},
     ledger::{Ledger, LedgerError},
     notify::{Channel, Waiting},
-    telemetry::{self, Instruments},
+    telemetry::{self, Gauges, Instruments},
 };
 
 /// The wait after the first failure; it doubles up to the longest.
@@ -36,6 +36,8 @@ pub struct Notifier<C: Channel> {
     pub channel: C,
     /// What is measured.
     pub instruments: Instruments,
+    /// How long the oldest notice has waited.
+    pub gauges: Gauges,
 }
 
 impl<C: Channel> Notifier<C> {
@@ -68,6 +70,8 @@ impl<C: Channel> Notifier<C> {
     async fn send_due(&self) -> Result<Stamp, LedgerError> {
         loop {
             let waiting = self.ledger.waiting().await?;
+            self.gauges
+                .show_oldest(waiting.iter().map(|notice| notice.created).min());
             let now = self.clock.now();
             let Some(due) = waiting.iter().find(|notice| notice.next <= now) else {
                 let next = waiting.iter().map(|notice| notice.next).min();
@@ -92,8 +96,9 @@ impl<C: Channel> Notifier<C> {
         );
         let delivered = self.channel.deliver(notice);
         let delivered = delivered.with_context(context.clone()).await;
-        let error = delivered.as_ref().err();
-        telemetry::end(&context, error.map(|error| ("not_taken", error.clone())));
+        let failed = delivered.is_err();
+        let error = failed.then_some(("not_taken", "the channel did not take it"));
+        telemetry::end(&context, error);
         match delivered {
             Ok(()) => {
                 self.count("delivered");

@@ -9,7 +9,7 @@ use opentelemetry::{
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backoff, Shared, log};
+use super::{Backoff, Shared, log, sparing::Sparing};
 use crate::{
     config::Monitor,
     ledger::{LedgerError, Matched},
@@ -22,11 +22,14 @@ use crate::{
 /// The wait before the relay is asked again for reports; it doubles up to the longest.
 const RECONNECT: Duration = Duration::from_secs(1);
 const RECONNECT_LONGEST: Duration = Duration::from_secs(30);
+/// Reports that prove nothing are told of so often: who can send mail here can send them.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The one reader of reports.
 pub struct Reader<R: Relay> {
     shared: Shared<R>,
     monitors: Arc<[Arc<Monitor>]>,
+    rejections: Sparing,
 }
 
 impl<R: Relay> Reader<R> {
@@ -36,18 +39,19 @@ impl<R: Relay> Reader<R> {
         Self {
             shared,
             monitors: monitors.into(),
+            rejections: Sparing::new(TOLD_EVERY),
         }
     }
 
     /// Runs until it is cancelled. A stream that ends is opened again.
-    pub async fn run(self, cancel: CancellationToken) {
+    pub async fn run(mut self, cancel: CancellationToken) {
         tokio::select! {
             () = cancel.cancelled() => {}
             never = self.watch() => match never {},
         }
     }
 
-    async fn watch(&self) -> std::convert::Infallible {
+    async fn watch(&mut self) -> std::convert::Infallible {
         let mut backoff = Backoff::new(RECONNECT, RECONNECT_LONGEST);
         let mut told = false;
         loop {
@@ -74,7 +78,7 @@ impl<R: Relay> Reader<R> {
     }
 
     /// Takes reports until the stream ends.
-    async fn follow(&self, mut reports: Reports) {
+    async fn follow(&mut self, mut reports: Reports) {
         while let Some(report) = reports.next().await {
             match report {
                 Ok(report) => self.take(report).await,
@@ -87,7 +91,7 @@ impl<R: Relay> Reader<R> {
     }
 
     /// One report. Without a commit it is not acknowledged, and comes again.
-    async fn take(&self, report: Report) {
+    async fn take(&mut self, report: Report) {
         let name = report.name.clone();
         let context = telemetry::start(
             "monitor.bounce.match",
@@ -115,11 +119,11 @@ impl<R: Relay> Reader<R> {
 
     fn not_recorded(&self, context: &Context, name: &str, error: &LedgerError) {
         tracing::error!(report = name, %error, "the report cannot be recorded; it comes again");
-        telemetry::end(context, Some(("ledger", error.to_string())));
+        telemetry::end(context, Some(("ledger", "the ledger could not record it")));
     }
 
     /// Logs and measures what became of a report.
-    fn tell(&self, context: &Context, name: &str, cycle: &str, matched: &Matched) {
+    fn tell(&mut self, context: &Context, name: &str, cycle: &str, matched: &Matched) {
         let Some(verdict) = matched.verdict else {
             context
                 .span()
@@ -133,12 +137,17 @@ impl<R: Relay> Reader<R> {
         describe(context, cycle, verdict, matched);
         let probe = matched.probe.as_ref();
         match verdict {
-            Verdict::Rejected(reason) => tracing::warn!(
-                report = name,
-                monitor = matched.monitor.as_ref().map(tracing::field::display),
-                reason = reason.words(),
-                "the report proves nothing"
-            ),
+            Verdict::Rejected(reason) => {
+                if let Some(left_out) = self.rejections.tell(self.shared.clock.now()) {
+                    tracing::warn!(
+                        report = name,
+                        monitor = matched.monitor.as_ref().map(tracing::field::display),
+                        reason = reason.words(),
+                        left_out,
+                        "the report proves nothing"
+                    );
+                }
+            }
             Verdict::Proves(_) | Verdict::NotSent => {
                 if let Some(probe) = probe {
                     self.closed(probe, name);

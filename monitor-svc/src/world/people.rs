@@ -82,7 +82,7 @@ impl Channel for People {
                 .deaf_until
                 .is_some_and(|until| self.clock.now() < until);
             if deaf || heard.deaf_to.as_deref() == Some(notice.monitor.as_str()) {
-                Err("nobody listens".to_owned())
+                Err("nobody@pager.example does not listen".to_owned())
             } else {
                 heard
                     .notices

@@ -47,7 +47,10 @@ struct State {
     unreachable: Vec<(Stamp, Stamp)>,
     bounce_after: Option<Duration>,
     refusal: Option<RelayError>,
+    cycle_refusal: Option<RelayError>,
+    cycles_asked: usize,
     route: Option<String>,
+    answer_after: Duration,
 }
 
 struct Stored {
@@ -112,9 +115,28 @@ impl World {
         self.state.lock().unwrap().refusal = error;
     }
 
-    /// Mail is routed elsewhere.
+    /// Cycles are refused, or are not any more.
+    pub(crate) fn refuse_cycles(&self, error: Option<RelayError>) {
+        self.state.lock().unwrap().cycle_refusal = error;
+    }
+
+    /// How often a cycle was asked for.
+    pub(crate) fn cycles_asked(&self) -> usize {
+        self.state.lock().unwrap().cycles_asked
+    }
+
+    /// Submissions are answered after so long.
+    pub(crate) fn answer_after(&self, time: Duration) {
+        self.state.lock().unwrap().answer_after = time;
+    }
+
+    /// Mail is routed elsewhere, also what waits.
     pub(crate) fn route(&self, route: &str) {
-        self.state.lock().unwrap().route = Some(route.to_owned());
+        let mut state = self.state.lock().unwrap();
+        state.route = Some(route.to_owned());
+        for stored in &mut state.messages {
+            stored.message.route = route.to_owned();
+        }
     }
 
     /// A cycle that nobody asked for is running from now on, and sends nothing.
@@ -255,6 +277,10 @@ impl World {
         self.reachable()?;
         let now = self.clock.now();
         let mut state = self.state.lock().unwrap();
+        state.cycles_asked += 1;
+        if let Some(error) = &state.cycle_refusal {
+            return Err(error.clone());
+        }
         if let Some(known) = state.requests.get(&request) {
             return Ok(Asked::Started(known.clone()));
         }
@@ -278,6 +304,8 @@ impl World {
 impl Relay for World {
     async fn submit(&self, submission: Submission) -> Result<Message, RelayError> {
         let step = self.steps.before().await;
+        let answer_after = self.state.lock().unwrap().answer_after;
+        tokio::time::sleep(answer_after).await;
         let taken = self.take(submission);
         self.steps.after(step).await;
         taken

@@ -32,6 +32,7 @@ pub(crate) struct Scene {
 pub(crate) struct Process {
     pub(crate) ledger: Ledger,
     pub(crate) desk: Desk,
+    pub(crate) gauges: Gauges,
     parts: JoinSet<()>,
 }
 
@@ -81,9 +82,11 @@ impl Scene {
             clock: self.world.clock,
             channel: self.people.reached_by(steps),
             instruments: shared.instruments,
+            gauges: shared.gauges.clone(),
         };
         parts.spawn(notifier.run(never));
         Some(Process {
+            gauges: shared.gauges,
             ledger,
             desk,
             parts,

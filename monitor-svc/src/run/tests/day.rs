@@ -99,9 +99,11 @@ async fn nobody_is_told_twice_and_everybody_in_the_end() {
     let scene = Scene::new(monitor());
     scene.world.line_down(1.0, 100.0);
     scene.people.deafen(scene.world.at(70.0));
-    let _process = scene.start().await;
+    let process = scene.start().await;
     scene.until(69.0).await;
     assert!(scene.people.notices().is_empty());
+    let oldest = process.gauges.oldest_age(scene.world.at(69.0));
+    assert_eq!(oldest, 69 * MINUTE - BOUNCE_AFTER);
     // Twice as long each time, up to five minutes.
     let attempts = scene.people.attempts();
     let waits: Vec<u64> = attempts
@@ -116,6 +118,8 @@ async fn nobody_is_told_twice_and_everybody_in_the_end() {
         ("WARNING", "ALERTING"),
     ];
     assert_eq!(states(&scene.people.notices()), expected, "in order");
+    let oldest = process.gauges.oldest_age(scene.world.at(76.0));
+    assert_eq!(oldest, Duration::ZERO);
     let at = scene.people.notices()[0]["time"]
         .as_str()
         .unwrap()

@@ -10,6 +10,7 @@ use crate::{
     world::{Process, START, Scene, Steps, monitor},
 };
 
+mod asking;
 mod crash;
 mod day;
 mod relay;

@@ -1,9 +1,7 @@
-//! A relay that is away, refuses, is busy, or sends mail elsewhere; and those who ask for a probe.
+//! A relay that is away, refuses, is busy, or sends mail elsewhere.
 
 use super::*;
 use crate::{
-    ledger::RequestKey,
-    names::RequestId,
     probe::{Fate, Step},
     relay::RelayError,
 };
@@ -87,68 +85,74 @@ async fn a_link_that_stays_busy_ends_the_run_and_not_the_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_gets_the_probe_that_waits_or_a_further_one() {
-    let scene = Scene::new(monitor());
-    scene.world.line_down(0.0, 3.0);
+async fn a_message_that_waits_for_another_way_is_the_only_one() {
+    let mut monitor = monitor();
+    monitor.thresholds.interval_unwell = 15 * MINUTE;
+    let scene = Scene::new(monitor);
+    scene.world.route("smtp://mail.branch.example:25");
     let process = scene.start().await;
-    scene.until(1.0).await;
-    let first = process.run_probe().await;
-    assert_eq!((first.runs, scene.world.messages().len()), (2, 1));
-    scene.until(3.0).await;
-    let again = process.run_probe().await;
-    assert_eq!((again.id, again.runs), (first.id, 3));
-    scene.until(4.0).await;
-    let further = process.run_probe().await;
-    assert_ne!(further.id, first.id);
-    assert!(further.submitted.is_some());
-    assert_eq!(scene.world.messages().len(), 2);
-    // The next one by the clock is due an interval after the last run.
-    scene.until(18.9).await;
-    assert_eq!(scene.world.messages().len(), 2);
-    scene.until(19.1).await;
-    assert_eq!(scene.world.messages().len(), 3);
+    for (minutes, runs) in [(1.0, 1), (16.0, 2), (31.0, 3)] {
+        scene.until(minutes).await;
+        let probes = process.probes().await;
+        assert_eq!((probes.len(), scene.world.messages().len()), (1, 1));
+        assert_eq!((probes[0].fate, probes[0].runs), (Fate::Failed, runs));
+        assert!(probes[0].submitted.is_some());
+        assert!(probes[0].error.contains("link:isp"), "{}", probes[0].error);
+    }
+    let asked = process.run_probe().await;
+    assert_eq!((asked.fate, asked.runs), (Fate::Failed, 4));
+    assert!(scene.world.cycles().is_empty());
+    // Somebody mends the routes.
+    scene.world.route("link:isp");
+    scene.until(47.0).await;
+    let probes = process.probes().await;
+    assert_eq!((probes.len(), scene.world.messages().len()), (1, 1));
+    assert_eq!((probes[0].fate, probes[0].runs), (Fate::Late, 5));
+    assert_eq!(probes[0].proof, Proof::RoundTrip);
+    assert_eq!(probes[0].error, "");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_repeated_gets_the_same_probe_also_after_a_restart() {
+async fn a_relay_that_cannot_run_a_cycle_is_asked_less_and_less() {
     let scene = Scene::new(monitor());
+    let error = RelayError::NotNow("relay: too many cycles".into());
+    scene.world.refuse_cycles(Some(error));
     let process = scene.start().await;
-    scene.until(1.0).await;
-    let name = scene.monitors[0].name.clone();
-    let key = RequestKey {
-        id: RequestId::new(),
-        monitor: name.clone(),
-    };
-    let ask = |process: &Process| {
-        let (desk, name, key) = (process.desk.clone(), name.clone(), key.clone());
-        async move { desk.run(&name, Some(key)).await.unwrap() }
-    };
-    let first = ask(&process).await.unwrap();
-    assert_eq!(ask(&process).await.unwrap().id, first.id);
+    // At once, and after 10, 20, 40, 80, 160 and 300 seconds.
+    scene.until(10.5).await;
+    assert_eq!(scene.world.cycles_asked(), 7);
+    scene.world.refuse_cycles(None);
+    scene.until(16.0).await;
+    // The next run was due before the next try.
+    let probe = process.probes().await.remove(0);
+    assert_eq!((probe.fate, probe.runs), (Fate::Returned, 2));
+}
+
+/// A line that is down for longer than a probe without a report is awaited, also while the monitor did not run.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_waits_in_the_relay_is_never_lost() {
+    const DAY: f64 = 1440.0;
+    let mut monitor = monitor();
+    monitor.thresholds.interval_unwell = 60 * MINUTE;
+    let scene = Scene::new(monitor);
+    scene.world.line_down(0.0, 17.5 * DAY);
+    let process = scene.start().await;
+    scene.until(8.0 * DAY).await;
     process.kill().await;
+    scene.until(16.5 * DAY).await;
     let process = scene.start().await;
-    scene.until(2.0).await;
-    assert_eq!(ask(&process).await.unwrap().id, first.id);
-    assert_eq!(scene.world.messages().len(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_asks_while_the_relay_is_away_hears_why() {
-    let scene = Scene::new(monitor());
-    scene.world.unreachable(0.0, 60.0);
-    let process = scene.start().await;
-    scene.until(1.0).await;
-    let probe = process.run_probe().await;
-    assert!(probe.is_open());
-    assert!(probe.error.contains("unreachable"), "{}", probe.error);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_asks_at_the_same_time_gets_the_same_probe() {
-    let scene = Scene::new(monitor());
-    let process = scene.start().await;
-    scene.until(1.0).await;
-    let (one, two) = tokio::join!(process.run_probe(), process.run_probe());
-    assert_eq!(one.id, two.id);
-    assert_eq!(scene.world.messages().len(), 2, "the first one, and this");
+    scene.until(17.0 * DAY).await;
+    let probes = process.probes().await;
+    assert_eq!((probes.len(), probes[0].fate), (1, Fate::Open));
+    scene.until(17.6 * DAY).await;
+    let probes = process.probes().await;
+    assert_eq!(
+        (probes[0].fate, probes[0].proof),
+        (Fate::Late, Proof::RoundTrip)
+    );
+    let sent = scene.world.messages();
+    assert!(
+        scene.minutes(sent[1]) > 17.5 * DAY,
+        "one message until then"
+    );
 }

@@ -2,12 +2,12 @@
 
 use opentelemetry::{
     global,
-    trace::{SpanId, SpanKind, TraceContextExt},
+    trace::{SpanId, SpanKind, Status, TraceContextExt},
 };
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 
 use super::*;
-use crate::{telemetry, world::CYCLE_TRACE};
+use crate::{relay::RelayError, telemetry, world::CYCLE_TRACE};
 
 /// Spans that have ended. Each test is a process of its own, and has the tracers of the process to itself.
 fn exporter() -> InMemorySpanExporter {
@@ -89,12 +89,53 @@ async fn a_match_links_to_its_probe_and_to_its_cycle_also_after_a_restart() {
     let told = only(&spans, "monitor.notify");
     assert_eq!(told.span_kind, SpanKind::Client);
     assert_eq!(links(&told), [of(&evaluated)]);
-    for span in &spans {
-        assert!(
-            !format!("{:?}", span.attributes).contains('@'),
-            "an address in {}",
-            span.name
-        );
+    without_addresses(&spans);
+}
+
+/// No address of a person stands in a span.
+fn without_addresses(spans: &[SpanData]) {
+    for span in spans {
+        let said = format!("{:?} {:?} {:?}", span.attributes, span.status, span.events);
+        assert!(!said.contains('@'), "an address in {}: {said}", span.name);
+    }
+}
+
+/// What a relay says of a probe, and a channel of a notice, may name people.
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_described_without_addresses() {
+    let exporter = exporter();
+    let scene = Scene::new(monitor());
+    scene.people.deafen(scene.world.at(600.0));
+    let error = "relay: recipients[0]: no-such-user@isp.example: denied".to_owned();
+    scene.world.refuse(Some(RelayError::Refused(error.clone())));
+    let process = scene.start().await;
+    scene.until(31.0).await;
+    scene.world.refuse(Some(RelayError::NotNow(error)));
+    scene.until(41.0).await;
+    scene.world.refuse(None);
+    scene.world.route("smtp://mail.branch.example:25");
+    scene.until(46.0).await;
+    let probes = process.probes().await;
+    assert!(
+        probes
+            .iter()
+            .all(|probe| probe.error.contains("no-such-user@"))
+    );
+    let spans = exporter.get_finished_spans().unwrap();
+    without_addresses(&spans);
+    for (name, kind, description) in [
+        (
+            "monitor.probe.submit",
+            "not_submitted",
+            "the probe is not on its way",
+        ),
+        ("monitor.notify", "not_taken", "the channel did not take it"),
+    ] {
+        let mut failed = spans.iter().filter(|span| span.name == name);
+        assert!(failed.clone().count() > 1);
+        assert!(failed.all(|span| span.status == Status::error(description)));
+        let span = spans.iter().find(|span| span.name == name).unwrap();
+        assert_eq!(attribute(span, "error.type").unwrap(), kind);
     }
 }
 
