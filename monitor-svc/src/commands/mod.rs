@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use linkmail_service::{
-    command::{Program, Service},
+    command::{Program, Service, say},
     exit::Exit,
     listen::GrpcAddress,
 };
@@ -191,8 +191,10 @@ fn check(file: &Path) -> Result<(), Exit> {
     let config = load(file)?;
     let number = config.monitors.len();
     let plural = if number == 1 { "" } else { "s" };
-    println!("{}: good: {number} monitor{plural}", file.display());
-    Ok(())
+    say(format_args!(
+        "{}: good: {number} monitor{plural}",
+        file.display()
+    ))
 }
 
 fn load(file: &Path) -> Result<config::Config, Exit> {

@@ -1,11 +1,13 @@
 //! `monitor list`: how the monitors stand.
 
-use std::io::Write as _;
-
 use linkmail_proto::monitor::v1::{
     ListMonitorsRequest, Monitor, monitor_service_client::MonitorServiceClient,
 };
-use linkmail_service::{command::request, exit::Exit, listen::GrpcAddress};
+use linkmail_service::{
+    command::{request, say},
+    exit::Exit,
+    listen::GrpcAddress,
+};
 use serde_json::json;
 
 use super::{
@@ -26,15 +28,11 @@ pub(super) async fn list(address: &GrpcAddress, as_json: bool) -> Result<(), Exi
             .map_err(|status| PROGRAM.refused(&status))?
             .into_inner();
         for monitor in &page.monitors {
-            let text = if as_json {
+            say(if as_json {
                 in_json(monitor)
             } else {
                 in_words(monitor)
-            };
-            if writeln!(std::io::stdout(), "{text}").is_err() {
-                // Whoever read it has seen enough.
-                return Ok(());
-            }
+            })?;
         }
         page_token = page.next_page_token;
         if page_token.is_empty() {

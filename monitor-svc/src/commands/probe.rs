@@ -1,6 +1,6 @@
 //! `probe run MONITOR`: runs a probe and prints its fate as it happens. `probe list MONITOR`: those that were run.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use linkmail_proto::monitor::v1::{
     GetMonitorRequest, ListProbesRequest, Probe, RunProbeRequest, WatchMonitorsRequest,
@@ -10,7 +10,7 @@ use linkmail_proto::monitor::v1::{
     probe_service_client::ProbeServiceClient,
 };
 use linkmail_service::{
-    command::{request, time_of_day},
+    command::{request, say, time_of_day},
     exit::Exit,
     listen::GrpcAddress,
 };
@@ -48,7 +48,7 @@ pub(super) async fn run(
     let probe = probe
         .map_err(|status| PROGRAM.refused(&status))?
         .into_inner();
-    println!("{}", probe.name);
+    tell(&probe.name);
     if probe.state() != State::Open {
         return conclude(&probe, wanted);
     }
@@ -59,6 +59,11 @@ pub(super) async fn run(
             &format!("no report within {wait:?}; it is still awaited"),
         )),
     }
+}
+
+/// Says a line to whoever reads. He may be gone: the answer is the exit status all the same.
+fn tell(line: impl std::fmt::Display) {
+    let _ = say(line);
 }
 
 /// Prints what happens to a probe until its report is there, or none is awaited any more.
@@ -74,7 +79,8 @@ async fn follow(mut changes: Streaming<WatchMonitorsResponse>, name: &str) -> Re
         };
         if !change.event.is_empty() {
             let now = std::time::SystemTime::now();
-            println!("{}  {}", time_of_day(Some(now.into())), change.event);
+            let time = time_of_day(Some(now.into()));
+            tell(format_args!("{time}  {}", change.event));
         }
         if probe.state() != State::Open {
             return Ok(probe);
@@ -83,7 +89,7 @@ async fn follow(mut changes: Streaming<WatchMonitorsResponse>, name: &str) -> Re
 }
 
 fn conclude(probe: &Probe, wanted: Proof) -> Result<(), Exit> {
-    println!(
+    tell(format_args!(
         "{}: {} after {:.1} s; reporting MTA {}, status {}; trace {}, trace of the report {}",
         probe.state().as_str_name(),
         probe.proof().as_str_name(),
@@ -92,7 +98,7 @@ fn conclude(probe: &Probe, wanted: Proof) -> Result<(), Exit> {
         or_none(&probe.status),
         or_none(&probe.trace_id),
         or_none(&probe.report_trace_id)
-    );
+    ));
     if probe.proof() as i32 >= wanted as i32 {
         return Ok(());
     }
@@ -127,15 +133,11 @@ pub(super) async fn list(
             .map_err(|status| PROGRAM.refused(&status))?
             .into_inner();
         for probe in &page.probes {
-            let text = if as_json {
+            say(if as_json {
                 in_json(probe)
             } else {
                 in_words(probe)
-            };
-            if writeln!(std::io::stdout(), "{text}").is_err() {
-                // Whoever read it has seen enough.
-                return Ok(());
-            }
+            })?;
         }
         page_token = page.next_page_token;
         if page_token.is_empty() {
