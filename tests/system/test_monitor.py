@@ -129,7 +129,7 @@ def test_forged_and_replayed_reports_prove_nothing(watched):
 def test_a_false_user_that_exists_is_no_proof(watched):
     """Mail that is delivered beyond gives no bounce, and no proof; the probe stays open."""
     stage = watched()
-    stage.monitor.wait_for_probe("RETURNED")
+    stage.relay.ended(stage.monitor.wait_for_probe("RETURNED")["cycle"])
     stage.world.refuse.clear()
     probe = stage.monitor.run_probe()
     stage.relay.ended(wait.until(lambda: stage.monitor.probes()[0]["cycle"], "a cycle"))
