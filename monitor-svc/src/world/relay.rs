@@ -289,10 +289,12 @@ impl World {
         }
         let name = format!("links/isp/cycles/{}", state.cycles.len());
         state.requests.insert(request, name.clone());
+        // In a world that is quick, cycles are, too.
+        let takes = state.bounce_after.map_or(CYCLE, |time| CYCLE.min(time));
         state.cycles.push(Cycle {
             name: name.clone(),
             start: now,
-            end: now.plus(CYCLE),
+            end: now.plus(takes),
         });
         if !within(&state.line_down, now) {
             tokio::spawn(self.clone().cycle(now));

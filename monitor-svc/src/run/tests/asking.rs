@@ -116,7 +116,8 @@ async fn who_asks_while_a_cycle_is_awaited_gets_the_probe_as_it_stands_or_a_furt
     let scene = Scene::new(monitor());
     scene.world.be_busy(20 * MINUTE);
     let process = scene.start().await;
-    scene.until(1.0).await;
+    // Between two looks at the cycle.
+    scene.until(1.04).await;
     let awaited = ask(&process, None).await.unwrap();
     assert_eq!(awaited.cycle, "links/isp/cycles/0");
     assert_eq!(awaited.fate, Fate::Open);
