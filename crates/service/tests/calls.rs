@@ -304,6 +304,6 @@ async fn a_client_call_is_a_span_that_goes_along() {
     assert!(traceparent.contains(&spans[0].span_context.span_id().to_string()));
     assert!(spans.iter().all(|span| span.span_kind == SpanKind::Client));
     assert_eq!(spans[0].status, SpanStatus::Unset);
-    assert_eq!(spans[1].status, SpanStatus::error("no such link"));
+    assert_eq!(spans[1].status, SpanStatus::error("NOT_FOUND"));
     assert_eq!(attribute(&spans[1], "error.type").unwrap(), "NOT_FOUND");
 }
