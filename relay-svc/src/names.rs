@@ -205,6 +205,15 @@ impl HostPort {
 }
 
 impl HostPort {
+    /// No host at all.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self {
+            host: String::new(),
+            port: 0,
+        }
+    }
+
     /// A host as RFC 3464 2.1.2 names it: a domain, or an address as a domain literal.
     #[must_use]
     pub fn mta_name(host: &str) -> String {

@@ -10,6 +10,7 @@ import pytest
 
 from harness import smtp, wait
 from harness.grpc_client import failure
+from harness.line import Line
 from harness.mailbox import Mailbox
 from harness.peer import Peer
 from harness.place import split
@@ -335,17 +336,63 @@ def test_what_a_busy_site_does_not_fetch_expires_all_the_same(place, running):
     assert (provider.held("busy.example"), provider.held("quiet.example")) == (0, 0)
 
 
+def test_a_customer_with_many_nodes_keeps_nobody_waiting(place, running):
+    """A host that never says a word has a few turns, however many nodes go there; another customer is served at once, and
+    the provider does not spin."""
+    silent = running(Line(place, "127.0.0.1:9"))
+    silent.silent()
+    site = running(Mailbox(place.endpoint()))
+    nodes = [('["*.big.example"]', silent.endpoint, HERE), ('["branch.example"]', site.endpoint, HERE)]
+    provider = running(Provider(place, nodes)).start()
+    with smtp.Dialogue(provider.endpoint) as dialogue:
+        dialogue.expect(250, "EHLO world.example")
+        raw = smtp.stuffed(smtp.message()[0])
+        for number in range(1500):
+            assert dialogue.transaction("", [f"u@n{number}.big.example"], raw) == 250
+    assert etrn(provider, "@big.example")[0] == 253
+    wait.until(lambda: silent.held >= 4, "sessions with the silent host")
+    ids = hold(provider, "branch.example", 3)
+    assert etrn(provider, "branch.example")[0] == 253
+    site.wait_for(3, seconds=10)
+    assert site.ids() == Counter(ids)
+    assert silent.held == 4
+    begun = provider.cpu_seconds()
+    wait.stays(lambda: True, "", 3)
+    assert provider.cpu_seconds() - begun < 1
+
+
+def test_what_is_being_sent_does_not_expire(place, running):
+    """A message that its site takes its time over is delivered, and not given up as well."""
+    world = running(Mailbox(place.endpoint()))
+    site = running(Peer(place.endpoint()))
+    released = threading.Event()
+    site.on_body = lambda: released.wait(30)
+    nodes = [('["branch.example"]', site.endpoint, HERE)]
+    provider = running(Provider(place, nodes, world=world.endpoint, hold_expire="2s")).start()
+    hold(provider, "branch.example", 1)
+    assert etrn(provider, "branch.example")[0] == 253
+    wait.until(lambda: site.bodies, "the message is at the site")
+    hold(provider, "branch.example", 1)
+    # The second one shows that the time of the first is over, too.
+    world.wait_for(1, seconds=20)
+    released.set()
+    wait.until(lambda: provider.node("branch.example")["state"] == "HOLDING", "the release is over")
+    states = sorted(message["recipients"][0]["state"] for message in provider.messages())
+    assert states == ["BOUNCED", "DELIVERED", "DELIVERED"], "one held, one given up, and its report"
+    assert len(world.mails) == 1
+
+
 def test_a_site_that_stalls_keeps_nobody_waiting(place, running):
     """Sites that never answer the end of data have their turns; another site's mail goes meanwhile."""
-    stalled = running(Peer(place.endpoint(), stall=True))
+    stalled = [running(Peer(place.endpoint(), stall=True)) for _ in range(40)]
     site = running(Mailbox(place.endpoint()))
-    names = [f"stalled{n}.example" for n in range(100)]
-    nodes = [(str(names).replace("'", '"'), stalled.endpoint, HERE), ('["branch.example"]', site.endpoint, HERE)]
-    provider = running(Provider(place, nodes)).start()
+    names = [f"stalled{n}.example" for n in range(40)]
+    nodes = [(f'["{name}"]', peer.endpoint, HERE) for name, peer in zip(names, stalled, strict=True)]
+    provider = running(Provider(place, [*nodes, ('["branch.example"]', site.endpoint, HERE)])).start()
     for name in names:
         hold(provider, name, 1)
         assert etrn(provider, name)[0] == 253
-    wait.until(lambda: stalled.sessions == 100, lambda: f"100 sessions, are {stalled.sessions}")
+    wait.until(lambda: all(peer.stalled.is_set() for peer in stalled), "every site has its session")
     ids = hold(provider, "branch.example", 3)
     assert etrn(provider, "branch.example")[0] == 253
     site.wait_for(3, seconds=10)

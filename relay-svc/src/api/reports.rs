@@ -319,16 +319,20 @@ impl Watch {
         Ok(())
     }
 
-    /// The oldest that was not shown, or not for long.
+    /// The one that was not shown for longest, if that is long enough: what was never shown first.
     fn next_due(&self) -> Option<(i64, MessageId)> {
         let now = Instant::now();
         let due = |report: &InHand| report.shown.is_none_or(|at| at + AGAIN <= now);
-        let mut due = self.in_hand.iter().filter(|(_, report)| due(report));
-        due.next().map(|(place, report)| (*place, report.id))
+        let due = self.in_hand.iter().filter(|(_, report)| due(report));
+        let longest = due.min_by_key(|(place, report)| (report.shown, **place));
+        longest.map(|(place, report)| (*place, report.id))
     }
 
     async fn tell(&mut self, place: i64, id: MessageId) -> Result<(), SpoolError> {
-        let Some(report) = self.services.spool.report(id).await? else {
+        let found = self.services.spool.report(id).await?;
+        let unread = found.filter(|report| report.state == ReportState::Unacknowledged);
+        let Some(report) = unread else {
+            // Acknowledged while the client read others.
             self.in_hand.remove(&place);
             return Ok(());
         };

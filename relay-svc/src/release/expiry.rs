@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use super::in_hand::InHand;
 use crate::{
     clock::Stamp,
-    names::NextHop,
+    names::{NextHop, Node},
     outbound::Forwarder,
     spool::{HeldPlace, SpoolError},
 };
@@ -27,15 +28,17 @@ pub(super) struct Expiry {
     every: Duration,
     at: Instant,
     place: HeldPlace,
+    in_hand: InHand,
 }
 
 impl Expiry {
-    pub(super) fn new(held: &Forwarder) -> Self {
+    pub(super) fn new(held: &Forwarder, in_hand: InHand) -> Self {
         let soon = Duration::from_millis(100);
         Self {
             every: LOOK_AGAIN.min(held.retry.hold / 4).max(soon),
             at: Instant::now(),
             place: HeldPlace::default(),
+            in_hand,
         }
     }
 
@@ -64,19 +67,35 @@ impl Expiry {
         self.at = Instant::now() + self.every;
     }
 
-    /// Gives up some held mail; where it goes on, if there may be more. A message that is being sent at this moment has
-    /// the outcome that is recorded first.
+    /// Gives up some held mail; where it goes on, if there may be more. A message that is being sent at this moment is
+    /// left to the next sweep.
     async fn batch(&self, held: &Forwarder) -> Result<Option<HeldPlace>, SpoolError> {
         let limit = held.retry.hold;
-        let old = held.spool.held_too_long(limit, self.place, BATCH).await?;
-        let more = old.len() >= BATCH as usize;
-        let last = old.last().map(|(place, _, _)| *place);
+        let place = self.place.clone();
+        let old = held.spool.held_too_long(limit, place, BATCH).await?;
         let reason = format!("held for {}", in_words(limit));
-        for (_, node, message) in old {
-            held.give_up(&NextHop::Hold(node), &message, &reason)
-                .await?;
+        for (node, message) in old.messages {
+            if let Some(_taken) = self.in_hand.take(message.seq) {
+                self.give_up(held, node, message.seq, &reason).await?;
+            }
         }
-        Ok(last.filter(|_| more))
+        Ok(old.next)
+    }
+
+    /// What is still held of a message for a node.
+    async fn give_up(
+        &self,
+        held: &Forwarder,
+        node: Node,
+        place: i64,
+        reason: &str,
+    ) -> Result<(), SpoolError> {
+        let now_held = held.spool.held(&node, place - 1, place, 1).await?;
+        for message in now_held {
+            let hop = NextHop::Hold(node.clone());
+            held.give_up(&hop, &message, reason).await?;
+        }
+        Ok(())
     }
 }
 

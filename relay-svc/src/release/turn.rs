@@ -7,9 +7,10 @@ use opentelemetry::{
     Context, KeyValue,
     trace::{SpanKind, TraceContextExt},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::in_hand::InHand;
 use crate::{
     names::{HostPort, NextHop, Node},
     outbound::{Forwarder, Session, Tally, connect},
@@ -27,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const STOP_GRACE: Duration = Duration::from_secs(8);
 /// One connect may take so long.
 const CONNECT: Duration = Duration::from_secs(30);
+/// With the greeting and the answer to EHLO, so long. RFC 5321 4.5.3.2.1 allows five minutes for the greeting: a host that
+/// needs them is tried again, and others have their turn.
+const OPEN: Duration = Duration::from_secs(60);
 /// The pauses between tries to reach a site: from the first, doubling, to the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -38,6 +42,8 @@ pub(super) enum Turn {
     Stretched(Work),
     /// The site is not there, or its session ended early: it is tried again after a pause.
     NotReached(Work),
+    /// The spool cannot be used: it is tried again after a pause.
+    Failed(Option<Work>, SpoolError),
     /// The relay stops; the request stays open.
     Stopped,
 }
@@ -95,84 +101,53 @@ impl Work {
 /// that the older one does, and once more for what was tried already.
 pub(super) async fn take(
     held: Forwarder,
+    in_hand: InHand,
     node: Node,
     work: Option<Work>,
     cancel: CancellationToken,
-) -> Result<Turn, SpoolError> {
-    let Some(request) = held.spool.release_request(node.clone()).await? else {
-        return Ok(Turn::Over);
+) -> Turn {
+    let request = match held.spool.release_request(node.clone()).await {
+        Ok(Some(request)) => request,
+        Ok(None) => return Turn::Over,
+        Err(error) => return Turn::Failed(work, error),
     };
-    let mut work = match work {
+    let work = match work {
         Some(work) if work.request == request => work,
         _ => Work::new(request),
     };
     let Some(hold) = held.policy.routes.hold_of(&node) else {
         // What was held was routed anew when the route went.
         let how = "no route holds mail for this node any more".to_owned();
-        return over(&held, &node, &work, "no_route", how).await;
+        return over(&held, &node, work, "no_route", how).await;
     };
-    let node_is = KeyValue::new(telemetry::NODE, node.to_string());
-    let none = Context::new();
-    let span = telemetry::start("relay.release", SpanKind::Internal, &none, vec![node_is]);
-    let mut session = Sending {
+    let sending = Sending {
         held: &held,
+        in_hand: &in_hand,
         node: &node,
         hop: NextHop::Hold(node.clone()).to_string(),
         host: &hold.release_to,
         cancel: &cancel,
-        span: span.clone(),
     };
-    let before = (work.after, work.tally.sent);
-    let ended = tokio::select! {
-        ended = session.run(&mut work) => ended,
-        () = too_late(&cancel, STOP_GRACE) => Ok(Ended::Stopped),
-    };
-    let failed = match &ended {
-        Ok(Ended::Lost(reason)) => Some(("session_failed", reason.clone())),
-        Ok(Ended::AllTried | Ended::Stretched | Ended::Stopped) => None,
-        Err(error) => Some(("spool", error.to_string())),
-    };
-    let sent = i64::from(work.tally.sent - before.1);
-    span.span()
-        .set_attribute(KeyValue::new(telemetry::RELEASED, sent));
-    telemetry::end(&span, failed);
-    match ended? {
-        Ended::AllTried => {
-            let how = work.account();
-            over(&held, &node, &work, "done", how).await
-        }
-        Ended::Stretched => Ok(Turn::Stretched(work)),
-        Ended::Stopped => Ok(Turn::Stopped),
-        Ended::Lost(reason) => {
-            if work.after > before.0 {
-                work = work.renewed();
-            }
-            if Instant::now() + work.pause >= work.deadline {
-                let how = format!("{}; the site is not reached: {reason}", work.account());
-                return over(&held, &node, &work, "unreachable", how).await;
-            }
-            tracing::warn!(%node, host = %hold.release_to, reason, "release paused");
-            Ok(Turn::NotReached(work))
-        }
-    }
+    sending.turn(work).await
 }
 
 async fn over(
     held: &Forwarder,
     node: &Node,
-    work: &Work,
+    work: Work,
     outcome: &'static str,
     how: String,
-) -> Result<Turn, SpoolError> {
+) -> Turn {
+    let spool = &held.spool;
+    let done = spool.finish_release(node.clone(), work.request, how.clone());
+    if let Err(error) = done.await {
+        return Turn::Failed(Some(work), error);
+    }
     tracing::info!(%node, request = work.request.number, how, "release ended");
     held.instruments
         .releases
         .add(1, &[KeyValue::new("outcome", outcome)]);
-    let spool = &held.spool;
-    spool
-        .finish_release(node.clone(), work.request, how)
-        .await?;
-    Ok(Turn::Over)
+    Turn::Over
 }
 
 /// How a session came to its end.
@@ -187,51 +162,81 @@ enum Ended {
     Stopped,
 }
 
-/// A session with a site.
+/// A turn, and what it needs.
 struct Sending<'a> {
     held: &'a Forwarder,
+    in_hand: &'a InHand,
     node: &'a Node,
     hop: String,
     host: &'a HostPort,
     cancel: &'a CancellationToken,
-    span: Context,
 }
 
 impl Sending<'_> {
-    async fn run(&mut self, work: &mut Work) -> Result<Ended, SpoolError> {
+    async fn turn(&self, mut work: Work) -> Turn {
+        let node_is = KeyValue::new(telemetry::NODE, self.node.to_string());
+        let none = Context::new();
+        let span = telemetry::start("relay.release", SpanKind::Internal, &none, vec![node_is]);
+        let (after, sent) = (work.after, work.tally.sent);
+        let ended = tokio::select! {
+            ended = self.session(&mut work, &span) => ended,
+            () = too_late(self.cancel, STOP_GRACE) => Ok(Ended::Stopped),
+        };
+        let failed = match &ended {
+            Ok(Ended::Lost(reason)) => Some(("session_failed", reason.clone())),
+            Ok(Ended::AllTried | Ended::Stretched | Ended::Stopped) => None,
+            Err(error) => Some(("spool", error.to_string())),
+        };
+        let sent = i64::from(work.tally.sent - sent);
+        span.span()
+            .set_attribute(KeyValue::new(telemetry::RELEASED, sent));
+        telemetry::end(&span, failed);
+        if work.after > after {
+            work = work.renewed();
+        }
+        match ended {
+            Ok(Ended::AllTried) => {
+                let how = work.account();
+                over(self.held, self.node, work, "done", how).await
+            }
+            Ok(Ended::Stretched) => Turn::Stretched(work),
+            Ok(Ended::Stopped) => Turn::Stopped,
+            Ok(Ended::Lost(reason)) => self.lost(work, reason).await,
+            Err(error) => Turn::Failed(Some(work), error),
+        }
+    }
+
+    /// The site is not there: it is tried again, unless it was so for long.
+    async fn lost(&self, work: Work, reason: String) -> Turn {
+        if Instant::now() + work.pause >= work.deadline {
+            let how = format!("{}; the site is not reached: {reason}", work.account());
+            return over(self.held, self.node, work, "unreachable", how).await;
+        }
+        tracing::warn!(node = %self.node, host = %self.host, reason, "release paused");
+        Turn::NotReached(work)
+    }
+
+    async fn session(&self, work: &mut Work, span: &Context) -> Result<Ended, SpoolError> {
         if self.batch(work).await?.is_empty() {
             return Ok(Ended::AllTried);
         }
-        let span = telemetry::start_session(self.host, &self.span);
+        let span = telemetry::start_session(self.host, span);
         let opened = tokio::select! {
-            () = self.cancel.cancelled() => Err("the relay is stopping".to_owned()),
+            () = self.cancel.cancelled() => return Ok(Ended::Stopped),
             opened = open(self.host, &self.held.hostname) => opened,
         };
         let mut session = match opened {
             Ok(session) => session,
             Err(reason) => {
                 telemetry::end(&span, Some(("session_failed", reason.clone())));
-                return Ok(self.lost(reason));
+                return Ok(Ended::Lost(reason));
             }
         };
         let ended = self.send_all(work, &mut session, &span).await;
-        let reason = session.end().map(ToString::to_string);
-        let failed = reason.clone().map(|reason| ("session_failed", reason));
-        telemetry::end(&span, failed);
-        let ended = ended?;
+        let failed = session.end().map(ToString::to_string);
+        telemetry::end(&span, failed.map(|reason| ("session_failed", reason)));
         session.quit().await;
-        Ok(match (ended, reason) {
-            (Ended::Lost(_), Some(reason)) => self.lost(reason),
-            (ended, _) => ended,
-        })
-    }
-
-    fn lost(&self, reason: String) -> Ended {
-        if self.cancel.is_cancelled() {
-            Ended::Stopped
-        } else {
-            Ended::Lost(reason)
-        }
+        ended
     }
 
     async fn send_all(
@@ -252,12 +257,7 @@ impl Sending<'_> {
                 if self.cancel.is_cancelled() {
                     return Ok(Ended::Stopped);
                 }
-                let done = self.held.send(&self.hop, &message, session, span).await?;
-                work.tally.add(&done);
-                // A recipient whose turn did not come has it in the next session.
-                if done.untried == 0 {
-                    work.after = message.seq;
-                }
+                self.send(work, message.seq, session, span).await?;
                 if let Some(end) = session.end() {
                     return Ok(Ended::Lost(end.to_string()));
                 }
@@ -268,6 +268,38 @@ impl Sending<'_> {
         }
     }
 
+    /// Sends what is held of one message now. A recipient whose turn did not come has it in the next session.
+    async fn send(
+        &self,
+        work: &mut Work,
+        place: i64,
+        session: &mut Session,
+        span: &Context,
+    ) -> Result<(), SpoolError> {
+        let mut untried = 0;
+        // Who is giving it up at this moment ends it.
+        if let Some(_taken) = self.in_hand.take(place) {
+            let spool = &self.held.spool;
+            for message in spool.held(self.node, place - 1, place, 1).await? {
+                match self.held.send(&self.hop, &message, session, span).await {
+                    Ok(done) => {
+                        work.tally.add(&done);
+                        untried = done.untried;
+                    }
+                    // Its body cannot be read now; the others are not kept waiting by it.
+                    Err(SpoolError::Io(error)) => {
+                        tracing::error!(id = %message.id, %error, "a held message cannot be read");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if untried == 0 {
+            work.after = place;
+        }
+        Ok(())
+    }
+
     async fn batch(&self, work: &Work) -> Result<Vec<Due>, SpoolError> {
         self.held
             .spool
@@ -276,11 +308,17 @@ impl Sending<'_> {
     }
 }
 
+/// A connection that was greeted, within a time that a turn can spare.
 async fn open(host: &HostPort, hostname: &Arc<str>) -> Result<Session, String> {
-    let stream = connect(host, CONNECT)
+    let opening = async {
+        let stream = connect(host, CONNECT)
+            .await
+            .map_err(|error| error.to_string())?;
+        Session::open(stream, host.clone(), hostname)
+            .await
+            .map_err(|end| end.to_string())
+    };
+    timeout(OPEN, opening)
         .await
-        .map_err(|error| error.to_string())?;
-    Session::open(stream, host.clone(), hostname)
-        .await
-        .map_err(|end| end.to_string())
+        .unwrap_or_else(|_| Err(format!("{host}: no greeting within {OPEN:?}")))
 }

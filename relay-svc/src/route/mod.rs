@@ -168,8 +168,7 @@ impl Routes {
         let at_or_below = exact.chain(wild).map(|(_, target)| target);
         // Its own route may be one that takes everything below a domain above it.
         let own = self.by_domain(node.as_str());
-        let is_above =
-            !self.exact.contains_key(node.as_str()) && !self.below.contains_key(node.as_str());
+        let is_above = !self.exact.contains_key(node.as_str());
         let own = own.filter(move |_| is_above);
         at_or_below.chain(own).filter_map(|target| match target {
             Target::Hold(hold) => Some(hold),
@@ -281,6 +280,7 @@ mod tests {
             ("partner.example", "link:vsat"),
             ("ship.example", "hold 10.1.0.0/16"),
             ("*.ship.example", "hold 10.2.0.0/16"),
+            ("*.yard.ship.example", "hold 10.3.0.0/16"),
             ("shore.ship.example", "smtp://shore.example:25"),
             ("*", "link:isp"),
         ] {
@@ -358,8 +358,10 @@ mod tests {
             assert_eq!(held.as_deref(), asks, "{name}");
         }
         let below = |name: &str| routes.holds_at_or_below(&node(name)).count();
-        assert_eq!((below("example"), below("ship.example")), (2, 2));
+        assert_eq!((below("example"), below("ship.example")), (3, 3));
         assert_eq!(below("deck.ship.example"), 1);
+        // What is below a node may have a route of its own, and the node another one from above.
+        assert_eq!(below("yard.ship.example"), 2);
         assert_eq!(
             (below("a.deck.ship.example"), below("branch.example")),
             (1, 0)

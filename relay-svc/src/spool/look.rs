@@ -20,11 +20,17 @@ impl Spool {
     /// # Errors
     /// The database cannot be read. A message whose row is damaged is set aside and does not stop the rest.
     pub async fn due(&self, hop: String, now: Stamp, limit: u32) -> Result<Vec<Due>, SpoolError> {
-        let (messages, damaged) = self
-            .read(move |connection| due(connection, &hop, now, limit))
-            .await?;
-        self.set_aside_damaged(damaged).await?;
-        Ok(messages)
+        loop {
+            let hop = hop.clone();
+            let (messages, damaged) = self
+                .read(move |connection| due(connection, &hop, now, limit))
+                .await?;
+            let more = messages.is_empty() && !damaged.is_empty();
+            self.set_aside_damaged(damaged).await?;
+            if !more {
+                return Ok(messages);
+            }
+        }
     }
 
     pub(super) async fn set_aside_damaged(
@@ -135,7 +141,7 @@ fn list(connection: &Connection, filter: ListFilter) -> Result<Vec<StoredMessage
 }
 
 /// Messages, and those that are too damaged to be read: their place and what is wrong.
-type AndDamaged<T> = (Vec<T>, Vec<(i64, String)>);
+pub(super) type AndDamaged<T> = (Vec<T>, Vec<(i64, String)>);
 
 /// Loads message after message, by their places; a damaged one does not stop the rest.
 pub(super) fn load_each<T>(

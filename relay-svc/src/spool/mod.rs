@@ -48,7 +48,7 @@ pub use messages::{
     Accepted, Backlog, Due, DueRecipient, ListFilter, NewMessage, NewRecipient, Origin,
     RecipientRow, RecipientState, Settled, StoredMessage,
 };
-pub use nodes::{HeldNode, HeldPlace, ReleaseRequest};
+pub use nodes::{HeldNode, HeldPlace, ReleaseRequest, TooOld};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
 

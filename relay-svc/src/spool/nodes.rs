@@ -9,7 +9,11 @@ use std::{collections::HashSet, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Due, RecipientState, Spool, SpoolError, look, store::millis};
+use super::{
+    Due, RecipientState, Spool, SpoolError,
+    look::{self, AndDamaged},
+    store::millis,
+};
 use crate::{
     clock::Stamp,
     names::{NextHop, Node, NodeScope},
@@ -125,7 +129,8 @@ impl Spool {
         Ok(pending)
     }
 
-    /// Nodes whose release was requested and is not over, behind a place in their list; each with its place.
+    /// Nodes whose release was requested and is not over, behind a place in their list; and the place where it goes on, if
+    /// there may be more.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -133,19 +138,19 @@ impl Spool {
         &self,
         after: i64,
         limit: u32,
-    ) -> Result<Vec<(i64, Node)>, SpoolError> {
+    ) -> Result<(Vec<Node>, Option<i64>), SpoolError> {
         self.read(move |connection| {
             let mut open = connection.prepare_cached(
                 "SELECT seq, node FROM nodes INDEXED BY nodes_open WHERE requested > done AND seq > ?1 \
                  ORDER BY seq LIMIT ?2",
             )?;
             let mut rows = open.query(params![after, limit])?;
-            let mut nodes = Vec::new();
+            let (mut nodes, mut place, mut count) = (Vec::new(), after, 0);
             while let Some(row) = rows.next()? {
-                let place = row.get(0)?;
-                nodes.extend(node(&row.get::<_, String>(1)?).map(|node| (place, node)));
+                (place, count) = (row.get(0)?, count + 1);
+                nodes.extend(node(&row.get::<_, String>(1)?));
             }
-            Ok(nodes)
+            Ok((nodes, (count >= limit).then_some(place)))
         })
         .await
     }
@@ -202,25 +207,21 @@ impl Spool {
         limit: u32,
     ) -> Result<Vec<Due>, SpoolError> {
         let hop = NextHop::Hold(node.clone()).to_string();
-        let (messages, damaged) = self
-            .read(move |connection| {
-                let mut seqs = connection.prepare_cached(
-                    "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
-                     WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
-                )?;
-                let seqs = seqs.query_map(params![hop, after, upto, limit], |row| row.get(0))?;
-                let seqs = seqs.collect::<Result<Vec<i64>, _>>()?;
-                look::load_each(seqs, |seq| {
-                    look::load_due(connection, seq, &hop, RecipientState::Held, Stamp(i64::MAX))
-                })
-            })
-            .await?;
-        self.set_aside_damaged(damaged).await?;
-        Ok(messages)
+        loop {
+            let hop = hop.clone();
+            let (messages, damaged) = self
+                .read(move |connection| held(connection, &hop, after, upto, limit))
+                .await?;
+            let more = messages.is_empty() && !damaged.is_empty();
+            self.set_aside_damaged(damaged).await?;
+            if !more {
+                return Ok(messages);
+            }
+        }
     }
 
-    /// Up to `limit` held messages that have been held for longer than `age` by the spool's clock, oldest first, behind a
-    /// place; each with its node and its place. A message of two nodes comes twice.
+    /// Some held messages that have been held for longer than `age` by the spool's clock, oldest first, behind a place, each
+    /// with its node; a message of two nodes comes twice. And the place where it goes on, if there may be more.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -229,21 +230,27 @@ impl Spool {
         age: Duration,
         after: HeldPlace,
         limit: u32,
-    ) -> Result<Vec<(HeldPlace, Node, Due)>, SpoolError> {
+    ) -> Result<TooOld, SpoolError> {
         let Some(before) = self.clock().checked_sub(age) else {
-            return Ok(Vec::new());
+            return Ok(TooOld::default());
         };
-        let (messages, damaged) = self
+        let (old, damaged) = self
             .read(move |connection| {
-                let places = too_old(connection, before, after, limit)?;
-                let (mut old, mut damaged) = (Vec::new(), Vec::new());
-                for (place, hop) in places {
+                let places = too_old(connection, before, &after, limit)?;
+                let full = places.len() >= limit as usize;
+                let mut old = TooOld {
+                    messages: Vec::new(),
+                    next: places.last().filter(|_| full).cloned(),
+                };
+                let mut damaged = Vec::new();
+                for place in places {
                     let held = RecipientState::Held;
-                    let due = look::load_due(connection, place.seq, &hop, held, Stamp(i64::MAX));
+                    let (seq, hop) = (place.seq, place.hop.as_str());
+                    let due = look::load_due(connection, seq, hop, held, Stamp(i64::MAX));
                     match (hop.strip_prefix("hold:").and_then(node), due) {
-                        (Some(node), Ok(due)) => old.push((place, node, due)),
-                        (None, _) => damaged.push((place.seq, format!("hop {hop:?}"))),
-                        (_, Err(SpoolError::Damaged(what))) => damaged.push((place.seq, what)),
+                        (Some(node), Ok(due)) => old.messages.push((node, due)),
+                        (None, _) => damaged.push((seq, format!("hop {hop:?}"))),
+                        (_, Err(SpoolError::Damaged(what))) => damaged.push((seq, what)),
                         (_, Err(error)) => return Err(error),
                     }
                 }
@@ -251,7 +258,7 @@ impl Spool {
             })
             .await?;
         self.set_aside_damaged(damaged).await?;
-        Ok(messages)
+        Ok(old)
     }
 
     /// One node, if it is known.
@@ -390,33 +397,62 @@ fn request(
 }
 
 /// A place among what is held, by age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct HeldPlace {
     since_ms: i64,
     seq: i64,
+    hop: String,
 }
 
-/// Places and hops of what was held before a reading of the spool's clock, behind a place.
+/// What has been held for too long.
+#[derive(Debug, Default)]
+pub struct TooOld {
+    /// The messages, each with its node.
+    pub messages: Vec<(Node, Due)>,
+    /// Where it goes on, if there may be more.
+    pub next: Option<HeldPlace>,
+}
+
+/// What was held before a reading of the spool's clock, behind a place.
 fn too_old(
     connection: &Connection,
     before: Duration,
-    after: HeldPlace,
+    after: &HeldPlace,
     limit: u32,
-) -> Result<Vec<(HeldPlace, String)>, SpoolError> {
+) -> Result<Vec<HeldPlace>, SpoolError> {
     let mut oldest = connection.prepare_cached(
         "SELECT DISTINCT since_ms, seq, hop FROM recipients INDEXED BY recipients_held_since \
-         WHERE state = 6 AND since_ms <= ?1 AND (since_ms, seq) > (?2, ?3) ORDER BY since_ms, seq LIMIT ?4",
+         WHERE state = 6 AND since_ms <= ?1 AND (since_ms, seq, hop) > (?2, ?3, ?4) \
+         ORDER BY since_ms, seq, hop LIMIT ?5",
     )?;
-    let mut rows = oldest.query(params![millis(before), after.since_ms, after.seq, limit])?;
+    let parameters = params![millis(before), after.since_ms, after.seq, after.hop, limit];
+    let mut rows = oldest.query(parameters)?;
     let mut old = Vec::new();
     while let Some(row) = rows.next()? {
-        let place = HeldPlace {
+        old.push(HeldPlace {
             since_ms: row.get(0)?,
             seq: row.get(1)?,
-        };
-        old.push((place, row.get(2)?));
+            hop: row.get(2)?,
+        });
     }
     Ok(old)
+}
+
+fn held(
+    connection: &Connection,
+    hop: &str,
+    after: i64,
+    upto: i64,
+    limit: u32,
+) -> Result<AndDamaged<Due>, SpoolError> {
+    let mut seqs = connection.prepare_cached(
+        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+         WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
+    )?;
+    let seqs = seqs.query_map(params![hop, after, upto, limit], |row| row.get(0))?;
+    look::load_each(seqs.collect::<Result<Vec<i64>, _>>()?, |seq| {
+        look::load_due(connection, seq, hop, RecipientState::Held, Stamp(i64::MAX))
+    })
 }
 
 fn facts(connection: &Connection, row: &Row<'_>) -> Result<HeldNode, SpoolError> {

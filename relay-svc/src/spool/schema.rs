@@ -91,7 +91,7 @@ ALTER TABLE recipients ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 0;
 UPDATE messages SET body_file = NULL WHERE done_ms IS NOT NULL;
 
 CREATE INDEX recipients_held ON recipients (hop, seq) WHERE state = 6;
-CREATE INDEX recipients_held_since ON recipients (since_ms, seq) WHERE state = 6;
+CREATE INDEX recipients_held_since ON recipients (since_ms, seq, hop) WHERE state = 6;
 CREATE INDEX recipients_report ON recipients (seq) WHERE hop = 'report';
 CREATE INDEX recipients_unread ON recipients (seq) WHERE hop = 'report' AND state = 1;
 CREATE INDEX recipients_unread_since ON recipients (since_ms) WHERE hop = 'report' AND state = 1;

@@ -164,6 +164,11 @@ class Daemon:
         """The log lines with that message and those fields."""
         return [line for line in self.log() if line.get("message") == message and fields.items() <= line.items()]
 
+    def cpu_seconds(self):
+        """Processor time that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def rss_bytes(self):
         """Resident memory."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

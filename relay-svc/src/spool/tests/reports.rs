@@ -88,10 +88,15 @@ async fn a_report_that_nobody_fetches_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path()).unwrap();
     let id = accept(&spool, b"x\r\n", message(&REPORT[..1])).await.id;
+    let damaged = accept(&spool, b"x\r\n", message(&REPORT[..1])).await.id;
+    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    other
+        .execute("UPDATE messages SET origin = 'pigeon' WHERE seq = 2", [])
+        .unwrap();
     let day = Duration::from_secs(86_400);
     assert!(spool.expire_reports(day, NOW).await.unwrap().is_empty());
     let given_up = spool.expire_reports(Duration::ZERO, NOW).await.unwrap();
-    assert_eq!(given_up, [id]);
+    assert_eq!(given_up, [id, damaged]);
     assert_eq!(all(&spool, Some(ReportState::Expired)).await.len(), 1);
     assert!(
         spool

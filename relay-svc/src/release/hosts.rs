@@ -1,0 +1,290 @@
+//! Whose turn it is: the nodes that were asked for, by the host that their mail goes to. Pure.
+//!
+//! A host has so many turns at once, and hosts take turns with each other: one customer with many nodes, or with a host
+//! that never answers, keeps nobody else waiting. A host is given so many nodes to remember; what does not fit is found
+//! in the spool later.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use tokio::time::Instant;
+
+use super::turn::Work;
+use crate::names::{HostPort, Node};
+
+/// So many turns are taken at once.
+const AT_ONCE: usize = 512;
+/// So many of them by nodes of one host.
+const PER_HOST: usize = 4;
+/// So many nodes of one host are remembered.
+const REMEMBERED: usize = 1000;
+
+/// Where a node stands that was asked for.
+enum State {
+    /// It waits for a turn.
+    Ready(Option<Work>),
+    /// It has its turn; and whether it was asked for once more meanwhile.
+    Running(bool),
+    /// Its site is not there, or the spool is not; until then.
+    Paused(Option<Work>, Instant),
+    /// Its turn ended by a defect, and would again.
+    Broken,
+}
+
+/// The nodes of one host.
+#[derive(Default)]
+struct Host {
+    nodes: HashMap<Node, State>,
+    ready: VecDeque<Node>,
+    running: usize,
+    /// Whether some did not fit.
+    overflowed: bool,
+}
+
+/// All of it.
+#[derive(Default)]
+pub(super) struct Hosts {
+    hosts: HashMap<HostPort, Host>,
+    /// Hosts with a node that is ready and a turn that is free, each once.
+    next: VecDeque<HostPort>,
+    paused: BTreeSet<(Instant, HostPort, Node)>,
+    running: usize,
+}
+
+/// How a turn ended, for the node.
+pub(super) enum End {
+    /// The request is over.
+    Over,
+    /// It goes on when it is its turn again.
+    GoesOn(Work),
+    /// It goes on after a pause.
+    Pause(Option<Work>, Instant),
+    /// It must not be tried again.
+    Broken,
+}
+
+impl Hosts {
+    /// A node was asked for: what waits for its site need not wait any longer.
+    pub(super) fn asked(&mut self, host: &HostPort, node: Node) {
+        let place = self.hosts.entry(host.clone()).or_default();
+        let is_full = place.nodes.len() >= REMEMBERED;
+        let work = match place.nodes.get_mut(&node) {
+            Some(State::Ready(_) | State::Broken) => return,
+            Some(State::Running(again)) => {
+                *again = true;
+                return;
+            }
+            Some(State::Paused(work, until)) => {
+                let (work, until) = (work.take(), *until);
+                self.paused.remove(&(until, host.clone(), node.clone()));
+                work.map(Work::renewed)
+            }
+            None if is_full => {
+                place.overflowed = true;
+                return;
+            }
+            None => None,
+        };
+        self.line_up(host, node, work);
+    }
+
+    /// A node has an open request that nobody told of.
+    pub(super) fn found(&mut self, host: &HostPort, node: Node) {
+        let known = self.hosts.get(host);
+        if !known.is_some_and(|place| place.nodes.contains_key(&node)) {
+            self.asked(host, node);
+        }
+    }
+
+    /// When the next pause is over.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.paused.first().map(|(until, _, _)| *until)
+    }
+
+    /// The node whose turn it is, if there is room for one more.
+    pub(super) fn begin(&mut self, now: Instant) -> Option<(HostPort, Node, Option<Work>)> {
+        while self
+            .paused
+            .first()
+            .is_some_and(|(until, _, _)| *until <= now)
+        {
+            if let Some((_, host, node)) = self.paused.pop_first()
+                && let Some(State::Paused(work, _)) = self.take(&host, &node)
+            {
+                self.line_up(&host, node, work);
+            }
+        }
+        while self.running < AT_ONCE
+            && let Some(name) = self.next.pop_front()
+        {
+            let Some(host) = self.hosts.get_mut(&name) else {
+                continue;
+            };
+            let Some(node) = host.ready.pop_front() else {
+                continue;
+            };
+            let state = host.nodes.insert(node.clone(), State::Running(false));
+            host.running += 1;
+            self.running += 1;
+            self.queue(&name);
+            if let Some(State::Ready(work)) = state {
+                return Some((name, node, work));
+            }
+        }
+        None
+    }
+
+    /// A turn has ended. Says whether nodes of its host did not fit before and would now.
+    pub(super) fn ended(&mut self, host: &HostPort, node: Node, end: End) -> bool {
+        let again = matches!(self.take(host, &node), Some(State::Running(true)));
+        self.running = self.running.saturating_sub(1);
+        if let Some(place) = self.hosts.get_mut(host) {
+            place.running = place.running.saturating_sub(1);
+        }
+        match end {
+            End::Over if !again => {}
+            End::Over => self.line_up(host, node, None),
+            End::GoesOn(work) => self.line_up(host, node, Some(work)),
+            End::Pause(work, _) if again => self.line_up(host, node, work.map(Work::renewed)),
+            End::Pause(work, until) => {
+                self.paused.insert((until, host.clone(), node.clone()));
+                self.put(host, node, State::Paused(work, until));
+            }
+            End::Broken => self.put(host, node, State::Broken),
+        }
+        self.queue(host);
+        let Some(place) = self.hosts.get_mut(host) else {
+            return false;
+        };
+        let room = place.overflowed && place.ready.is_empty() && place.nodes.len() < REMEMBERED;
+        place.overflowed &= !room;
+        if place.nodes.is_empty() {
+            self.hosts.remove(host);
+        }
+        room
+    }
+
+    fn take(&mut self, host: &HostPort, node: &Node) -> Option<State> {
+        self.hosts.get_mut(host)?.nodes.remove(node)
+    }
+
+    fn put(&mut self, host: &HostPort, node: Node, state: State) {
+        let place = self.hosts.entry(host.clone()).or_default();
+        place.nodes.insert(node, state);
+    }
+
+    fn line_up(&mut self, host: &HostPort, node: Node, work: Option<Work>) {
+        let place = self.hosts.entry(host.clone()).or_default();
+        place.ready.push_back(node.clone());
+        place.nodes.insert(node, State::Ready(work));
+        self.queue(host);
+    }
+
+    /// Lets a host wait for its turn, if it has use for one.
+    fn queue(&mut self, name: &HostPort) {
+        let useful = self
+            .hosts
+            .get(name)
+            .is_some_and(|host| !host.ready.is_empty() && host.running < PER_HOST);
+        if useful && !self.next.contains(name) {
+            self.next.push_back(name.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn host(name: &str) -> HostPort {
+        HostPort::parse_url(&format!("smtp://{name}.example")).unwrap()
+    }
+
+    fn node(name: &str) -> Node {
+        Node::of(&format!("{name}.example").parse().unwrap())
+    }
+
+    fn begun(hosts: &mut Hosts) -> Vec<String> {
+        let now = Instant::now();
+        std::iter::from_fn(|| hosts.begin(now))
+            .map(|(_, node, _)| node.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_customer_with_many_nodes_has_a_few_turns_and_another_has_its_own() {
+        let mut hosts = Hosts::default();
+        for n in 0..50 {
+            hosts.asked(&host("big"), node(&format!("n{n}")));
+        }
+        hosts.asked(&host("small"), node("s"));
+        let first = [
+            "n0.example",
+            "s.example",
+            "n1.example",
+            "n2.example",
+            "n3.example",
+        ];
+        assert_eq!(begun(&mut hosts), first);
+        hosts.ended(&host("big"), node("n1"), End::Over);
+        assert_eq!(begun(&mut hosts), ["n4.example"]);
+    }
+
+    #[test]
+    fn a_pause_ends_by_time_or_by_a_request() {
+        let (mut hosts, now) = (Hosts::default(), Instant::now());
+        let later = now + Duration::from_secs(60);
+        for name in ["a", "b"] {
+            hosts.asked(&host("h"), node(name));
+            assert_eq!(begun(&mut hosts).len(), 1);
+            hosts.ended(&host("h"), node(name), End::Pause(None, later));
+        }
+        assert_eq!((hosts.wake_at(), begun(&mut hosts).len()), (Some(later), 0));
+        hosts.found(&host("h"), node("a"));
+        assert!(begun(&mut hosts).is_empty(), "it is known, and waits");
+        hosts.asked(&host("h"), node("a"));
+        assert_eq!(begun(&mut hosts), ["a.example"]);
+        assert!(
+            hosts
+                .begin(later)
+                .is_some_and(|(_, found, _)| found == node("b"))
+        );
+    }
+
+    #[test]
+    fn a_request_during_a_turn_has_another_turn_and_a_broken_one_has_none() {
+        let mut hosts = Hosts::default();
+        let turn = |hosts: &mut Hosts| begun(hosts).len();
+        hosts.asked(&host("h"), node("a"));
+        assert_eq!(turn(&mut hosts), 1);
+        hosts.asked(&host("h"), node("a"));
+        assert_eq!(turn(&mut hosts), 0);
+        hosts.ended(&host("h"), node("a"), End::Over);
+        assert_eq!(turn(&mut hosts), 1);
+        hosts.ended(&host("h"), node("a"), End::Broken);
+        hosts.asked(&host("h"), node("a"));
+        assert_eq!(turn(&mut hosts), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_looked_for_once_there_is_room_and_nothing_is_kept_of_the_done() {
+        let mut hosts = Hosts::default();
+        for n in 0..=REMEMBERED {
+            hosts.asked(&host("h"), node(&format!("n{n}")));
+        }
+        let mut looks = 0;
+        loop {
+            let begun: Vec<_> = begun(&mut hosts);
+            if begun.is_empty() {
+                break;
+            }
+            for name in begun {
+                let node = Node::of(&name.parse().unwrap());
+                looks += u32::from(hosts.ended(&host("h"), node, End::Over));
+            }
+        }
+        assert_eq!(looks, 1);
+        assert!(hosts.hosts.is_empty() && hosts.next.is_empty() && hosts.running == 0);
+    }
+}
