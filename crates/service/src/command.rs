@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, Parser};
 use tonic::{Status, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -30,6 +30,39 @@ impl Program {
     pub fn complain(self, exit: Exit, error: &dyn std::fmt::Display) -> Exit {
         eprintln!("{}: {error}", self.0);
         exit
+    }
+
+    /// Reads the command line and does what it says, on a runtime of its own. What is wrong with the command line, and
+    /// help and version, are told here.
+    pub fn run<C, Done>(self, does: impl FnOnce(C) -> Done) -> Exit
+    where
+        C: Parser,
+        Done: Future<Output = Result<(), Exit>>,
+    {
+        let cli = match C::try_parse() {
+            Ok(cli) => cli,
+            Err(error) => {
+                // Whoever asked for help may have closed it.
+                let _ = error.print();
+                return if error.use_stderr() {
+                    Exit::Usage
+                } else {
+                    Exit::Ok
+                };
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => {
+                let done = runtime.block_on(does(cli));
+                // A look-up of a name that never ends must not hold the process.
+                runtime.shutdown_background();
+                done.err().unwrap_or(Exit::Ok)
+            }
+            Err(error) => self.complain(Exit::OsError, &error),
+        }
     }
 
     /// Connects to the service.

@@ -114,39 +114,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Reads the command line and does what it says.
 #[must_use]
 pub fn main() -> Exit {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version come this way too.
-            let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Ok
-            };
-        }
-    };
-    match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => {
-            let exit = runtime.block_on(run(cli.command));
-            // A look-up of a name that never ends must not hold the process.
-            runtime.shutdown_background();
-            exit
-        }
-        Err(error) => PROGRAM.complain(Exit::OsError, &error),
-    }
+    PROGRAM.run(|cli: Cli| run(cli.command))
 }
 
-async fn run(command: Command) -> Exit {
-    let done = match command {
+async fn run(command: Command) -> Result<(), Exit> {
+    match command {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
         client => call(client).await,
-    };
-    done.err().unwrap_or(Exit::Ok)
+    }
 }
 
 /// The commands that speak to the service.

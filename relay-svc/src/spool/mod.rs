@@ -20,6 +20,7 @@
 mod age;
 mod body;
 mod cycles;
+mod held;
 mod look;
 mod messages;
 mod nodes;
@@ -44,11 +45,12 @@ use rusqlite::{Connection, ErrorCode};
 
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
+pub use held::{HeldPlace, TooOld};
 pub use messages::{
     Accepted, Backlog, Due, DueRecipient, ListFilter, NewMessage, NewRecipient, Origin,
     RecipientRow, RecipientState, Settled, StoredMessage,
 };
-pub use nodes::{HeldNode, HeldPlace, ReleaseRequest, TooOld};
+pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
 

@@ -5,15 +5,11 @@
 //! is over when every message up to that place has been tried; a newer request that came meanwhile has a higher number,
 //! and stays open.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{
-    Due, RecipientState, Spool, SpoolError,
-    look::{self, AndDamaged},
-    store::millis,
-};
+use super::{Spool, SpoolError, look};
 use crate::{
     clock::Stamp,
     names::{NextHop, Node, NodeScope},
@@ -195,72 +191,6 @@ impl Spool {
         .await
     }
 
-    /// Up to `limit` held messages of a node between two places in the spool, in their order.
-    ///
-    /// # Errors
-    /// The database cannot be read. A message whose row is damaged is set aside and does not stop the rest.
-    pub async fn held(
-        &self,
-        node: &Node,
-        after: i64,
-        upto: i64,
-        limit: u32,
-    ) -> Result<Vec<Due>, SpoolError> {
-        let hop = NextHop::Hold(node.clone()).to_string();
-        loop {
-            let hop = hop.clone();
-            let (messages, damaged) = self
-                .read(move |connection| held(connection, &hop, after, upto, limit))
-                .await?;
-            let more = messages.is_empty() && !damaged.is_empty();
-            self.set_aside_damaged(damaged).await?;
-            if !more {
-                return Ok(messages);
-            }
-        }
-    }
-
-    /// Some held messages that have been held for longer than `age` by the spool's clock, oldest first, behind a place, each
-    /// with its node; a message of two nodes comes twice. And the place where it goes on, if there may be more.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn held_too_long(
-        &self,
-        age: Duration,
-        after: HeldPlace,
-        limit: u32,
-    ) -> Result<TooOld, SpoolError> {
-        let Some(before) = self.clock().checked_sub(age) else {
-            return Ok(TooOld::default());
-        };
-        let (old, damaged) = self
-            .read(move |connection| {
-                let places = too_old(connection, before, &after, limit)?;
-                let full = places.len() >= limit as usize;
-                let mut old = TooOld {
-                    messages: Vec::new(),
-                    next: places.last().filter(|_| full).cloned(),
-                };
-                let mut damaged = Vec::new();
-                for place in places {
-                    let held = RecipientState::Held;
-                    let (seq, hop) = (place.seq, place.hop.as_str());
-                    let due = look::load_due(connection, seq, hop, held, Stamp(i64::MAX));
-                    match (hop.strip_prefix("hold:").and_then(node), due) {
-                        (Some(node), Ok(due)) => old.messages.push((node, due)),
-                        (None, _) => damaged.push((seq, format!("hop {hop:?}"))),
-                        (_, Err(SpoolError::Damaged(what))) => damaged.push((seq, what)),
-                        (_, Err(error)) => return Err(error),
-                    }
-                }
-                Ok((old, damaged))
-            })
-            .await?;
-        self.set_aside_damaged(damaged).await?;
-        Ok(old)
-    }
-
     /// One node, if it is known.
     ///
     /// # Errors
@@ -396,65 +326,6 @@ fn request(
     Ok(())
 }
 
-/// A place among what is held, by age.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct HeldPlace {
-    since_ms: i64,
-    seq: i64,
-    hop: String,
-}
-
-/// What has been held for too long.
-#[derive(Debug, Default)]
-pub struct TooOld {
-    /// The messages, each with its node.
-    pub messages: Vec<(Node, Due)>,
-    /// Where it goes on, if there may be more.
-    pub next: Option<HeldPlace>,
-}
-
-/// What was held before a reading of the spool's clock, behind a place.
-fn too_old(
-    connection: &Connection,
-    before: Duration,
-    after: &HeldPlace,
-    limit: u32,
-) -> Result<Vec<HeldPlace>, SpoolError> {
-    let mut oldest = connection.prepare_cached(
-        "SELECT DISTINCT since_ms, seq, hop FROM recipients INDEXED BY recipients_held_since \
-         WHERE state = 6 AND since_ms <= ?1 AND (since_ms, seq, hop) > (?2, ?3, ?4) \
-         ORDER BY since_ms, seq, hop LIMIT ?5",
-    )?;
-    let parameters = params![millis(before), after.since_ms, after.seq, after.hop, limit];
-    let mut rows = oldest.query(parameters)?;
-    let mut old = Vec::new();
-    while let Some(row) = rows.next()? {
-        old.push(HeldPlace {
-            since_ms: row.get(0)?,
-            seq: row.get(1)?,
-            hop: row.get(2)?,
-        });
-    }
-    Ok(old)
-}
-
-fn held(
-    connection: &Connection,
-    hop: &str,
-    after: i64,
-    upto: i64,
-    limit: u32,
-) -> Result<AndDamaged<Due>, SpoolError> {
-    let mut seqs = connection.prepare_cached(
-        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
-         WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
-    )?;
-    let seqs = seqs.query_map(params![hop, after, upto, limit], |row| row.get(0))?;
-    look::load_each(seqs.collect::<Result<Vec<i64>, _>>()?, |seq| {
-        look::load_due(connection, seq, hop, RecipientState::Held, Stamp(i64::MAX))
-    })
-}
-
 fn facts(connection: &Connection, row: &Row<'_>) -> Result<HeldNode, SpoolError> {
     let name: String = row.get(1)?;
     let node = node(&name).ok_or_else(|| SpoolError::Damaged(format!("node {name:?}")))?;
@@ -478,6 +349,6 @@ fn facts(connection: &Connection, row: &Row<'_>) -> Result<HeldNode, SpoolError>
 }
 
 /// A node as the spool keeps it.
-fn node(name: &str) -> Option<Node> {
+pub(super) fn node(name: &str) -> Option<Node> {
     name.parse().ok().map(|domain| Node::of(&domain))
 }
