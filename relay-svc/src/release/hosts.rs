@@ -122,13 +122,15 @@ impl Hosts {
             let Some(node) = host.ready.pop_front() else {
                 continue;
             };
-            let state = host.nodes.insert(node.clone(), State::Running(false));
+            let ready = match host.nodes.insert(node.clone(), State::Running(false)) {
+                Some(State::Ready(work)) => work,
+                // What stands in `ready` is ready.
+                Some(State::Running(_) | State::Paused(..) | State::Broken) | None => None,
+            };
             host.running += 1;
             self.running += 1;
             self.queue(&name);
-            if let Some(State::Ready(work)) = state {
-                return Some((name, node, work));
-            }
+            return Some((name, node, ready));
         }
         None
     }
