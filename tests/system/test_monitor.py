@@ -21,7 +21,7 @@ def watched(scene, running, place):
     """`watched(...)`: a site with Postfix as provider and a monitor. `beyond`: the world behind Postfix refuses the false
     user, so that Postfix writes the bounce; else Postfix refuses it at RCPT."""
 
-    def build(beyond=True, settings=CALM, start=True, extra="", monitor_extra="", **more):
+    def build(beyond=True, settings=CALM, start=True, extra="", monitor_extra="", webhook=None, **more):
         stage = scene(
             refuse=None if beyond else REFUSED,
             relay=False,
@@ -34,7 +34,7 @@ def watched(scene, running, place):
             stage.world.refuse.update(REFUSED)
         stage.relay.write(stage.relay.config.read_text() + REPORT)
         stage.relay.start()
-        stage.webhook = running(Webhook())
+        stage.webhook = webhook or running(Webhook())
         stage.monitor = running(Monitor(place, stage.relay, settings, webhook=stage.webhook, extra=monitor_extra))
         if start:
             stage.monitor.start()
@@ -180,6 +180,23 @@ def test_states_and_notices_in_real_time(watched):
     last = stage.webhook.notices[-1]
     assert last["previous_state"] == "ALERTING" and last["outage_seconds"] > 16
     assert all(notice["key"] == notice["id"] and notice["monitor"] == "isp" for notice in stage.webhook.notices)
+
+
+def test_an_https_webhook_is_checked_by_the_certificates_of_the_system(watched, running, place):
+    """One that nobody vouches for gets no notice, and the log says why; once it is trusted the notice that waited comes."""
+    stage = watched(webhook=running(Webhook(place.folder)))
+    stage.monitor.wait_for_state("PROVEN")
+
+    def refused():
+        return stage.monitor.logged("a notice was not taken", monitor="isp")
+
+    wait.until(refused, lambda: f"a refusal, log\n{stage.monitor.log_text()[-3000:]}")
+    assert "UnknownIssuer" in refused()[0]["error"] and stage.webhook.notices == []
+    stage.monitor.terminate()
+    stage.monitor.env["SSL_CERT_FILE"] = str(stage.webhook.certificate)
+    stage.monitor.start()
+    wait.until(lambda: stage.webhook.states() == ["PROVEN"], lambda: f"one notice, have {stage.webhook.notices}")
+    assert len(stage.webhook.notices) == 1
 
 
 def test_one_trace_over_both_services(watched, running):

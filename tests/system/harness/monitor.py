@@ -1,6 +1,8 @@
 """The monitor as a black box, and the far end of its webhook."""
 
 import json
+import ssl
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -69,9 +71,11 @@ class Monitor(Daemon):
 
 
 class Webhook:
-    """Takes notices; `status` is what it answers with. `notices` has each body with its Idempotency-Key, as it came."""
+    """Takes notices; `status` is what it answers with. `notices` has each body with its Idempotency-Key, as it came.
 
-    def __init__(self):
+    With a folder it speaks https only; `certificate` is the file there that a client must trust, and no system does."""
+
+    def __init__(self, folder=None):
         webhook = self
         self.status, self.notices = 200, []
 
@@ -88,8 +92,28 @@ class Webhook:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/linkmail"
+        # What a client gets wrong is for its own log.
+        self._server.handle_error = lambda *_: None
+        if folder:
+            self._speak_tls(folder)
+        self.url = f"{'https' if folder else 'http'}://127.0.0.1:{self._server.server_address[1]}/linkmail"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def _speak_tls(self, folder):
+        self.certificate, key = folder / "webhook.pem", folder / "webhook.key"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+            + ["-keyout", key, "-out", self.certificate, "-days", "2", "-subj", "/CN=webhook"]
+            + ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"],
+            check=True,
+            capture_output=True,
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, key)
+        # Shaken hands by the thread of the connection, not by the one that accepts.
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
 
     def states(self):
         """The states that were told, each notice once, in the order of their first coming."""
