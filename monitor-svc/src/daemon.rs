@@ -8,7 +8,7 @@ use linkmail_service::{
     grpc::CallLayer,
     listen::{BindError, GrpcListener},
     shutdown,
-    tasks::Tasks,
+    tasks::{Defect, Tasks},
     telemetry::{Telemetry, TelemetryConfig},
 };
 
@@ -50,8 +50,8 @@ pub enum StartError {
     #[error("signals: {0}")]
     Signals(std::io::Error),
     /// It started, and a part of it ended by a defect; the log says which.
-    #[error("a part of the monitor ended by a defect of its own")]
-    Defect,
+    #[error(transparent)]
+    Defect(#[from] Defect),
 }
 
 impl StartError {
@@ -65,7 +65,7 @@ impl StartError {
             Self::Ledger(LedgerError::TooNew { .. } | LedgerError::Damaged(_)) => Exit::DataError,
             Self::Ledger(_) => Exit::CannotCreate,
             Self::Grpc(BindError::Refused { source, .. }) if denied(source) => Exit::NoPermission,
-            Self::Defect => Exit::Software,
+            Self::Defect(_) => Exit::Software,
             Self::Grpc(_) | Self::Signals(_) => Exit::OsError,
         }
     }
@@ -125,18 +125,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         monitors = config.monitors.len(),
         "ready"
     );
-    tokio::select! {
-        () = signals.cancelled() => {}
-        () = tasks.failed().cancelled() => {}
-    }
-    let defect = tasks.failed().is_cancelled();
-    tasks.stop(DRAIN).await;
-    tracing::info!("stopped");
-    if defect {
-        Err(StartError::Defect)
-    } else {
-        Ok(())
-    }
+    Ok(tasks.run(&signals, DRAIN).await?)
 }
 
 async fn clock(ledger: &Ledger) -> Result<Clock, StartError> {

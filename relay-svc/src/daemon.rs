@@ -8,7 +8,7 @@ use linkmail_service::{
     grpc::CallLayer,
     listen::BindError,
     shutdown,
-    tasks::Tasks,
+    tasks::{Defect, Tasks},
     telemetry::{Telemetry, TelemetryConfig},
 };
 use tokio::net::TcpListener;
@@ -61,8 +61,8 @@ pub enum StartError {
     #[error("signals: {0}")]
     Signals(std::io::Error),
     /// It started, and a part of it ended by a defect; the log says which.
-    #[error("a part of the relay ended by a defect of its own")]
-    Defect,
+    #[error(transparent)]
+    Defect(#[from] Defect),
 }
 
 impl StartError {
@@ -81,7 +81,7 @@ impl StartError {
             Self::Spool(_) => Exit::CannotCreate,
             Self::Listen { source, .. } if denied(source) => Exit::NoPermission,
             Self::Grpc(BindError::Refused { source, .. }) if denied(source) => Exit::NoPermission,
-            Self::Defect => Exit::Software,
+            Self::Defect(_) => Exit::Software,
             Self::Listen { .. } | Self::Grpc(_) | Self::Signals(_) => Exit::OsError,
         }
     }
@@ -160,18 +160,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         listeners = serde_json::json!(addresses).to_string(),
         "ready"
     );
-    tokio::select! {
-        () = signals.cancelled() => {}
-        () = tasks.failed().cancelled() => {}
-    }
-    let defect = tasks.failed().is_cancelled();
-    tasks.stop(DRAIN).await;
-    tracing::info!("stopped");
-    if defect {
-        Err(StartError::Defect)
-    } else {
-        Ok(())
-    }
+    Ok(tasks.run(&signals, DRAIN).await?)
 }
 
 async fn start(

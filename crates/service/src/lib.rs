@@ -1,13 +1,14 @@
 //! What both daemons do around their work: configuration, exit codes, telemetry, serving gRPC, shutdown.
 //!
 //! Nothing here knows of mail, links or cycles. A daemon reads its file with [`config`], starts
-//! [`telemetry`], binds with [`listen`], serves with [`serve`] what its parts ([`tasks`]) do, waits for
-//! [`shutdown`], and ends with an [`exit::Exit`]. Its services share [`errors`], [`page`]s and [`watch`]es,
-//! its client commands use [`command`] and [`client`].
+//! [`telemetry`], binds with [`listen`], serves its [`api`], runs what its parts ([`tasks`]) do until the
+//! signals of [`shutdown`], and ends with an [`exit::Exit`]. Its services share [`errors`], [`page`]s and
+//! [`watch`]es, its client commands use [`command`] and [`client`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod allow;
+pub mod api;
 pub mod client;
 pub mod clock;
 pub mod command;

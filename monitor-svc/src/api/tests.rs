@@ -1,6 +1,6 @@
 //! The services over a real listener, on a monitor in the simulated world.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use linkmail_proto::monitor::v1::{
     self as wire, monitor_service_client::MonitorServiceClient,

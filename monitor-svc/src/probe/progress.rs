@@ -55,27 +55,7 @@ impl Probe {
                 dial,
                 waited,
                 elsewhere,
-            } => {
-                self.runs = self.runs.saturating_add(1);
-                let words = format!("probe {} runs again, for the {}. time", self.id, self.runs);
-                if waited.is_some() {
-                    self.waited = waited;
-                    self.cycle_request = cycle_request;
-                    self.step = if dial { Step::Cycle } else { Step::Done };
-                }
-                self.fate = match elsewhere {
-                    Some(_) => Fate::Failed,
-                    // What failed or was lost, and waits after all, is awaited again.
-                    None if self.may_wait() => Fate::Open,
-                    None => self.fate,
-                };
-                self.error = elsewhere.unwrap_or_default();
-                if self.error.is_empty() {
-                    words
-                } else {
-                    format!("{words}, and failed: {}", self.error)
-                }
-            }
+            } => self.run_again(cycle_request, dial, waited, elsewhere),
             Progress::SentElsewhere { submitted, error } => {
                 let words = format!("probe {} failed: {error}", self.id);
                 self.submitted = Some(submitted);
@@ -134,6 +114,34 @@ impl Probe {
             self.step = Step::Done;
         }
         (*self != before).then_some(words)
+    }
+
+    fn run_again(
+        &mut self,
+        cycle_request: RequestId,
+        dial: bool,
+        waited: Option<Stamp>,
+        elsewhere: Option<String>,
+    ) -> String {
+        self.runs = self.runs.saturating_add(1);
+        let words = format!("probe {} runs again, for the {}. time", self.id, self.runs);
+        if waited.is_some() {
+            self.waited = waited;
+            self.cycle_request = cycle_request;
+            self.step = if dial { Step::Cycle } else { Step::Done };
+        }
+        self.fate = match elsewhere {
+            Some(_) => Fate::Failed,
+            // What failed or was lost, and waits after all, is awaited again.
+            None if self.may_wait() => Fate::Open,
+            None => self.fate,
+        };
+        self.error = elsewhere.unwrap_or_default();
+        if self.error.is_empty() {
+            words
+        } else {
+            format!("{words}, and failed: {}", self.error)
+        }
     }
 }
 

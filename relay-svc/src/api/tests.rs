@@ -1,6 +1,6 @@
 //! The services without a connection, on a spool of their own.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use linkmail_proto::relay::v1::{
     WatchCyclesRequest, cycle_service_server::CycleService, watch_cycles_response::Kind,
