@@ -5,11 +5,13 @@
 
 mod decoder;
 mod encoder;
+mod text;
 
 use std::fmt;
 
 pub use decoder::{DataDecoder, DataState, Decoded};
 pub use encoder::{BadBody, DataEncoder};
+pub use text::TextCheck;
 
 /// A byte that may not be in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
