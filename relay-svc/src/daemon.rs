@@ -178,6 +178,7 @@ async fn start(
         postmaster: config.postmaster.clone(),
         instruments: Instruments::default(),
         unrecorded: Unrecorded::default(),
+        flight: linkmail_smtp::FlightLimits::default(),
     };
     let (desk, places) = Desk::new(&config.links);
     let shared = Shared {

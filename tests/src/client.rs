@@ -1,10 +1,11 @@
 //! Plays against the pure client session, which carries out the orders of the given part.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use linkmail_smtp::{
-    ClientPhase, ClientSession, ClientStep, ForwardPath, RecipientOutcome, ReversePath,
-    Transaction, TransactionOutcome,
+    ClientConfig, ClientPhase, ClientSession, ClientStep, Content, ForwardPath, Protocol,
+    RecipientOutcome, ReversePath, Transaction, TransactionOutcome,
 };
 
 use crate::given::{body, bracketed, unknown, value};
@@ -12,14 +13,15 @@ use crate::player::{Failure, Side};
 use crate::pure::take_line;
 use crate::transcript::{Fact, Speaker, Transcript};
 
-const STATEMENTS: &str = "one of: drives: | client_name | send | etrn | quit";
+const STATEMENTS: &str = "one of: drives: | client_name | protocol lmtp | send | etrn | quit";
 
 /// The pure client session with its orders.
 #[derive(Debug)]
 pub struct PureClient {
     session: ClientSession,
     sent: Vec<(Vec<ForwardPath>, Vec<u8>)>,
-    outcomes: usize,
+    /// Messages whose body was given, and whose end was not.
+    fed: HashSet<u64>,
     awaiting: Option<ClientPhase>,
     output: Vec<u8>,
     closed: bool,
@@ -34,10 +36,23 @@ impl PureClient {
             .iter()
             .find_map(|fact| fact.text.strip_prefix("client_name "))
             .unwrap_or("client.test");
+        let is_lmtp = transcript
+            .given
+            .iter()
+            .any(|fact| fact.text == "protocol lmtp");
+        let protocol = if is_lmtp {
+            Protocol::Lmtp
+        } else {
+            Protocol::Smtp
+        };
         let mut client = PureClient {
-            session: ClientSession::new(name.to_owned()),
+            session: ClientSession::new(ClientConfig {
+                hostname: name.to_owned(),
+                protocol,
+                ..ClientConfig::default()
+            }),
             sent: Vec::new(),
-            outcomes: 0,
+            fed: HashSet::new(),
             awaiting: None,
             output: Vec::new(),
             closed: false,
@@ -54,17 +69,27 @@ impl PureClient {
         let (key, rest) = fact.text.split_once(' ').unwrap_or((&fact.text, ""));
         match key {
             "send" => {
-                let form = "send <sender> to <recipient> ... [8bit] body \"TEXT\" | N octets";
+                let form =
+                    "send <sender> to <recipient> ... [8bit] [streamed] body \"TEXT\" | N octets";
+                let (rest, streamed) = match rest.split_once(" streamed body ") {
+                    Some((envelope, body)) => (format!("{envelope} body {body}"), true),
+                    None => (rest.to_owned(), false),
+                };
                 let (transaction, body) =
-                    parse_send(rest).ok_or_else(|| unknown(transcript, fact, form))?;
+                    parse_send(&rest).ok_or_else(|| unknown(transcript, fact, form))?;
+                let content = if streamed {
+                    Content::Streamed
+                } else {
+                    Content::Whole(body.clone())
+                };
                 self.sent.push((transaction.recipients.clone(), body));
-                self.session.transmit(transaction);
+                self.session.transmit(transaction, content);
             }
             "etrn" if rest != "off" => self.session.etrn(value(transcript, fact, rest)?),
             "quit" => self.session.quit(),
             // What is given for the server side, in a file that drives both.
-            "drives:" | "client_name" | "hostname" | "client" | "own" | "unknown" | "held"
-            | "etrn" | "size_limit" | "max_recipients" | "after" => {}
+            "drives:" | "client_name" | "protocol" | "hostname" | "client" | "own" | "unknown"
+            | "held" | "etrn" | "size_limit" | "max_recipients" | "after" => {}
             _ => return Err(unknown(transcript, fact, STATEMENTS)),
         }
         Ok(())
@@ -80,15 +105,21 @@ impl PureClient {
                     return;
                 }
                 ClientStep::Ready => return,
-                ClientStep::SendBody => {
-                    let body = self.sent.get(self.outcomes).map(|(_, body)| body.clone());
-                    // A body that cannot be sent shows in the outcome.
-                    let _ = self
-                        .session
-                        .body(&body.unwrap_or_default())
-                        .and_then(|()| self.session.end_body());
+                ClientStep::WriteSecret(bytes) => self.output.extend(bytes),
+                ClientStep::StartTls | ClientStep::Authenticate | ClientStep::AuthChallenge(_) => {
+                    self.session.abandon("not in this test".into());
                 }
-                ClientStep::Transaction(outcome) => self.note(&outcome),
+                ClientStep::Authenticated => self.facts.push("authenticated".into()),
+                ClientStep::SendBody(number) => {
+                    // A body that cannot be sent shows in the outcome.
+                    let _ = if self.fed.insert(number) {
+                        let body = self.body_of(number);
+                        self.session.body(&body)
+                    } else {
+                        self.session.end_body()
+                    };
+                }
+                ClientStep::Transaction(number, outcome) => self.note(number, &outcome),
                 ClientStep::Etrn(reply) => self.facts.push(format!("etrn {reply}")),
                 ClientStep::Closed(reason) => {
                     if !self.closed {
@@ -101,19 +132,22 @@ impl PureClient {
         }
     }
 
-    fn note(&mut self, outcome: &TransactionOutcome) {
-        let recipients = self
-            .sent
-            .get(self.outcomes)
-            .map(|(recipients, _)| recipients.clone())
-            .unwrap_or_default();
-        self.outcomes += 1;
+    fn body_of(&self, number: u64) -> Vec<u8> {
+        let sent = usize::try_from(number).ok().and_then(|n| self.sent.get(n));
+        sent.map(|(_, body)| body.clone()).unwrap_or_default()
+    }
+
+    fn note(&mut self, number: u64, outcome: &TransactionOutcome) {
+        let sent = usize::try_from(number).ok().and_then(|n| self.sent.get(n));
+        let recipients = sent.map(|(recipients, _)| recipients.clone());
+        let recipients = recipients.unwrap_or_default();
         for (path, outcome) in recipients.iter().zip(&outcome.recipients) {
             let fate = match outcome {
                 RecipientOutcome::Accepted(reply) => format!("accepted {reply}"),
                 RecipientOutcome::Refused(reply) => format!("refused {reply}"),
                 RecipientOutcome::NotTried(reason) => format!("not tried: {reason}"),
                 RecipientOutcome::InDoubt => "in doubt".to_owned(),
+                RecipientOutcome::BadBody(bad) => format!("bad body: {bad}"),
             };
             self.facts.push(format!("recipient <{path}> {fate}"));
         }

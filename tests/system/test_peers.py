@@ -18,7 +18,7 @@ def test_a_limit_of_messages_per_session(place, scene, running):
     """A host that takes three messages per connection gets four connections in one cycle; no attempt is counted for what
     stood behind its 421."""
     peer = running(Peer(place.endpoint(), per_session=3))
-    stage = scene(provider=False, smart_host=lambda far: peer.endpoint)
+    stage = scene(provider=False, smart_host=lambda far: peer.endpoint, connections=1)
     ids = stage.send(10)
 
     cycle = stage.relay.run_cycle()

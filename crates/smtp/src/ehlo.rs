@@ -14,6 +14,46 @@ pub enum SizeOffer {
     Limit(u64),
 }
 
+/// The limits that a server announces (RFC 9422 4); none where it says nothing, or nothing that can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// MAILMAX: the most transactions of one session.
+    pub mail_max: Option<u64>,
+    /// RCPTMAX: the most recipients of one transaction.
+    pub rcpt_max: Option<u64>,
+    /// RCPTDOMAINMAX: the most domains of recipients in one session.
+    pub rcpt_domain_max: Option<u64>,
+}
+
+impl Limits {
+    fn read<'a>(words: impl Iterator<Item = &'a [u8]>) -> Limits {
+        let mut limits = Limits::default();
+        for word in words {
+            let Some((name, number)) = std::str::from_utf8(word)
+                .ok()
+                .and_then(|word| word.split_once('='))
+            else {
+                continue;
+            };
+            // RFC 9422 3: a limit is at least 1, of at most six digits.
+            let number = number.parse().ok().filter(|number| *number > 0);
+            match name.to_ascii_uppercase().as_str() {
+                "MAILMAX" => limits.mail_max = number,
+                "RCPTMAX" => limits.rcpt_max = number,
+                "RCPTDOMAINMAX" => limits.rcpt_domain_max = number,
+                _ => {}
+            }
+        }
+        limits
+    }
+}
+
+/// A name of a SASL mechanism (RFC 4422 3.1), in capital letters.
+fn mechanism(word: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(word).ok()?.to_ascii_uppercase();
+    (!name.is_empty()).then_some(name)
+}
+
 /// What a server offers. After HELO nothing is offered, which is the default value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
@@ -33,6 +73,12 @@ pub struct Capabilities {
     pub starttls: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub smtp_utf8: bool,
+    /// AUTH (RFC 4954): the mechanisms, in capital letters.
+    pub auth: Vec<String>,
+    /// LIMITS (RFC 9422).
+    pub limits: Limits,
     /// Every other line, as it was sent.
     pub others: Vec<Vec<u8>>,
 }
@@ -56,6 +102,9 @@ impl Capabilities {
                 b"CHUNKING" => offered.chunking = true,
                 b"STARTTLS" => offered.starttls = true,
                 b"DSN" => offered.dsn = true,
+                b"SMTPUTF8" => offered.smtp_utf8 = true,
+                b"AUTH" => offered.auth.extend(words.filter_map(mechanism)),
+                b"LIMITS" => offered.limits = Limits::read(words),
                 _ => offered.others.push(line.to_vec()),
             }
         }

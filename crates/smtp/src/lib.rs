@@ -31,8 +31,8 @@ pub mod trace;
 pub mod transcript;
 
 pub use client::{
-    ClientPhase, ClientSession, ClientStep, CloseReason, RecipientOutcome, Transaction,
-    TransactionOutcome,
+    ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, FlightLimits,
+    Protocol, RecipientOutcome, Room, TlsUse, Transaction, TransactionOutcome,
 };
 pub use data::{BadBody, DataDecoder, DataEncoder, Fault};
 pub use ehlo::Capabilities;

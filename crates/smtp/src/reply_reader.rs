@@ -52,6 +52,11 @@ impl ReplyReader {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether octets were received that are not read yet.
+    pub fn has_unread(&self) -> bool {
+        self.partial.is_some() || self.read < self.buffer.len()
+    }
+
     /// The next complete reply, or nothing until more is received. Errors: [`ReplyError`]; no reply can be trusted after it.
     pub fn next_reply(&mut self) -> Result<Option<Reply>, ReplyError> {
         while let Some(line) = self.next_line()? {

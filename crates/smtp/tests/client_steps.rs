@@ -3,9 +3,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use linkmail_smtp::{
-    BadBody, ClientPhase, ClientSession, ClientStep, CloseReason, Fault, ForwardPath,
-    RecipientOutcome, ReversePath, Transaction,
+    BadBody, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, Fault,
+    FlightLimits, ForwardPath, RecipientOutcome, ReversePath, Room, TlsUse, Transaction,
 };
+
+fn session() -> ClientSession {
+    ClientSession::new(config())
+}
+
+fn config() -> ClientConfig {
+    ClientConfig {
+        hostname: "client.test".into(),
+        ..ClientConfig::default()
+    }
+}
 
 fn transaction(recipients: usize) -> Transaction {
     Transaction {
@@ -27,8 +38,8 @@ fn written(session: &mut ClientSession) -> String {
 
 /// A session that awaits the body of a message to one recipient.
 fn sending() -> ClientSession {
-    let mut session = ClientSession::new("client.test".into());
-    session.transmit(transaction(1));
+    let mut session = session();
+    session.transmit(transaction(1), Content::Streamed);
     session.receive(b"220 s.example\r\n");
     assert_eq!(written(&mut session), "EHLO client.test\r\n");
     session.receive(b"250-s.example\r\n250 PIPELINING\r\n");
@@ -37,13 +48,13 @@ fn sending() -> ClientSession {
         "MAIL FROM:<>\r\nRCPT TO:<r0@b.example>\r\nDATA\r\n"
     );
     session.receive(b"250 ok\r\n250 ok\r\n354 go\r\n");
-    assert_eq!(session.step(), ClientStep::SendBody);
+    assert_eq!(session.step(), ClientStep::SendBody(0));
     session
 }
 
 fn outcome(session: &mut ClientSession) -> RecipientOutcome {
     match session.step() {
-        ClientStep::Transaction(outcome) => outcome.recipients[0].clone(),
+        ClientStep::Transaction(_, outcome) => outcome.recipients[0].clone(),
         step => panic!("no outcome: {step:?}"),
     }
 }
@@ -54,7 +65,7 @@ fn a_body_goes_out_piece_by_piece() {
     for (piece, wire) in [(&b".a\r"[..], "..a"), (b"\n", "\r\n"), (b".b", "..b")] {
         session.body(piece).unwrap();
         assert_eq!(written(&mut session), wire);
-        assert_eq!(session.step(), ClientStep::SendBody);
+        assert_eq!(session.step(), ClientStep::SendBody(0));
     }
     session.end_body().unwrap();
     assert_eq!(written(&mut session), "\r\n.\r\n");
@@ -66,7 +77,6 @@ fn a_refusal_while_sending_is_the_outcome() {
     let mut session = sending();
     session.body(b"part\r\n").unwrap();
     session.receive(b"552 5.3.4 too much\r\n");
-    assert_eq!(written(&mut session), "part\r\n");
     assert!(matches!(outcome(&mut session), RecipientOutcome::Refused(reply) if reply.code == 552));
     assert!(matches!(
         session.step(),
@@ -103,7 +113,7 @@ fn a_bad_byte_stops_everything_before_it_is_written() {
     assert_eq!(session.body(b"bad\nMAIL"), Err(bad));
     assert!(matches!(
         outcome(&mut session),
-        RecipientOutcome::NotTried(CloseReason::BadBody(_))
+        RecipientOutcome::BadBody(_)
     ));
     assert_eq!(
         session.step(),
@@ -115,29 +125,8 @@ fn a_bad_byte_stops_everything_before_it_is_written() {
 }
 
 #[test]
-fn a_long_envelope_goes_out_in_groups() {
-    let mut session = ClientSession::new("client.test".into());
-    session.transmit(transaction(250));
-    session.receive(b"220 s.example\r\n");
-    written(&mut session);
-    session.receive(b"250-s.example\r\n250 PIPELINING\r\n");
-    let mut sizes = Vec::new();
-    while let ClientStep::Write(bytes) = session.step() {
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-        let ends_in_data = bytes.ends_with(b"DATA\r\n");
-        sizes.push(lines);
-        session.receive(&b"250 ok\r\n".repeat(lines - usize::from(ends_in_data)));
-        if ends_in_data {
-            session.receive(b"354 go\r\n");
-        }
-    }
-    assert_eq!(sizes, [100, 100, 52]);
-    assert_eq!(session.step(), ClientStep::SendBody);
-}
-
-#[test]
 fn an_order_to_a_dead_session_has_its_outcome() {
-    let mut session = ClientSession::new("client.test".into());
+    let mut session = session();
     assert_eq!(session.closed(), None);
     session.end_of_input();
     assert!(matches!(session.step(), ClientStep::Closed(_)));
@@ -145,10 +134,216 @@ fn an_order_to_a_dead_session_has_its_outcome() {
         session.closed(),
         Some(&CloseReason::PeerClosed { greeted: false })
     );
-    session.transmit(transaction(1));
+    session.transmit(transaction(1), Content::Streamed);
     assert!(matches!(
         outcome(&mut session),
         RecipientOutcome::NotTried(CloseReason::PeerClosed { greeted: false })
     ));
     assert!(matches!(session.step(), ClientStep::Closed(_)));
+}
+
+const CHUNKING: &[u8] = b"250-s.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 CHUNKING\r\n";
+
+/// A session that is ready for orders.
+fn ready(config: ClientConfig, offer: &[u8]) -> ClientSession {
+    let mut session = ClientSession::new(config);
+    session.receive(b"220 s.example\r\n");
+    written(&mut session);
+    session.receive(offer);
+    assert_eq!(session.step(), ClientStep::Ready);
+    session
+}
+
+#[test]
+fn a_flight_is_bounded_and_flows_on_with_each_outcome() {
+    let flight = FlightLimits {
+        messages: 2,
+        bytes: 250,
+    };
+    let room = |messages, bytes| Some(Room { messages, bytes });
+    let mut session = ready(ClientConfig { flight, ..config() }, CHUNKING);
+    assert_eq!(session.room(), room(2, 250));
+    for _ in 0..3 {
+        session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
+    }
+    assert_eq!(session.room(), None);
+    let one = "MAIL FROM:<>\r\nRCPT TO:<r0@b.example>\r\nBDAT 3 LAST\r\nx\r\n";
+    assert_eq!(written(&mut session), format!("{one}RSET\r\n{one}"));
+    assert_eq!(session.step(), ClientStep::Read(ClientPhase::Mail));
+    session.receive(b"250 ok\r\n250 ok\r\n250 taken\r\n");
+    assert!(matches!(
+        outcome(&mut session),
+        RecipientOutcome::Accepted(_)
+    ));
+    assert_eq!(written(&mut session), format!("RSET\r\n{one}"));
+    session.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n250 taken\r\n");
+    assert!(matches!(
+        outcome(&mut session),
+        RecipientOutcome::Accepted(_)
+    ));
+    assert_eq!(session.room(), room(1, 150));
+}
+
+#[test]
+fn a_session_takes_as_many_messages_as_the_server_limits_it_to() {
+    let offer = b"250-s.example\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=5 MAILMAX=2\r\n";
+    let mut session = ready(config(), offer);
+    assert_eq!(session.room().map(|room| room.messages), Some(2));
+    for left in [Some(1), None] {
+        session.transmit(transaction(1), Content::Streamed);
+        assert_eq!(session.room().map(|room| room.messages), left);
+    }
+    written(&mut session);
+    assert!(!session.is_exhausted(), "the second waits for the first");
+    let limits = session.capabilities().unwrap().limits;
+    assert_eq!((limits.rcpt_max, limits.mail_max), (Some(5), Some(2)));
+}
+
+#[test]
+fn nothing_is_said_in_clear_when_tls_is_required() {
+    let tls = TlsUse::Required;
+    for (offer, said) in [
+        (
+            &b"250-s.example\r\n250 AUTH PLAIN\r\n"[..],
+            "STARTTLS is required and not offered",
+        ),
+        (
+            b"250-s.example\r\n250 STARTTLS\r\n",
+            "STARTTLS is required and was refused: 454 no",
+        ),
+    ] {
+        let mut session = ClientSession::new(ClientConfig {
+            tls,
+            authenticate: true,
+            ..config()
+        });
+        session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
+        session.receive(b"220 s.example\r\n");
+        assert_eq!(written(&mut session), "EHLO client.test\r\n");
+        session.receive(offer);
+        if said.contains("refused") {
+            assert_eq!(written(&mut session), "STARTTLS\r\n");
+            session.receive(b"454 no\r\n");
+        }
+        assert!(matches!(
+            outcome(&mut session),
+            RecipientOutcome::NotTried(_)
+        ));
+        match session.step() {
+            ClientStep::Closed(reason) => assert_eq!(reason.to_string(), said),
+            step => panic!("open: {step:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_was_said_before_tls_is_forgotten_and_what_was_injected_ends_the_session() {
+    let starting = || {
+        let mut session = ClientSession::new(ClientConfig {
+            tls: TlsUse::IfOffered,
+            ..config()
+        });
+        session.receive(b"220 s.example\r\n");
+        written(&mut session);
+        session.receive(b"250-s.example\r\n250-PIPELINING\r\n250 STARTTLS\r\n");
+        assert_eq!(written(&mut session), "STARTTLS\r\n");
+        session
+    };
+    let mut good = starting();
+    good.receive(b"220 go\r\n");
+    assert_eq!(good.step(), ClientStep::StartTls);
+    good.tls_started();
+    assert_eq!((good.is_encrypted(), good.capabilities()), (true, None));
+    assert_eq!(written(&mut good), "EHLO client.test\r\n");
+    let mut injected = starting();
+    injected.receive(b"220 go\r\n250-EVIL\r\n250 PIPELINING\r\n");
+    assert!(matches!(
+        injected.step(),
+        ClientStep::Closed(CloseReason::Protocol(_))
+    ));
+}
+
+#[test]
+fn a_login_asks_the_shell_and_hides_what_it_says() {
+    let mut session = ClientSession::new(ClientConfig {
+        authenticate: true,
+        ..config()
+    });
+    session.receive(b"220 s.example\r\n");
+    written(&mut session);
+    session.receive(b"250-s.example\r\n250 AUTH login Cram-MD5\r\n");
+    assert_eq!(session.step(), ClientStep::Authenticate);
+    let offered = session.capabilities().unwrap().auth.clone();
+    assert_eq!(offered, ["LOGIN", "CRAM-MD5"]);
+    session.auth("CRAM-MD5", None);
+    let secret = |session: &mut ClientSession| match session.step() {
+        ClientStep::WriteSecret(bytes) => String::from_utf8(bytes).unwrap(),
+        step => panic!("not a secret: {step:?}"),
+    };
+    assert_eq!(secret(&mut session), "AUTH CRAM-MD5\r\n");
+    assert_eq!(session.step(), ClientStep::Read(ClientPhase::Auth));
+    session.receive(b"334 PDE+\r\n");
+    assert_eq!(session.step(), ClientStep::AuthChallenge(b"<1>".to_vec()));
+    session.auth_response(b"me 0f");
+    assert_eq!(secret(&mut session), "bWUgMGY=\r\n");
+    session.receive(b"235 2.7.0 welcome\r\n");
+    assert_eq!(session.step(), ClientStep::Authenticated);
+    assert_eq!(session.step(), ClientStep::Ready);
+}
+
+#[test]
+fn a_large_message_waits_for_its_envelope_and_the_next_one_for_its_end() {
+    let mut session = ready(config(), CHUNKING);
+    session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
+    session.transmit(transaction(1), Content::Streamed);
+    session.transmit(transaction(1), Content::Whole(b"y\r\n".to_vec()));
+    let envelope = "MAIL FROM:<>\r\nRCPT TO:<r0@b.example>\r\n";
+    assert_eq!(
+        written(&mut session),
+        format!("{envelope}BDAT 3 LAST\r\nx\r\nRSET\r\n{envelope}")
+    );
+    session.receive(&b"250 ok\r\n".repeat(5));
+    assert!(matches!(
+        outcome(&mut session),
+        RecipientOutcome::Accepted(_)
+    ));
+    assert_eq!(session.step(), ClientStep::Read(ClientPhase::Recipient));
+    session.receive(b"250 ok\r\n");
+    assert_eq!(session.step(), ClientStep::SendBody(1));
+    session.body(b"large").unwrap();
+    assert_eq!(written(&mut session), "BDAT 5\r\nlarge");
+    assert_eq!(session.step(), ClientStep::SendBody(1));
+    session.end_body().unwrap();
+    assert_eq!(
+        written(&mut session),
+        format!("BDAT 2 LAST\r\n\r\nRSET\r\n{envelope}BDAT 3 LAST\r\ny\r\n")
+    );
+    session.receive(b"452 4.3.1 no room\r\n503 5.5.1 no\r\n");
+    assert!(matches!(outcome(&mut session), RecipientOutcome::Refused(reply) if reply.code == 452));
+    session.receive(&b"250 ok\r\n".repeat(4));
+    assert!(matches!(
+        outcome(&mut session),
+        RecipientOutcome::Accepted(_)
+    ));
+}
+
+#[test]
+fn a_bad_octet_in_a_chunk_ends_the_message_and_not_the_session() {
+    let mut session = ready(config(), CHUNKING);
+    session.transmit(transaction(1), Content::Whole(b"bare\nline".to_vec()));
+    assert!(matches!(
+        outcome(&mut session),
+        RecipientOutcome::BadBody(_)
+    ));
+    session.transmit(transaction(1), Content::Streamed);
+    written(&mut session);
+    session.receive(b"250 ok\r\n250 ok\r\n");
+    assert_eq!(session.step(), ClientStep::SendBody(1));
+    assert!(session.body(b"bare\rline").is_err());
+    assert!(matches!(
+        outcome(&mut session),
+        RecipientOutcome::BadBody(_)
+    ));
+    session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
+    assert!(written(&mut session).starts_with("RSET\r\nMAIL"));
 }

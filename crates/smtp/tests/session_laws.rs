@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use linkmail_smtp::{
-    ClientSession, ClientStep, Enhanced, ForwardPath, Reply, ReversePath, ServerConfig,
-    ServerSession, ServerStep, Transaction, replies,
+    ClientConfig, ClientSession, ClientStep, Content, Enhanced, ForwardPath, Reply, ReversePath,
+    ServerConfig, ServerSession, ServerStep, Transaction, replies,
 };
 use proptest::prelude::*;
 
@@ -38,6 +38,8 @@ const COMMANDS: &[&[u8]] = &[
 const REPLIES: &[&[u8]] = &[
     b"220 s.example\r\n",
     b"250-s.example\r\n250-SIZE 1000\r\n250 PIPELINING\r\n",
+    b"250-s.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n",
+    b"250-s.example\r\n250 CHUNKING\r\n",
     b"250 2.1.0 OK\r\n",
     b"250-2.0.0 first\r\n250 2.0.0 last\r\n",
     b"354 go\r\n",
@@ -129,9 +131,16 @@ fn transaction() -> Transaction {
 }
 
 fn send(pieces: &[&[u8]]) -> (Vec<u8>, Vec<ClientStep>) {
-    let mut session = ClientSession::new("client.test".into());
-    session.transmit(transaction());
-    session.transmit(transaction());
+    let mut session = ClientSession::new(ClientConfig {
+        hostname: "client.test".into(),
+        ..ClientConfig::default()
+    });
+    session.transmit(
+        transaction(),
+        Content::Whole(b"Subject: whole\r\n".to_vec()),
+    );
+    session.transmit(transaction(), Content::Streamed);
+    session.transmit(transaction(), Content::Whole(b"no end".to_vec()));
     session.etrn("b.example".parse().expect("a node"));
     session.quit();
     let mut written = Vec::new();
@@ -144,7 +153,7 @@ fn send(pieces: &[&[u8]]) -> (Vec<u8>, Vec<ClientStep>) {
                 Some(piece) => session.receive(piece),
                 None => session.end_of_input(),
             },
-            ClientStep::SendBody => {
+            ClientStep::SendBody(_) => {
                 session.body(b".dot\r\nline\r\n").expect("a good body");
                 session.end_body().expect("a good body");
             }
@@ -195,9 +204,9 @@ proptest! {
     fn each_transaction_of_the_client_has_one_outcome(input in input(REPLIES, 24)) {
         let (_, steps) = send(&[&input]);
         let outcomes: Vec<_> = steps.iter().filter_map(|step| match step {
-            ClientStep::Transaction(outcome) => Some(outcome.recipients.len()),
+            ClientStep::Transaction(_, outcome) => Some(outcome.recipients.len()),
             _ => None,
         }).collect();
-        prop_assert_eq!(outcomes, vec![2, 2]);
+        prop_assert_eq!(outcomes, vec![2, 2, 2]);
     }
 }

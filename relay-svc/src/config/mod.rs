@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use linkmail_service::settings::{Listen, Telemetry};
-use linkmail_smtp::{EtrnNode, Mailbox};
+use linkmail_smtp::{EtrnNode, FlightLimits, Mailbox};
 
 use crate::{
     names::{HostPort, LinkName},
@@ -87,6 +87,10 @@ pub struct Link {
     pub name: LinkName,
     /// The next hop over it.
     pub smart_host: HostPort,
+    /// The most connections to the smart host at once; at least one.
+    pub connections: usize,
+    /// How much each of them may have under way.
+    pub flight: FlightLimits,
     /// How it is dialled.
     pub dial: Dial,
     /// Who is asked to release mail.

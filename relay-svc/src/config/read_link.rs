@@ -2,8 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use linkmail_service::config::{Document, Position, Table, choice};
-use linkmail_smtp::EtrnNode;
+use linkmail_service::config::{ByteSize, Document, Position, Table, choice};
+use linkmail_smtp::{EtrnNode, FlightLimits};
 
 use super::{
     Dequeue, Dial, Driver, Link, Triggers,
@@ -30,6 +30,11 @@ pub(super) fn link(document: &Document, table: Table<'_>) -> ReadLink {
 
 fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option<Link> {
     let smart_host = table.required_with("smart_host", HostPort::parse_url);
+    let connections = table.or("connections", 16);
+    if connections == 0 {
+        table.error("connections", "expected at least 1");
+    }
+    let flight = flight(&table);
     let dial = table.required_table("dial").and_then(dial);
     let dequeue: Vec<_> = table
         .tables("dequeue")
@@ -46,6 +51,8 @@ fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option
     Some(Link {
         name: name?,
         smart_host: smart_host?,
+        connections,
+        flight,
         dial: dial?,
         dequeue: dequeue.into_iter().collect::<Option<_>>()?,
         trigger,
@@ -55,6 +62,21 @@ fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option
         bounce_wait,
         redial_after,
     })
+}
+
+fn flight(table: &Table<'_>) -> FlightLimits {
+    let default = FlightLimits::default();
+    let flight = FlightLimits {
+        messages: table.or("flight_messages", default.messages),
+        bytes: table.or("flight_bytes", ByteSize(default.bytes)).0,
+    };
+    if flight.messages == 0 {
+        table.error("flight_messages", "expected at least 1");
+    }
+    if flight.bytes == 0 {
+        table.error("flight_bytes", "expected at least 1B");
+    }
+    flight
 }
 
 fn dial(table: Table<'_>) -> Option<Dial> {

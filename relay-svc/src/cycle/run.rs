@@ -10,6 +10,7 @@ use opentelemetry::{
 use tokio::{
     net::TcpStream,
     sync::watch,
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,8 @@ pub(super) struct Run {
     pub(super) sessions: HashMap<HostPort, Speaking>,
     /// The connection that brought the line up, until a session takes it.
     pub(super) dialled: Option<FreshConnection>,
+    /// Sessions that are saying goodbye.
+    pub(super) leaving: JoinSet<()>,
     woken: watch::Receiver<u64>,
     begun: Instant,
     /// When the count of what was received was last kept.
@@ -115,6 +118,7 @@ impl Run {
             window: None,
             sessions: HashMap::new(),
             dialled: None,
+            leaving: JoinSet::new(),
             woken,
             begun,
             told: begun,
@@ -339,9 +343,13 @@ impl Run {
             .map(|(_, speaking)| speaking)
             .collect();
         for Speaking { session, span } in sessions {
-            session.quit().await;
-            telemetry::end(&span, None);
+            self.leaving.spawn(async move {
+                session.quit().await;
+                telemetry::end(&span, None);
+            });
         }
+        // Each is bounded by itself.
+        while self.leaving.join_next().await.is_some() {}
         self.dialled = None;
         self.look();
         if let Some(window) = self.window.take() {

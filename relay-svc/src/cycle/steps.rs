@@ -18,12 +18,14 @@ use super::{
 use crate::{
     clock::Stamp,
     names::HostPort,
-    outbound::{ConnectError, End, Session, Stop, Tally, connect},
+    outbound::{ConnectError, End, Feed, Fleet, Session, Stop, Tally, connect, worse},
     telemetry,
 };
 
 /// The connection that brought the line up is used for so long; later the host may have tired of waiting.
 const DIALLED_FRESH: Duration = Duration::from_secs(5);
+/// Mail that keeps coming is forwarded without a break for so long; then it is others' turn.
+const STRETCH: Duration = Duration::from_secs(300);
 /// While mail flows, its count is kept so often.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
@@ -54,40 +56,93 @@ impl Run {
         }
         self.enter(Phase::Forward).await;
         let host = self.link.smart_host.clone();
-        let mut speaking = match self.speak_to(&host).await {
-            Ok(speaking) => speaking,
-            Err(end) => return self.not_forwarded(&end).await,
-        };
+        let mut fleet = self.fleet(host.clone(), cancel);
+        let limit = self.link.connections;
+        if let Ok(sessions) = fleet.justified(limit, true).await {
+            fleet.grow(sessions);
+        }
         let before = self.tally();
-        let (stop, done) = self.drain(&mut speaking, before, cancel).await;
+        let speaking = self.speak_to(&host).await;
+        let (stop, done, speaking) = match speaking {
+            Ok(mut speaking) => {
+                if !speaking.session.takes_flights()
+                    && let Ok(sessions) = fleet.justified(limit, false).await
+                {
+                    fleet.grow(sessions);
+                }
+                let (stop, done) = self.drain(&mut fleet, Some(&mut speaking), before).await;
+                (stop, done, Some(speaking))
+            }
+            Err(end) => {
+                let (_, done) = self.drain(&mut fleet, None, before).await;
+                if done == Tally::default() {
+                    return self.not_forwarded(&end).await;
+                }
+                (Stop::Ended(end), done, None)
+            }
+        };
         self.count(before, &done);
+        self.forwarded(host, stop, &done, speaking).await;
+    }
+
+    /// Sessions with the smart host, beside the one that is kept.
+    fn fleet(&self, host: HostPort, cancel: &CancellationToken) -> Fleet {
+        let forwarder = self.shared.forwarder.with_flight(self.link.flight);
+        Fleet::new(
+            forwarder.clone(),
+            Feed::of_due(forwarder.spool, &self.hop),
+            host,
+            self.link.dial.patience,
+            self.span.clone(),
+            Instant::now() + STRETCH,
+            cancel.clone(),
+        )
+    }
+
+    async fn forwarded(
+        &mut self,
+        host: HostPort,
+        stop: Stop,
+        done: &Tally,
+        speaking: Option<Speaking>,
+    ) {
         let now = Instant::now();
         let (sent, progressed) = (done.sent, done.progressed());
         let failed = match stop {
             Stop::Idle | Stop::Cancelled => {
                 self.order.forwarded(sent, now);
-                self.keep(host, speaking);
                 None
             }
             Stop::Stretch => {
                 self.order.stretched(sent, now);
-                self.keep(host, speaking);
+                None
+            }
+            Stop::Exhausted => {
+                self.order.needs_another_session(sent, now);
                 None
             }
             Stop::Ended(end) => {
                 let missing = matches!(end, End::Missing(_));
+                let reason = end.to_string();
                 self.order
-                    .forward_failed(sent, progressed, end.to_string(), missing, now);
-                telemetry::end(&speaking.span, Some(("session_failed", end.to_string())));
-                Some(end.to_string())
+                    .forward_failed(sent, progressed, reason.clone(), missing, now);
+                Some(reason)
             }
             Stop::Spool(error) => {
+                let reason = error.to_string();
                 self.order
-                    .forward_failed(sent, false, error.to_string(), false, now);
-                self.keep(host, speaking);
-                Some(error.to_string())
+                    .forward_failed(sent, false, reason.clone(), false, now);
+                Some(reason)
             }
         };
+        match speaking {
+            Some(speaking) if speaking.session.end().is_none() => self.keep(host, speaking),
+            Some(Speaking { session, span }) => {
+                let reason = session.end().map(ToString::to_string);
+                telemetry::end(&span, reason.map(|reason| ("session_failed", reason)));
+            }
+            None => {}
+        }
         self.note(&match failed {
             None => format!("{sent} sent"),
             Some(reason) => format!("{sent} sent, then: {reason}"),
@@ -95,32 +150,57 @@ impl Run {
         .await;
     }
 
-    /// Forwards until idle, keeping the count meanwhile.
+    /// Forwards until idle, over all sessions, keeping the count meanwhile.
     async fn drain(
         &mut self,
-        speaking: &mut Speaking,
+        fleet: &mut Fleet,
+        speaking: Option<&mut Speaking>,
         before: Tally,
-        cancel: &CancellationToken,
     ) -> (Stop, Tally) {
-        let forwarder = self.shared.forwarder.clone();
-        let hop = self.hop.clone();
-        let (told, mut progress) = watch::channel(Tally::default());
-        let span = speaking.span.clone();
-        let drain = forwarder.drain(&hop, &mut speaking.session, &span, cancel, |tally| {
-            told.send_replace(*tally);
-        });
-        let mut drain = std::pin::pin!(drain);
+        let mut progress = fleet.progress();
+        let (mut stop, mut done) = (Stop::Idle, Tally::default());
+        if let Some(Speaking { session, span }) = speaking {
+            let span = span.clone();
+            let drain = fleet.drain(session, &span);
+            let mut drain = std::pin::pin!(drain);
+            let drained = loop {
+                tokio::select! {
+                    drained = &mut drain => break drained,
+                    () = tokio::time::sleep(COUNT_EVERY) => self.tell(&mut progress, before).await,
+                }
+            };
+            (stop, done) = (drained.stop, drained.tally);
+        }
         loop {
-            tokio::select! {
-                drained = &mut drain => return (drained.stop, drained.tally),
+            let ended = tokio::select! {
+                ended = fleet.next_ended() => ended,
                 () = tokio::time::sleep(COUNT_EVERY) => {
-                    if progress.has_changed().unwrap_or(false) {
-                        let done = *progress.borrow_and_update();
-                        self.count(before, &done);
-                        self.note(&format!("{} sent so far", self.record.sent)).await;
-                    }
+                    self.tell(&mut progress, before).await;
+                    continue;
+                }
+            };
+            match ended {
+                None => return (stop, done),
+                Some(Ok((drained, session))) => {
+                    done.add(&drained.tally);
+                    stop = worse(stop, drained.stop);
+                    self.leaving.spawn(session.quit());
+                }
+                // The others send what this one would have; if there are none, the caller's own session says so.
+                Some(Err(end)) => {
+                    tracing::info!(link = %self.link.name, %end, "a further session did not come about")
                 }
             }
+        }
+    }
+
+    /// Keeps the count while mail flows.
+    async fn tell(&mut self, progress: &mut watch::Receiver<Tally>, before: Tally) {
+        if progress.has_changed().unwrap_or(false) {
+            let done = *progress.borrow_and_update();
+            self.count(before, &done);
+            self.note(&format!("{} sent so far", self.record.sent))
+                .await;
         }
     }
 
@@ -167,7 +247,7 @@ impl Run {
     /// An open session with a host: the one that is there, or a new one.
     async fn speak_to(&mut self, host: &HostPort) -> Result<Speaking, End> {
         if let Some(speaking) = self.sessions.remove(host) {
-            if speaking.session.end().is_none() && speaking.session.is_alive() {
+            if speaking.session.is_alive() {
                 return Ok(speaking);
             }
             telemetry::end(&speaking.span, None);
@@ -197,7 +277,8 @@ impl Run {
                     })?
             }
         };
-        Session::open(stream, host.clone(), &self.shared.forwarder.hostname).await
+        let hostname = &self.shared.forwarder.hostname;
+        Session::open(stream, host.clone(), hostname, self.link.flight).await
     }
 
     fn keep(&mut self, host: HostPort, speaking: Speaking) {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use opentelemetry::Context;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectError, End, Forwarder, Session, Stop, connect};
+use super::{ConnectError, End, Feed, Forwarder, Session, Stop, Terms, connect};
 use crate::{
     clock::Stamp,
     names::{HostPort, NextHop},
@@ -16,6 +17,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A session stays open for more mail so long.
 const IDLE: Duration = Duration::from_secs(5);
+/// Mail that keeps coming is sent without a break for so long.
+const STRETCH: Duration = Duration::from_secs(300);
 /// The wall clock may step while we wait for mail to become due: it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The pauses after a session that failed: from the first, doubling, to the longest.
@@ -88,7 +91,9 @@ async fn converse(
     cancel: &CancellationToken,
 ) -> Result<(), String> {
     let opened = match connect(host, PATIENCE).await {
-        Ok(stream) => Session::open(stream, host.clone(), &forwarder.hostname).await,
+        Ok(stream) => {
+            Session::open(stream, host.clone(), &forwarder.hostname, forwarder.flight).await
+        }
         // There is no line to wait for: a host that does not answer counts. A name that does not resolve never does.
         Err(ConnectError::Refused(reason) | ConnectError::TimedOut(reason)) => {
             Err(End::Failed(reason))
@@ -108,14 +113,18 @@ async fn converse(
         }
     };
     let mut woken = forwarder.spool.watch_hop(&hop.to_string());
+    let feed = Feed::of_due(forwarder.spool.clone(), hop);
     loop {
         woken.mark_unchanged();
-        match forwarder
-            .drain(hop, &mut session, span, cancel, |_| {})
-            .await
-            .stop
-        {
+        let terms = Terms {
+            parent: span,
+            until: Instant::now() + STRETCH,
+            cancel,
+            told: &watch::Sender::default(),
+        };
+        match forwarder.drain(&feed, &mut session, &terms).await.stop {
             Stop::Idle | Stop::Stretch => {}
+            Stop::Exhausted => break,
             Stop::Ended(end) => return Err(end.to_string()),
             Stop::Cancelled => break,
             Stop::Spool(error) => return Err(error.to_string()),

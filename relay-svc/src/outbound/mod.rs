@@ -1,17 +1,25 @@
 //! Sessions to next hops: connect, speak, and what came of it.
 //!
-//! Must not touch: dialling, or the order of a cycle. `session` drives the pure client session over a socket;
-//! `forward` takes what is due for a next hop from the spool, sends it over a session, and records each outcome;
-//! `always` does so for next hops that need no link.
+//! Must not touch: dialling, or the order of a cycle. `session` drives the pure client session over a socket; `feed` hands
+//! out what waits for a next hop; `drain` sends it over a session, many messages in flight; `settle` records each
+//! outcome; `always` does all that for next hops that need no link.
 
 mod always;
 mod connect;
+mod drain;
+mod feed;
+mod fleet;
 mod forward;
+mod in_hand;
 mod session;
 mod settle;
 
 pub use always::run as run_always;
 pub use connect::{ConnectError, connect};
-pub use forward::{Drained, Forwarder, Stop, Tally};
-pub use session::{End, Session};
+pub use drain::{Drained, Stop, Terms};
+pub use feed::{Feed, InHandMessage};
+pub use fleet::{Fleet, worse};
+pub use forward::{Forwarder, Tally};
+pub use in_hand::{Hand, InHand};
+pub use session::{End, Event, Session};
 pub use settle::Unrecorded;

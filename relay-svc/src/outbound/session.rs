@@ -1,28 +1,30 @@
 //! One SMTP session to a next hop: the pure client session over a socket, with a named timer for each wait.
 //!
-//! Replies are read while we write (RFC 2920 3.1), so neither side's window can fill and stop both.
+//! Replies are read while we write (RFC 2920 3.1), so neither side's window can fill and stop both. [`Session::next`] goes
+//! on until there is something to tell; it may be dropped at any time and called again.
 
-use std::{io, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use linkmail_smtp::{
-    BadBody, ClientPhase, ClientSession, ClientStep, CloseReason, EtrnNode, RecipientOutcome,
-    Recorder, Reply, Transaction,
+    ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, EtrnNode,
+    FlightLimits, RecipientOutcome, Recorder, Reply, Room, Transaction,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::{names::HostPort, queue::Outcome, spool::Body};
+use crate::{names::HostPort, queue::Outcome};
 
-/// Replies that are read while we write, at most: more than all commands of a transaction can have.
-const EARLY_REPLIES: usize = 256 * 1024;
 /// The wait for what a side said before it closed.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
+const LAST_WORDS: (Duration, usize) = (Duration::from_secs(2), 256 * 1024);
 /// The wait for the answer to QUIT: nothing depends on it.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Of a message that is sent piece by piece no more than this waits to be written.
+const UNWRITTEN: usize = 128 * 1024;
+/// So much is read at once.
+const READ: usize = 16 * 1024;
 
 /// The wait for a reply, by phase (RFC 5321 4.5.3.2).
 fn patience(phase: ClientPhase) -> Duration {
@@ -49,28 +51,36 @@ impl std::fmt::Display for End {
     }
 }
 
+/// What [`Session::next`] has to tell.
+#[derive(Debug)]
+pub enum Event {
+    /// The transaction of this number is over: one outcome per recipient, in their order.
+    Outcome(u64, Vec<Outcome>),
+    /// The next piece of the message of this number is awaited: [`Session::body`], [`Session::end_body`] or
+    /// [`Session::abandon_body`].
+    Body(u64),
+    /// The reply to ETRN.
+    Etrn(Reply),
+    /// Nothing is under way.
+    Idle,
+    /// The session is over, and every transaction has its outcome.
+    Closed,
+}
+
 /// An open session. Dropped without [`Session::quit`] it just closes the connection.
 pub struct Session {
     peer: HostPort,
     stream: TcpStream,
     smtp: ClientSession,
     recorder: Recorder,
+    /// What is to be written, and how much of it was.
+    out: Vec<u8>,
+    written: usize,
+    /// When something was last written, or a reply was completed. Octets that make no reply do not count.
+    moved: Instant,
     /// Why the connection was given up by us or by the system, if it was.
     trouble: Option<String>,
     end: Option<End>,
-    /// Orders that were carried out. What is lost or answered 421 behind one is tried in another session.
-    orders: u32,
-    /// What is waited for, and until when.
-    waiting: Option<(ClientPhase, Instant)>,
-}
-
-/// What [`Session::advance`] came to.
-enum Turn {
-    Ready,
-    SendBody,
-    Transaction(Vec<RecipientOutcome>),
-    Etrn(Reply),
-    Closed,
 }
 
 impl Session {
@@ -78,19 +88,30 @@ impl Session {
     ///
     /// # Errors
     /// The session ended before it was ready for an order.
-    pub async fn open(stream: TcpStream, peer: HostPort, hostname: &Arc<str>) -> Result<Self, End> {
+    pub async fn open(
+        stream: TcpStream,
+        peer: HostPort,
+        hostname: &str,
+        flight: FlightLimits,
+    ) -> Result<Self, End> {
+        let config = ClientConfig {
+            hostname: hostname.to_owned(),
+            flight,
+            ..ClientConfig::default()
+        };
         let mut session = Self {
             peer,
             stream,
-            smtp: ClientSession::new(hostname.to_string()),
+            smtp: ClientSession::new(config),
             recorder: Recorder::new(),
+            out: Vec::new(),
+            written: 0,
+            moved: Instant::now(),
             trouble: None,
             end: None,
-            orders: 0,
-            waiting: None,
         };
-        match session.advance().await {
-            Turn::Ready => Ok(session),
+        match session.next().await {
+            Event::Idle => Ok(session),
             _ => Err(session.ended()),
         }
     }
@@ -107,55 +128,56 @@ impl Session {
         self.end.as_ref()
     }
 
-    /// Whether an idle session looks usable: the other side has neither closed it nor said anything.
+    /// Whether an idle session looks usable: the other side has neither closed it nor said anything, and takes more.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        let quiet = matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        quiet && self.end.is_none() && !self.smtp.is_exhausted()
     }
 
-    /// Sends one message; gives one outcome per recipient, in the order of the transaction.
-    ///
-    /// # Errors
-    /// The stored body could not be read for a reason that lies with the machine, not with the message. The session is
-    /// over then, and nothing was delivered.
-    pub async fn send(
-        &mut self,
-        transaction: Transaction,
-        mut body: Body,
-    ) -> io::Result<Vec<Outcome>> {
-        let recipients = transaction.recipients.len();
-        if let Some(end) = &self.end {
-            return Ok(vec![Outcome::NotAttempted(end.to_string()); recipients]);
-        }
-        self.smtp.transmit(transaction);
-        loop {
-            match self.advance().await {
-                Turn::SendBody => {
-                    if let Err(fault) = self.feed(&mut body).await {
-                        // Nothing but closing ends the data without accepting it: the final dot is never sent.
-                        self.end = Some(End::Failed(fault.to_string()));
-                        return fault.outcome().map(|outcome| vec![outcome; recipients]);
-                    }
-                }
-                Turn::Transaction(outcomes) => {
-                    let outcomes = outcomes
-                        .into_iter()
-                        .map(|outcome| self.outcome(outcome))
-                        .collect();
-                    // An end that came with the outcome is noticed now, not at the next order.
-                    if let Some(reason) = self.smtp.closed().cloned() {
-                        self.close(&reason);
-                    }
-                    self.orders += 1;
-                    return Ok(outcomes);
-                }
-                Turn::Ready | Turn::Etrn(_) => {}
-                Turn::Closed => {
-                    let reason = self.ended().to_string();
-                    return Ok(vec![Outcome::Failed(reason); recipients]);
-                }
-            }
-        }
+    /// Whether the host has taken as many messages as it takes in one session.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.smtp.is_exhausted()
+    }
+
+    /// Whether the host takes many messages per round trip.
+    #[must_use]
+    pub fn takes_flights(&self) -> bool {
+        let offered = self.smtp.capabilities();
+        offered.is_some_and(|offered| offered.pipelining && offered.chunking)
+    }
+
+    /// How much may be given now beyond what is under way.
+    #[must_use]
+    pub fn room(&self) -> Option<Room> {
+        self.smtp.room()
+    }
+
+    /// The most recipients that the host takes in one transaction, if it says so (RFC 9422 4.2).
+    #[must_use]
+    pub fn recipients_limit(&self) -> Option<u64> {
+        self.smtp.capabilities()?.limits.rcpt_max
+    }
+
+    /// Gives a message to be sent; its number is named by [`Event::Outcome`].
+    pub fn give(&mut self, transaction: Transaction, content: Content) -> u64 {
+        self.smtp.transmit(transaction, content)
+    }
+
+    /// The next piece of the message that [`Event::Body`] asks for. One that cannot be sent shows in its outcome.
+    pub fn body(&mut self, piece: &[u8]) {
+        let _ = self.smtp.body(piece);
+    }
+
+    /// The message that [`Event::Body`] asks for is complete.
+    pub fn end_body(&mut self) {
+        let _ = self.smtp.end_body();
+    }
+
+    /// The message that [`Event::Body`] asks for cannot be read to its end.
+    pub fn abandon_body(&mut self, why: &str) {
+        self.smtp.abandon_body(why);
     }
 
     /// Asks for the release of a node's mail.
@@ -168,13 +190,10 @@ impl Session {
         }
         self.smtp.etrn(node.clone());
         loop {
-            match self.advance().await {
-                Turn::Etrn(reply) => {
-                    self.orders += 1;
-                    return Ok(reply);
-                }
-                Turn::Closed => return Err(self.ended()),
-                Turn::Ready | Turn::SendBody | Turn::Transaction(_) => {}
+            match self.next().await {
+                Event::Etrn(reply) => return Ok(reply),
+                Event::Closed => return Err(self.ended()),
+                Event::Idle | Event::Body(_) | Event::Outcome(..) => {}
             }
         }
     }
@@ -183,33 +202,69 @@ impl Session {
     pub async fn quit(mut self) {
         if self.end.is_none() {
             self.smtp.quit();
-            while !matches!(self.advance().await, Turn::Closed) {}
+            while !matches!(self.next().await, Event::Closed) {}
         }
     }
 
-    /// The next piece of the body, or its end.
-    async fn feed(&mut self, body: &mut Body) -> Result<(), Fault> {
-        let piece = body.next().await.map_err(Fault::Unreadable)?;
-        if piece.is_empty() {
-            return self.smtp.end_body().map_err(Fault::BadBody);
+    /// Goes on until there is something to tell.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            let before = self.smtp.replies_read();
+            let step = self.smtp.step();
+            if self.smtp.replies_read() != before {
+                self.moved = Instant::now();
+            }
+            match step {
+                ClientStep::Write(octets) => {
+                    self.recorder.client(&octets);
+                    self.queue(octets);
+                }
+                ClientStep::WriteSecret(octets) => self.queue(octets),
+                ClientStep::Read(phase) => self.exchange(Some(phase)).await,
+                ClientStep::SendBody(_) if self.unwritten() > UNWRITTEN => {
+                    self.exchange(None).await;
+                }
+                ClientStep::SendBody(number) => return Event::Body(number),
+                ClientStep::Ready if self.unwritten() > 0 => self.exchange(None).await,
+                ClientStep::Ready => return Event::Idle,
+                ClientStep::Transaction(number, outcome) => {
+                    let first = number == 0;
+                    let outcomes = outcome.recipients.into_iter();
+                    let outcomes = outcomes.map(|outcome| self.outcome(outcome, first));
+                    return Event::Outcome(number, outcomes.collect());
+                }
+                ClientStep::Etrn(reply) => return Event::Etrn(reply),
+                ClientStep::StartTls
+                | ClientStep::Authenticate
+                | ClientStep::AuthChallenge(_)
+                | ClientStep::Authenticated => self
+                    .smtp
+                    .abandon("neither TLS nor a login was asked for".into()),
+                ClientStep::Closed(reason) => {
+                    self.close(&reason);
+                    return Event::Closed;
+                }
+            }
         }
-        self.smtp.body(&piece).map_err(Fault::BadBody)
     }
 
     /// The first transaction of a session counts whatever ends it. Behind others, a 421 or the end of the connection
     /// only says that the host has had enough of this session: the message goes again in a new one, uncounted.
-    fn outcome(&self, outcome: RecipientOutcome) -> Outcome {
+    fn outcome(&self, outcome: RecipientOutcome, first: bool) -> Outcome {
         let why = |reason: &str| match &self.trouble {
             Some(trouble) => trouble.clone(),
             None => format!("{}: {reason}", self.peer),
         };
-        let first = self.orders == 0;
         match outcome {
             RecipientOutcome::Accepted(reply) => Outcome::Delivered(reply),
             RecipientOutcome::Refused(reply) if reply.code == 421 && !first => {
                 Outcome::NotAttempted(reply.to_string())
             }
             RecipientOutcome::Refused(reply) => Outcome::Refused(reply),
+            // Our own trouble with the source of the message is no attempt.
+            RecipientOutcome::NotTried(CloseReason::Abandoned(reason)) => {
+                Outcome::NotAttempted(reason)
+            }
             RecipientOutcome::NotTried(reason) if first => {
                 Outcome::Failed(why(&reason.to_string()))
             }
@@ -217,27 +272,8 @@ impl Session {
             RecipientOutcome::InDoubt => {
                 Outcome::InDoubt(why("the connection was lost before the reply"))
             }
-        }
-    }
-
-    /// Follows the pure session to the next point where it needs us.
-    async fn advance(&mut self) -> Turn {
-        loop {
-            let step = self.smtp.step();
-            if !matches!(step, ClientStep::Read(_)) {
-                self.waiting = None;
-            }
-            match step {
-                ClientStep::Write(octets) => self.write(&octets).await,
-                ClientStep::Read(phase) => self.read(phase).await,
-                ClientStep::Ready => return Turn::Ready,
-                ClientStep::SendBody => return Turn::SendBody,
-                ClientStep::Transaction(outcome) => return Turn::Transaction(outcome.recipients),
-                ClientStep::Etrn(reply) => return Turn::Etrn(reply),
-                ClientStep::Closed(reason) => {
-                    self.close(&reason);
-                    return Turn::Closed;
-                }
+            RecipientOutcome::BadBody(bad) => {
+                Outcome::Unsendable(format!("the stored body cannot be sent: {bad}"))
             }
         }
     }
@@ -269,38 +305,61 @@ impl Session {
             .unwrap_or_else(|| End::Failed(format!("{}: the session ended", self.peer)))
     }
 
-    async fn write(&mut self, octets: &[u8]) {
-        self.recorder.client(octets);
-        let mut rest = octets;
+    fn unwritten(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    fn queue(&mut self, octets: Vec<u8>) {
+        if self.unwritten() == 0 {
+            self.moved = Instant::now();
+            self.out = octets;
+        } else {
+            self.out.drain(..self.written);
+            self.out.extend_from_slice(&octets);
+        }
+        self.written = 0;
+    }
+
+    /// Writes and reads until one of the two has moved. `awaited` is the reply that comes next, if one does.
+    async fn exchange(&mut self, awaited: Option<ClientPhase>) {
+        let writing = self.unwritten() > 0;
+        let block = writing.then(|| ClientPhase::DataBlock.timeout());
+        let wait = block.max(awaited.map(patience)).unwrap_or(GOODBYE);
+        let mut octets = [0; READ];
         let (mut reader, mut writer) = self.stream.split();
-        let mut early = [0; 4096];
-        let mut room = EARLY_REPLIES;
-        while !rest.is_empty() {
-            tokio::select! {
-                read = reader.read(&mut early), if room > 0 => match read {
-                    // The end, or the error, is met again when the replies are read.
-                    Ok(0) | Err(_) => room = 0,
-                    Ok(count) => {
-                        room = room.saturating_sub(count);
-                        self.recorder.server(&early[..count]);
-                        self.smtp.receive(&early[..count]);
+        tokio::select! {
+            read = reader.read(&mut octets) => match read {
+                Ok(0) => self.broken("the connection was closed by the other side"),
+                Ok(count) => {
+                    self.recorder.server(&octets[..count]);
+                    self.smtp.receive(&octets[..count]);
+                }
+                Err(error) => self.broken(&error.to_string()),
+            },
+            wrote = writer.write(&self.out[self.written..]), if writing => match wrote {
+                Ok(count) if count > 0 => {
+                    self.written += count;
+                    self.moved = Instant::now();
+                    if self.unwritten() == 0 {
+                        // What a flight needed is not kept.
+                        (self.out, self.written) = (Vec::new(), 0);
                     }
-                },
-                written = timeout(ClientPhase::DataBlock.timeout(), writer.write(rest)) => match written {
-                    Ok(Ok(count)) if count > 0 => rest = &rest[count..],
-                    Ok(Ok(_)) => return self.lost("the connection takes no more data").await,
-                    Ok(Err(error)) => return self.lost(&error.to_string()).await,
-                    Err(_) => return self.broken("timed out sending data"),
-                },
-            }
+                }
+                Ok(_) => self.lost("the connection takes no more data").await,
+                Err(error) => self.lost(&error.to_string()).await,
+            },
+            () = sleep_until(self.moved + wait) => match awaited {
+                Some(_) => self.smtp.time_out(),
+                None => self.broken("timed out sending data"),
+            },
         }
     }
 
     /// Writing failed. What the other side said before it closed, often a 421 or 554, is still there to be read.
     async fn lost(&mut self, reason: &str) {
-        let until = Instant::now() + LAST_WORDS;
+        let until = Instant::now() + LAST_WORDS.0;
         let mut octets = [0; 4096];
-        let mut room = EARLY_REPLIES;
+        let mut room = LAST_WORDS.1;
         while room > 0
             && let Ok(Ok(count @ 1..)) = timeout_at(until, self.stream.read(&mut octets)).await
         {
@@ -311,47 +370,10 @@ impl Session {
         self.broken(reason);
     }
 
-    /// Octets that make no reply do not move its deadline.
-    async fn read(&mut self, phase: ClientPhase) {
-        let until = match self.waiting {
-            Some((same, until)) if same == phase => until,
-            _ => Instant::now() + patience(phase),
-        };
-        self.waiting = Some((phase, until));
-        let mut octets = [0; 4096];
-        match timeout_at(until, self.stream.read(&mut octets)).await {
-            Ok(Ok(0)) => self.broken("the connection was closed by the other side"),
-            Ok(Ok(count)) => {
-                self.recorder.server(&octets[..count]);
-                self.smtp.receive(&octets[..count]);
-            }
-            Ok(Err(error)) => self.broken(&error.to_string()),
-            Err(_) => self.smtp.time_out(),
-        }
-    }
-
     fn broken(&mut self, reason: &str) {
+        (self.out, self.written) = (Vec::new(), 0);
         self.trouble
             .get_or_insert_with(|| format!("{}: {reason}", self.peer));
         self.smtp.end_of_input();
-    }
-}
-
-/// Why a body could not be sent.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("the stored body cannot be read: {0}")]
-    Unreadable(io::Error),
-    #[error("the stored body cannot be sent: {0}")]
-    BadBody(BadBody),
-}
-
-impl Fault {
-    /// A fault of the message sets it aside; one of the machine, such as too many open files, does not.
-    fn outcome(self) -> io::Result<Outcome> {
-        match self {
-            Self::Unreadable(error) if error.kind() != io::ErrorKind::InvalidData => Err(error),
-            fault => Ok(Outcome::Unsendable(fault.to_string())),
-        }
     }
 }

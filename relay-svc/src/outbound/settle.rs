@@ -1,18 +1,22 @@
 //! Records what became of recipients, with the report that tells the sender of those that were given up.
 //!
 //! An outcome that is not recorded would send the message again. Those that a full disk keeps out are held here, by
-//! next hop, and nothing more is sent to that hop before they are recorded; so there are never more of them than one
-//! message has transactions.
+//! next hop, and nothing more is begun for that hop before they are recorded; so there are never more of them than the
+//! flights of its sessions have transactions.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use linkmail_smtp::{ForwardPath, Mailbox, ReversePath, Severity};
 use opentelemetry::{Context, KeyValue};
 
-use super::forward::{Forwarder, Tally};
+use super::{
+    forward::{Forwarder, Tally},
+    in_hand::Hand,
+};
 use crate::{
     clock::Stamp,
     names::{HostPort, MessageId},
@@ -27,6 +31,8 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct Unrecorded {
     waiting: Arc<Mutex<HashMap<String, Vec<Record>>>>,
+    /// Held while they are recorded: who goes on then finds them on record.
+    recording: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Outcomes of one message, and the report that belongs to them.
@@ -36,48 +42,133 @@ struct Record {
     settled: Vec<Settled>,
     report: Option<(Vec<u8>, NewMessage)>,
     at: Stamp,
+    /// Keeps the message in hand: until this is recorded the spool says that it is still to be sent.
+    _hand: Option<Arc<Hand>>,
 }
 
 /// One attempt at a message, over however many transactions.
-pub(super) struct Attempt<'a> {
-    message: &'a Due,
-    hop: &'a str,
+pub(super) struct Attempt {
+    message: Due,
+    hop: String,
     remote: String,
     span: Context,
     /// Where the sender's report goes; nowhere for the null reverse path, or a domain without a route.
     sender: Option<Mailbox>,
     bounced: Vec<Settled>,
     failures: Vec<Failure>,
+    tally: Tally,
+    parts_left: usize,
+    hand: Option<Arc<Hand>>,
 }
 
-impl<'a> Attempt<'a> {
-    /// `host` is who was spoken to, or was to be.
-    pub(super) fn new(message: &'a Due, hop: &'a str, host: &str, span: Context) -> Self {
+/// The recipients of one transaction.
+pub(super) struct Part {
+    recipients: Range<usize>,
+    /// Why the source of the message failed, if it did.
+    pub(super) fault: Option<SpoolError>,
+}
+
+impl Unrecorded {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Record>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Part {
+    /// All recipients, in parts of at most `most`.
+    pub(super) fn split(recipients: usize, most: usize) -> Vec<Part> {
+        let starts = (0..recipients).step_by(most);
+        starts
+            .map(|start| Part {
+                recipients: start..(start + most).min(recipients),
+                fault: None,
+            })
+            .collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.recipients.len()
+    }
+}
+
+impl Attempt {
+    /// At all recipients at once. `host` is who was spoken to, or was to be.
+    pub(super) fn new(message: Due, hop: String, host: &str, span: Context) -> Self {
         Self {
+            sender: message.reverse_path.mailbox().cloned(),
             message,
             hop,
             remote: HostPort::mta_name(host),
             span,
-            sender: message.reverse_path.mailbox().cloned(),
             bounced: Vec::new(),
             failures: Vec::new(),
+            tally: Tally::default(),
+            parts_left: 1,
+            hand: None,
+        }
+    }
+
+    /// In so many parts, for a message that is in hand.
+    pub(super) fn in_parts(self, parts: usize, hand: Hand) -> Self {
+        Self {
+            parts_left: parts,
+            hand: Some(Arc::new(hand)),
+            ..self
+        }
+    }
+
+    /// All of its recipients, as one part.
+    pub(super) fn whole(&self) -> Part {
+        Part {
+            recipients: 0..self.message.recipients.len(),
+            fault: None,
         }
     }
 }
 
 impl Forwarder {
-    /// Records the outcomes of one transaction; those that are given up wait for [`Self::conclude`]. The tally counts
-    /// recipients.
+    /// Records the outcomes of one part; with the last part, those that are given up, all with one report. Gives the
+    /// tally of all recipients then.
     pub(super) async fn settle(
         &self,
-        attempt: &mut Attempt<'_>,
-        recipients: &[&DueRecipient],
+        attempt: &mut Attempt,
+        part: &Part,
         outcomes: &[Outcome],
-    ) -> Result<Tally, SpoolError> {
+    ) -> Result<Option<Tally>, SpoolError> {
+        let settled = self.judge(attempt, part, outcomes);
+        let at = Stamp::now();
+        let recorded = if settled.is_empty() {
+            Ok(())
+        } else {
+            self.record(attempt, settled, None, at).await
+        };
+        attempt.parts_left = attempt.parts_left.saturating_sub(1);
+        if attempt.parts_left > 0 {
+            return recorded.map(|()| None);
+        }
+        let bounced = std::mem::take(&mut attempt.bounced);
+        if !bounced.is_empty() {
+            let report = self.report(attempt, at).await;
+            self.record(attempt, bounced, report, at).await?;
+        }
+        recorded.map(|()| Some(attempt.tally))
+    }
+
+    /// What is to be recorded at once of a part; what is given up is noted for the report.
+    fn judge(&self, attempt: &mut Attempt, part: &Part, outcomes: &[Outcome]) -> Vec<Settled> {
         let now = Stamp::now();
         let untold = self.report_to(attempt).is_none();
-        let (mut tally, mut settled) = (Tally::default(), Vec::new());
-        for (recipient, outcome) in recipients.iter().zip(outcomes) {
+        let mut settled = Vec::new();
+        let Attempt {
+            message,
+            bounced,
+            failures,
+            tally,
+            remote,
+            ..
+        } = attempt;
+        let recipients = message.recipients[part.recipients.clone()].iter();
+        for (recipient, outcome) in recipients.zip(outcomes) {
             let history = History {
                 attempts: recipient.attempts,
                 waited: recipient.waited,
@@ -87,7 +178,7 @@ impl Forwarder {
                 tally.untried += 1;
                 continue;
             };
-            self.note(attempt.message, recipient, &settlement, now);
+            self.note(message, recipient, &settlement, now);
             let idx = recipient.idx;
             match &settlement {
                 Settlement::Delivered { .. } => tally.sent += 1,
@@ -96,46 +187,14 @@ impl Forwarder {
                 Settlement::SetAside { .. } => tally.set_aside += 1,
                 Settlement::Bounced { reply } => {
                     tally.refused += 1;
-                    attempt
-                        .failures
-                        .push(failure(recipient, outcome, reply, &attempt.remote));
-                    attempt.bounced.push(Settled { idx, settlement });
+                    failures.push(failure(recipient, outcome, reply, remote));
+                    bounced.push(Settled { idx, settlement });
                     continue;
                 }
             }
             settled.push(Settled { idx, settlement });
         }
-        if !settled.is_empty() {
-            let seq = attempt.message.seq;
-            self.record(
-                attempt.hop,
-                Record {
-                    seq,
-                    settled,
-                    report: None,
-                    at: now,
-                },
-            )
-            .await?;
-        }
-        Ok(tally)
-    }
-
-    /// Records the recipients that were given up, all with one report.
-    pub(super) async fn conclude(&self, mut attempt: Attempt<'_>) -> Result<(), SpoolError> {
-        let settled = std::mem::take(&mut attempt.bounced);
-        if settled.is_empty() {
-            return Ok(());
-        }
-        let at = Stamp::now();
-        let report = self.report(&attempt, at).await;
-        let record = Record {
-            seq: attempt.message.seq,
-            settled,
-            report,
-            at,
-        };
-        self.record(attempt.hop, record).await
+        settled
     }
 
     /// Records what a full disk has kept out before.
@@ -143,34 +202,44 @@ impl Forwarder {
     /// # Errors
     /// The spool cannot be written.
     pub async fn record_leftovers(&self, hop: &str) -> Result<(), SpoolError> {
+        let _recording = self.unrecorded.recording.lock().await;
         loop {
             let next = {
-                let mut waiting = self
-                    .unrecorded
-                    .waiting
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut waiting = self.unrecorded.lock();
                 waiting.get_mut(hop).and_then(Vec::pop)
             };
             match next {
-                Some(record) => self.record(hop, record).await?,
+                Some(record) => self.write(hop, record).await?,
                 None => return Ok(()),
             }
         }
     }
 
-    async fn record(&self, hop: &str, record: Record) -> Result<(), SpoolError> {
+    async fn record(
+        &self,
+        attempt: &Attempt,
+        settled: Vec<Settled>,
+        report: Option<(Vec<u8>, NewMessage)>,
+        at: Stamp,
+    ) -> Result<(), SpoolError> {
+        let record = Record {
+            seq: attempt.message.seq,
+            settled,
+            report,
+            at,
+            _hand: attempt.hand.clone(),
+        };
+        self.write(&attempt.hop, record).await
+    }
+
+    async fn write(&self, hop: &str, record: Record) -> Result<(), SpoolError> {
         let kept = record.clone();
         let done = self
             .spool
             .settle(record.seq, record.settled, record.report, record.at)
             .await;
         if matches!(done, Err(SpoolError::Full)) {
-            let mut waiting = self
-                .unrecorded
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.unrecorded.lock();
             waiting.entry(hop.to_owned()).or_default().push(kept);
         }
         done
@@ -203,7 +272,7 @@ impl Forwarder {
     }
 
     /// Where a report to the sender would go.
-    fn report_to(&self, attempt: &Attempt<'_>) -> Option<Admitted> {
+    fn report_to(&self, attempt: &Attempt) -> Option<Admitted> {
         let sender = attempt.sender.clone()?;
         self.policy
             .recipient(&ForwardPath::Mailbox(sender), true)
@@ -211,8 +280,8 @@ impl Forwarder {
     }
 
     /// The report of those recipients that were given up.
-    async fn report(&self, attempt: &Attempt<'_>, now: Stamp) -> Option<(Vec<u8>, NewMessage)> {
-        let (message, sender) = (attempt.message, attempt.sender.as_ref()?);
+    async fn report(&self, attempt: &Attempt, now: Stamp) -> Option<(Vec<u8>, NewMessage)> {
+        let (message, sender) = (&attempt.message, attempt.sender.as_ref()?);
         let admitted = self.report_to(attempt)?;
         let head = match self.spool.body(message.seq).await {
             Ok(body) => body.head(report::HEADER_LIMIT).await.unwrap_or_default(),

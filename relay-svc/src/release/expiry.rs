@@ -6,11 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::in_hand::InHand;
 use crate::{
     clock::Stamp,
     names::{NextHop, Node},
-    outbound::Forwarder,
+    outbound::{Forwarder, InHand},
     spool::{HeldPlace, SpoolError},
 };
 

@@ -13,7 +13,6 @@
 
 mod expiry;
 mod hosts;
-mod in_hand;
 mod turn;
 
 use std::{collections::HashMap, time::Duration};
@@ -26,11 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     names::{HostPort, Node},
-    outbound::Forwarder,
+    outbound::{Forwarder, InHand},
 };
 use expiry::Expiry;
 use hosts::{End, Hosts};
-use in_hand::InHand;
 use turn::Turn;
 
 /// So many open requests are looked at in one go.

@@ -1,25 +1,25 @@
 //! One turn at the request for one node: a session with its site, for a bounded time.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use linkmail_service::tasks::too_late;
 use opentelemetry::{
     Context, KeyValue,
     trace::{SpanKind, TraceContextExt},
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::in_hand::InHand;
 use crate::{
-    names::{HostPort, NextHop, Node},
-    outbound::{Forwarder, Session, Tally, connect},
-    spool::{Due, ReleaseRequest, SpoolError},
+    names::{HostPort, Node},
+    outbound::{Drained, Feed, Forwarder, InHand, Session, Stop, Tally, Terms, connect},
+    spool::{ReleaseRequest, SpoolError},
     telemetry,
 };
 
-/// So many messages are looked up at once.
-const BATCH: u32 = 50;
 /// A session sends for so long; then it is others' turn.
 const STRETCH: Duration = Duration::from_secs(60);
 /// A site that asked and cannot be reached is tried for so long.
@@ -85,6 +85,25 @@ impl Work {
         pause
     }
 
+    /// Takes over what a session did. A recipient whose turn did not come has it in the next one.
+    fn ended(&mut self, drained: Drained) -> Result<Ended, SpoolError> {
+        self.tally.add(&drained.tally);
+        let tried_to = match drained.untried {
+            Some(place) => Some(place - 1),
+            None => drained.last,
+        };
+        self.after = self.after.max(tried_to.unwrap_or(0));
+        match drained.stop {
+            Stop::Idle => Ok(Ended::AllTried),
+            Stop::Stretch | Stop::Exhausted => Ok(Ended::Stretched),
+            Stop::Ended(end) => Ok(Ended::Lost(end.to_string())),
+            Stop::Cancelled => Ok(Ended::Stopped),
+            // Bodies that cannot be read now: the rest was tried, and its site asks again.
+            Stop::Spool(SpoolError::Io(_)) => Ok(Ended::AllTried),
+            Stop::Spool(error) => Err(error),
+        }
+    }
+
     /// What was done, in words.
     fn account(&self) -> String {
         let Tally {
@@ -124,7 +143,6 @@ pub(super) async fn take(
         held: &held,
         in_hand: &in_hand,
         node: &node,
-        hop: NextHop::Hold(node.clone()).to_string(),
         host: &hold.release_to,
         cancel: &cancel,
     };
@@ -167,7 +185,6 @@ struct Sending<'a> {
     held: &'a Forwarder,
     in_hand: &'a InHand,
     node: &'a Node,
-    hop: String,
     host: &'a HostPort,
     cancel: &'a CancellationToken,
 }
@@ -217,13 +234,18 @@ impl Sending<'_> {
     }
 
     async fn session(&self, work: &mut Work, span: &Context) -> Result<Ended, SpoolError> {
-        if self.batch(work).await?.is_empty() {
+        let (spool, upto) = (self.held.spool.clone(), work.request.upto);
+        if spool
+            .held_places(self.node, work.after, upto, 1)
+            .await?
+            .is_empty()
+        {
             return Ok(Ended::AllTried);
         }
         let span = telemetry::start_session(self.host, span);
         let opened = tokio::select! {
             () = self.cancel.cancelled() => return Ok(Ended::Stopped),
-            opened = open(self.host, &self.held.hostname) => opened,
+            opened = open(self.host, self.held) => opened,
         };
         let mut session = match opened {
             Ok(session) => session,
@@ -232,89 +254,29 @@ impl Sending<'_> {
                 return Ok(Ended::Lost(reason));
             }
         };
-        let ended = self.send_all(work, &mut session, &span).await;
+        let hands = self.in_hand.clone();
+        let feed = Feed::of_held(spool, self.node, work.after, upto, hands);
+        let terms = Terms {
+            parent: &span,
+            until: Instant::now() + STRETCH,
+            cancel: self.cancel,
+            told: &watch::Sender::default(),
+        };
+        let drained = self.held.drain(&feed, &mut session, &terms).await;
         let failed = session.end().map(ToString::to_string);
         telemetry::end(&span, failed.map(|reason| ("session_failed", reason)));
         session.quit().await;
-        ended
-    }
-
-    async fn send_all(
-        &self,
-        work: &mut Work,
-        session: &mut Session,
-        span: &Context,
-    ) -> Result<Ended, SpoolError> {
-        let until = Instant::now() + STRETCH;
-        loop {
-            // What was delivered and is not on record would be sent again: it is recorded first.
-            self.held.record_leftovers(&self.hop).await?;
-            let batch = self.batch(work).await?;
-            if batch.is_empty() {
-                return Ok(Ended::AllTried);
-            }
-            for message in batch {
-                if self.cancel.is_cancelled() {
-                    return Ok(Ended::Stopped);
-                }
-                self.send(work, message.seq, session, span).await?;
-                if let Some(end) = session.end() {
-                    return Ok(Ended::Lost(end.to_string()));
-                }
-                if Instant::now() >= until {
-                    return Ok(Ended::Stretched);
-                }
-            }
-        }
-    }
-
-    /// Sends what is held of one message now. A recipient whose turn did not come has it in the next session.
-    async fn send(
-        &self,
-        work: &mut Work,
-        place: i64,
-        session: &mut Session,
-        span: &Context,
-    ) -> Result<(), SpoolError> {
-        let mut untried = 0;
-        // Who is giving it up at this moment ends it.
-        if let Some(_taken) = self.in_hand.take(place) {
-            let spool = &self.held.spool;
-            for message in spool.held(self.node, place - 1, place, 1).await? {
-                match self.held.send(&self.hop, &message, session, span).await {
-                    Ok(done) => {
-                        work.tally.add(&done);
-                        untried = done.untried;
-                    }
-                    // Its body cannot be read now; the others are not kept waiting by it.
-                    Err(SpoolError::Io(error)) => {
-                        tracing::error!(id = %message.id, %error, "a held message cannot be read");
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        if untried == 0 {
-            work.after = place;
-        }
-        Ok(())
-    }
-
-    async fn batch(&self, work: &Work) -> Result<Vec<Due>, SpoolError> {
-        self.held
-            .spool
-            .held(self.node, work.after, work.request.upto, BATCH)
-            .await
+        work.ended(drained)
     }
 }
 
 /// A connection that was greeted, within a time that a turn can spare.
-async fn open(host: &HostPort, hostname: &Arc<str>) -> Result<Session, String> {
+async fn open(host: &HostPort, held: &Forwarder) -> Result<Session, String> {
     let opening = async {
         let stream = connect(host, CONNECT)
             .await
             .map_err(|error| error.to_string())?;
-        Session::open(stream, host.clone(), hostname)
+        Session::open(stream, host.clone(), &held.hostname, held.flight)
             .await
             .map_err(|end| end.to_string())
     };

@@ -194,6 +194,22 @@ impl Body {
         })
     }
 
+    /// The whole of a body that lies in the database; nothing when it lies in a file.
+    ///
+    /// # Errors
+    /// It is not what was accepted.
+    pub async fn whole(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if matches!(self.source, Source::File(_)) {
+            return Ok(None);
+        }
+        let octets = self.next().await?;
+        // An empty body was checked by that.
+        if !octets.is_empty() {
+            self.next().await?;
+        }
+        Ok(Some(octets))
+    }
+
     /// The next piece, of up to 64 KiB; empty at the end.
     ///
     /// # Errors

@@ -58,6 +58,22 @@ impl Spool {
         }
     }
 
+    /// The places of up to `limit` held messages of a node between two places in the spool, in their order.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn held_places(
+        &self,
+        node: &Node,
+        after: i64,
+        upto: i64,
+        limit: u32,
+    ) -> Result<Vec<i64>, SpoolError> {
+        let hop = NextHop::Hold(node.clone()).to_string();
+        self.read(move |connection| held_places(connection, &hop, after, upto, limit))
+            .await
+    }
+
     /// Some held messages that have been held for longer than `age` by the spool's clock, oldest first, behind a place, each
     /// with its node; a message of two nodes comes twice. And the place where it goes on, if there may be more.
     ///
@@ -125,6 +141,21 @@ fn too_old(
     Ok(old)
 }
 
+fn held_places(
+    connection: &Connection,
+    hop: &str,
+    after: i64,
+    upto: i64,
+    limit: u32,
+) -> Result<Vec<i64>, SpoolError> {
+    let mut seqs = connection.prepare_cached(
+        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+         WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
+    )?;
+    let seqs = seqs.query_map(params![hop, after, upto, limit], |row| row.get(0))?;
+    Ok(seqs.collect::<Result<_, _>>()?)
+}
+
 fn held(
     connection: &Connection,
     hop: &str,
@@ -132,12 +163,7 @@ fn held(
     upto: i64,
     limit: u32,
 ) -> Result<AndDamaged<Due>, SpoolError> {
-    let mut seqs = connection.prepare_cached(
-        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
-         WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
-    )?;
-    let seqs = seqs.query_map(params![hop, after, upto, limit], |row| row.get(0))?;
-    look::load_each(seqs.collect::<Result<Vec<i64>, _>>()?, |seq| {
+    look::load_each(held_places(connection, hop, after, upto, limit)?, |seq| {
         look::load_due(connection, seq, hop, RecipientState::Held, Stamp(i64::MAX))
     })
 }

@@ -33,6 +33,82 @@ impl Spool {
         }
     }
 
+    /// The places of up to `limit` messages that are due for a next hop behind a point in the order of their dues.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn due_places(
+        &self,
+        hop: String,
+        now: Stamp,
+        after: DuePlace,
+        limit: u32,
+    ) -> Result<Vec<DuePlace>, SpoolError> {
+        self.read(move |connection| {
+            // Walks the partial index in order; recipients of one message that are due at different times give several.
+            let mut places = connection.prepare_cached(
+                "SELECT due_ms, seq FROM recipients INDEXED BY recipients_due \
+                 WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 AND (due_ms, seq) > (?3, ?4) \
+                 GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?5",
+            )?;
+            let parameters = params![hop, now.0, after.due_ms, after.seq, limit];
+            let places = places.query_map(parameters, |row| {
+                Ok(DuePlace {
+                    due_ms: row.get(0)?,
+                    seq: row.get(1)?,
+                })
+            })?;
+            Ok(places.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// How many messages are due for a next hop, and how many octets they have together; up to `cap` messages count.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn due_weight(
+        &self,
+        hop: String,
+        now: Stamp,
+        cap: u32,
+    ) -> Result<(u64, u64), SpoolError> {
+        self.read(move |connection| {
+            let mut weigh = connection.prepare_cached(
+                "SELECT count(*), coalesce(sum(size), 0) FROM messages WHERE seq IN \
+                 (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
+                  WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3)",
+            )?;
+            let weight = weigh.query_row(params![hop, now.0, cap], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+            Ok((unsigned(weight.0), unsigned(weight.1)))
+        })
+        .await
+    }
+
+    /// These messages, each with those of its recipients that are in `state` for a next hop, and due; without those of
+    /// which nothing is. A message whose row is damaged is set aside.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn waiting(
+        &self,
+        seqs: Vec<i64>,
+        hop: String,
+        state: RecipientState,
+        now: Stamp,
+    ) -> Result<Vec<Due>, SpoolError> {
+        let (mut messages, damaged) = self
+            .read(move |connection| {
+                load_each(seqs, |seq| load_due(connection, seq, &hop, state, now))
+            })
+            .await?;
+        self.set_aside_damaged(damaged).await?;
+        messages.retain(|message| !message.recipients.is_empty());
+        Ok(messages)
+    }
+
     pub(super) async fn set_aside_damaged(
         &self,
         damaged: Vec<(i64, String)>,
@@ -113,6 +189,22 @@ impl Spool {
     pub async fn list(&self, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
         self.read(move |connection| list(connection, filter)).await
     }
+}
+
+/// A place in the order in which messages are due for a next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DuePlace {
+    due_ms: i64,
+    /// The place of the message in the spool.
+    pub seq: i64,
+}
+
+impl DuePlace {
+    /// Before all.
+    pub const START: Self = Self {
+        due_ms: i64::MIN,
+        seq: 0,
+    };
 }
 
 fn list(connection: &Connection, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {

@@ -46,6 +46,7 @@ use rusqlite::{Connection, ErrorCode};
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
 pub use held::{HeldPlace, TooOld};
+pub use look::DuePlace;
 pub use messages::{
     Accepted, Backlog, Due, DueRecipient, ListFilter, NewMessage, NewRecipient, Origin,
     RecipientRow, RecipientState, Settled, StoredMessage,
@@ -123,7 +124,10 @@ impl SpoolError {
     pub fn is_of_the_message(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
-            Self::Io(error) => error.kind() == io::ErrorKind::NotFound,
+            Self::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+            ),
             _ => false,
         }
     }

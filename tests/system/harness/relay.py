@@ -53,6 +53,7 @@ trigger = {trigger}
 quiet = "{quiet}"
 bounce_wait = "{bounce_wait}"
 redial_after = "1h"
+connections = {connections}
 """
 
 IMPLICIT = '{ driver = "implicit", patience = "2s", attempts = 1, pause = "100ms" }'
@@ -229,6 +230,7 @@ class Relay(Daemon):
         trigger="[]",
         quiet="500ms",
         bounce_wait="300ms",
+        connections=16,
         extra="",
         grpc_extra="",
         released=None,
@@ -258,6 +260,7 @@ class Relay(Daemon):
                 trigger=trigger,
                 quiet=quiet,
                 bounce_wait=bounce_wait,
+                connections=connections,
             )
         )
 

@@ -1,55 +1,98 @@
 //! The client side of a session: orders of the shell and replies of a server in, steps for the shell out.
 //!
 //! The shell calls [`ClientSession::step`] and does what it says. Orders ([`ClientSession::transmit`],
-//! [`ClientSession::etrn`], [`ClientSession::quit`]) are carried out one after the other, each once the session is ready;
-//! [`ClientStep::Ready`] says that nothing is left to do. Every transaction that was ordered ends in exactly one
-//! [`ClientStep::Transaction`] with an outcome for each recipient, also when the session dies.
+//! [`ClientSession::etrn`], [`ClientSession::quit`]) are carried out in their order. Every transaction that was ordered
+//! ends in exactly one [`ClientStep::Transaction`] with an outcome for each recipient, also when the session dies.
 //!
-//! With PIPELINING the envelope and DATA go out as one group (in groups of 100 recipients, so that neither side blocks on
-//! writing, RFC 2920 3.1); without it each command waits for its reply. Replies are matched strictly in order.
+//! # Flights
 //!
-//! Limits: one message at a time in flight; no CHUNKING, STARTTLS, AUTH or DSN parameters. A message with octets above
-//! 127 goes to a server without 8BITMIME as it is: converting it would change what was signed.
+//! On a long line round trips are the cost. With PIPELINING and CHUNKING whole messages follow each other without waiting,
+//! `MAIL RCPT… BDAT LAST RSET MAIL RCPT… BDAT LAST`, and replies are matched strictly in order. Sending BDAT before the
+//! replies to RCPT goes beyond the letter of RFC 3030 2, and is what servers in the field take. RSET stands between
+//! transactions whose outcome is not known yet: behind one that lost all recipients Exim would otherwise send the next
+//! message under the refused one's sender (seen with 4.96). Without CHUNKING the next MAIL rides with the final dot
+//! (RFC 2920 3.1); without PIPELINING each command waits for its reply. ETRN and QUIT end their group (RFC 2920 3.1).
+//!
+//! [`ClientSession::room`] says how many messages and octets may be ordered beyond those that have no outcome yet; what
+//! is ordered past it waits. A message whose [`Content`] is streamed is sent once its envelope was accepted.
+//!
+//! # A session that breaks
+//!
+//! What stands behind a 421, or behind an error after which the server closed, was not accepted: it was not tried. When
+//! the connection is lost in any other way, each message that was written to its end is in doubt.
+//!
+//! Limits: no DSN parameters, addresses are ASCII. A message with octets above 127 is not given to a server without
+//! 8BITMIME: converting it would change what was signed.
 
+mod content;
 mod envelope;
+mod flight;
+mod hello;
 mod outcome;
 mod replies;
 mod step;
 
 use std::collections::VecDeque;
 
-use crate::data::{BadBody, DataEncoder};
 use crate::ehlo::Capabilities;
 use crate::etrn::EtrnNode;
 use crate::reply::Reply;
 use crate::reply_reader::ReplyReader;
 
-use envelope::Current;
+use content::Streaming;
+use flight::Flying;
 
+pub use content::Content;
+pub use flight::{FlightLimits, Room};
+pub use hello::{ClientConfig, Protocol, TlsUse};
 pub use outcome::{CloseReason, RecipientOutcome, Transaction, TransactionOutcome};
 pub use step::{ClientPhase, ClientStep};
 
-/// A command whose reply is awaited.
+/// A command whose reply is awaited. Those of a transaction belong to the oldest that is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
+    Auth,
     Reset,
     Mail,
     /// The recipient with this index.
     Rcpt(usize),
     Data,
-    DataEnd,
+    /// A chunk that is not the last.
+    Chunk,
+    /// The final dot, or the last chunk.
+    End,
     /// The end of a message of nothing, sent because DATA was accepted when no recipient was (RFC 2920 3.1).
     EmptyEnd,
     Etrn,
     Quit,
 }
 
+impl Awaited {
+    fn phase(self) -> ClientPhase {
+        match self {
+            Awaited::Greeting => ClientPhase::Greeting,
+            Awaited::Ehlo | Awaited::Helo => ClientPhase::Hello,
+            Awaited::StartTls => ClientPhase::StartTls,
+            Awaited::Auth => ClientPhase::Auth,
+            Awaited::Reset => ClientPhase::Reset,
+            Awaited::Mail => ClientPhase::Mail,
+            Awaited::Rcpt(_) => ClientPhase::Recipient,
+            Awaited::Data => ClientPhase::DataStart,
+            Awaited::Chunk => ClientPhase::Chunk,
+            Awaited::End | Awaited::EmptyEnd => ClientPhase::DataEnd,
+            Awaited::Etrn => ClientPhase::Etrn,
+            Awaited::Quit => ClientPhase::Quit,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Order {
-    Transmit(Transaction),
+    Transmit(u64, Transaction, Content),
     Etrn(EtrnNode),
     Quit,
 }
@@ -57,51 +100,76 @@ enum Order {
 /// One session with a server. See the module for how it is driven.
 #[derive(Debug)]
 pub struct ClientSession {
-    hostname: String,
+    config: ClientConfig,
     input: ReplyReader,
     input_ended: bool,
     output: Vec<u8>,
+    /// Octets of `output` that hold a secret: it is written by itself.
+    output_is_secret: bool,
     steps: VecDeque<ClientStep>,
     awaited: VecDeque<Awaited>,
     orders: VecDeque<Order>,
-    current: Option<Current>,
-    encoder: Option<DataEncoder>,
+    /// Transactions that were begun and have no outcome, the oldest first; only the last is still being sent.
+    flying: VecDeque<Flying>,
+    streaming: Option<Streaming>,
+    /// What the shell has to do before the session is ready for orders.
+    hello: hello::Stage,
     greeting: Option<Reply>,
     capabilities: Option<Capabilities>,
     /// The last transaction may have left something behind at the server: RSET goes before the next order.
     must_reset: bool,
+    /// Messages ordered, and those of them that were begun.
+    ordered: u64,
+    begun: u64,
+    replies_read: u64,
+    /// The last reply was a refusal.
+    last_was_refusal: bool,
     closed: Option<CloseReason>,
 }
 
 impl ClientSession {
-    /// A session that waits for the greeting; `hostname` is what it calls itself in EHLO.
-    pub fn new(hostname: String) -> ClientSession {
+    /// A session that waits for the greeting.
+    pub fn new(config: ClientConfig) -> ClientSession {
         ClientSession {
-            hostname,
+            hello: hello::Stage::new(&config),
+            config,
             input: ReplyReader::new(),
             input_ended: false,
             output: Vec::new(),
+            output_is_secret: false,
             steps: VecDeque::new(),
             awaited: VecDeque::from([Awaited::Greeting]),
             orders: VecDeque::new(),
-            current: None,
-            encoder: None,
+            flying: VecDeque::new(),
+            streaming: None,
             greeting: None,
             capabilities: None,
             must_reset: false,
+            ordered: 0,
+            begun: 0,
+            replies_read: 0,
+            last_was_refusal: false,
             closed: None,
         }
     }
 
-    /// Orders a message to be sent. Its outcome comes as [`ClientStep::Transaction`].
-    pub fn transmit(&mut self, transaction: Transaction) {
+    /// Orders a message to be sent, and gives its number in this session, from 0 on. Its outcome comes as
+    /// [`ClientStep::Transaction`].
+    pub fn transmit(&mut self, transaction: Transaction, content: Content) -> u64 {
+        let number = self.ordered;
+        self.ordered += 1;
         match &self.closed {
-            None => self.orders.push_back(Order::Transmit(transaction)),
+            None => {
+                let order = Order::Transmit(number, transaction, content);
+                self.orders.push_back(order);
+            }
             Some(reason) => {
                 let outcome = TransactionOutcome::not_tried(&transaction, reason);
-                self.steps.push_back(ClientStep::Transaction(outcome));
+                self.steps
+                    .push_back(ClientStep::Transaction(number, outcome));
             }
         }
+        number
     }
 
     /// Orders ETRN. Its reply comes as [`ClientStep::Etrn`], unless the session ends first.
@@ -131,8 +199,14 @@ impl ClientSession {
         let phase = self
             .awaited
             .front()
-            .map_or(ClientPhase::DataBlock, phase_of);
+            .map_or(ClientPhase::DataBlock, |awaited| awaited.phase());
         self.die(CloseReason::TimedOut(phase));
+    }
+
+    /// The shell ends the session, for what it knows and the session does not: TLS or the login failed, or the source of
+    /// a message. What was unanswered gets its outcome.
+    pub fn abandon(&mut self, why: String) {
+        self.die(CloseReason::Abandoned(why));
     }
 
     /// Why the session is over, once it is. Outcomes may still be waiting in [`ClientSession::step`].
@@ -145,44 +219,14 @@ impl ClientSession {
         self.greeting.as_ref()
     }
 
+    /// How many replies were read so far: progress, for the timers of the shell.
+    pub fn replies_read(&self) -> u64 {
+        self.replies_read
+    }
+
     /// What the server offers, once it has said so; nothing is offered after HELO.
     pub fn capabilities(&self) -> Option<&Capabilities> {
         self.capabilities.as_ref()
-    }
-
-    /// The next piece of the message, after [`ClientStep::SendBody`]; the steps that follow write it.
-    ///
-    /// Errors: the message cannot be sent. Then nothing from the bad byte on and no end of data is ever written, and the
-    /// session is over. Outside of SendBody nothing is taken.
-    pub fn body(&mut self, piece: &[u8]) -> Result<(), BadBody> {
-        let Some(encoder) = &mut self.encoder else {
-            return Ok(());
-        };
-        match encoder.encode(piece, &mut self.output) {
-            Ok(()) => Ok(()),
-            Err(bad) => {
-                self.die(CloseReason::BadBody(bad));
-                Err(bad)
-            }
-        }
-    }
-
-    /// Ends the message: the end of data is written and its reply awaited. Errors: as [`ClientSession::body`].
-    pub fn end_body(&mut self) -> Result<(), BadBody> {
-        let Some(encoder) = &mut self.encoder else {
-            return Ok(());
-        };
-        match encoder.finish(&mut self.output) {
-            Ok(()) => {
-                self.encoder = None;
-                self.awaited.push_back(Awaited::DataEnd);
-                Ok(())
-            }
-            Err(bad) => {
-                self.die(CloseReason::BadBody(bad));
-                Err(bad)
-            }
-        }
     }
 
     /// What to do next. [`ClientStep::Closed`] is given for ever.
@@ -191,56 +235,93 @@ impl ClientSession {
             if let Some(step) = self.steps.pop_front() {
                 return step;
             }
-            if !self.output.is_empty() {
-                return ClientStep::Write(std::mem::take(&mut self.output));
-            }
-            if let Some(reason) = &self.closed {
+            if let Some(reason) = &self.closed
+                && self.output.is_empty()
+            {
                 return ClientStep::Closed(reason.clone());
             }
             match self.input.next_reply() {
-                Ok(Some(reply)) => self.reply(reply),
-                Err(error) => self.die(CloseReason::Protocol(error.to_string())),
-                Ok(None) if self.input_ended => self.lost(),
-                Ok(None) => {
-                    if let Some(awaited) = self.awaited.front() {
-                        return ClientStep::Read(phase_of(awaited));
-                    }
-                    if self.encoder.is_some() {
-                        return ClientStep::SendBody;
-                    }
-                    if !self.proceed() {
-                        return ClientStep::Ready;
-                    }
+                Ok(Some(reply)) if self.closed.is_none() => {
+                    self.reply(reply);
+                    continue;
                 }
+                Err(error) if self.closed.is_none() => {
+                    self.die(CloseReason::Protocol(error.to_string()));
+                    continue;
+                }
+                Ok(None) if self.input_ended && self.closed.is_none() => {
+                    self.lost();
+                    continue;
+                }
+                _ => {}
+            }
+            if self.closed.is_none() && self.proceed() {
+                continue;
+            }
+            if !self.output.is_empty() {
+                let bytes = std::mem::take(&mut self.output);
+                return if std::mem::take(&mut self.output_is_secret) {
+                    ClientStep::WriteSecret(bytes)
+                } else {
+                    ClientStep::Write(bytes)
+                };
+            }
+            if self.closed.is_none() {
+                return self.idle_step();
             }
         }
     }
 
-    /// Sends what comes next, of the transaction or of the next order; false when there is nothing.
+    /// The step when nothing is left to be written or read now.
+    fn idle_step(&mut self) -> ClientStep {
+        if let Some(step) = self.hello_step() {
+            return step;
+        }
+        if let Some(number) = self.awaits_body() {
+            return ClientStep::SendBody(number);
+        }
+        match self.awaited.front() {
+            Some(awaited) => ClientStep::Read(awaited.phase()),
+            None => ClientStep::Ready,
+        }
+    }
+
+    /// Sends what comes next, of a transaction or of the next order; false when there is nothing, or it has to wait.
     fn proceed(&mut self) -> bool {
-        if self.current.is_some() {
-            self.send_group();
-            return true;
-        }
-        let Some(order) = self.orders.pop_front() else {
+        if !self.is_ready() {
             return false;
-        };
-        if self.must_reset && !matches!(order, Order::Quit) {
-            self.must_reset = false;
-            self.command(b"RSET", Awaited::Reset);
-            // With PIPELINING the transaction follows in the same group: RSET may stand anywhere in one.
-            if !self.pipelining() || matches!(order, Order::Etrn(_)) {
-                self.orders.push_front(order);
-                return true;
-            }
         }
-        match order {
-            Order::Transmit(transaction) => self.begin(transaction),
-            Order::Etrn(node) => {
+        if self.is_sending() {
+            return self.send_on();
+        }
+        let idle = self.awaited.is_empty();
+        match self.orders.front() {
+            None => return false,
+            Some(_) if !idle && !self.pipelining() => return false,
+            Some(Order::Transmit(..)) if !self.may_begin() => return false,
+            // ETRN may ride behind messages; what rides behind ETRN has to wait, and so has QUIT for all outcomes.
+            Some(Order::Quit) if !idle => return false,
+            Some(_) if self.awaited.contains(&Awaited::Etrn) => return false,
+            Some(_) => {}
+        }
+        match self.orders.pop_front() {
+            None => return false,
+            Some(Order::Transmit(number, transaction, content)) => {
+                self.begin(number, transaction, content);
+            }
+            Some(Order::Etrn(node)) => {
+                if self.may_linger() {
+                    self.must_reset = false;
+                    self.command(b"RSET", Awaited::Reset);
+                    if !self.pipelining() {
+                        self.orders.push_front(Order::Etrn(node));
+                        return true;
+                    }
+                }
                 let line = [b"ETRN ".as_slice(), &node.to_bytes()].concat();
                 self.command(&line, Awaited::Etrn);
             }
-            Order::Quit => self.command(b"QUIT", Awaited::Quit),
+            Some(Order::Quit) => self.command(b"QUIT", Awaited::Quit),
         }
         true
     }
@@ -251,10 +332,16 @@ impl ClientSession {
             .is_some_and(|offered| offered.pipelining)
     }
 
+    fn chunking(&self) -> bool {
+        self.capabilities
+            .as_ref()
+            .is_some_and(|offered| offered.chunking)
+    }
+
     fn command(&mut self, line: &[u8], awaited: Awaited) {
         self.output.extend_from_slice(line);
         self.output.extend_from_slice(b"\r\n");
-        self.awaited.push_back(awaited);
+        self.await_reply(awaited);
     }
 
     /// The connection ended: in good order behind QUIT, else not.
@@ -278,33 +365,26 @@ impl ClientSession {
             return;
         }
         self.output.clear();
-        self.encoder = None;
-        if let Some(current) = self.current.take() {
-            let end_sent = self.awaited.contains(&Awaited::DataEnd);
-            let outcome = current.outcome_of_loss(end_sent, &reason);
-            self.steps.push_back(ClientStep::Transaction(outcome));
+        self.streaming = None;
+        let refused = match &reason {
+            CloseReason::Refused(_) => true,
+            CloseReason::PeerClosed { .. } => self.last_was_refusal,
+            _ => false,
+        };
+        for flying in std::mem::take(&mut self.flying) {
+            let number = flying.number;
+            let outcome = flying.outcome_of_loss(refused, &reason);
+            self.steps
+                .push_back(ClientStep::Transaction(number, outcome));
         }
         for order in self.orders.drain(..) {
-            if let Order::Transmit(transaction) = order {
+            if let Order::Transmit(number, transaction, _) = order {
                 let outcome = TransactionOutcome::not_tried(&transaction, &reason);
-                self.steps.push_back(ClientStep::Transaction(outcome));
+                self.steps
+                    .push_back(ClientStep::Transaction(number, outcome));
             }
         }
         self.awaited.clear();
         self.closed = Some(reason);
-    }
-}
-
-fn phase_of(awaited: &Awaited) -> ClientPhase {
-    match awaited {
-        Awaited::Greeting => ClientPhase::Greeting,
-        Awaited::Ehlo | Awaited::Helo => ClientPhase::Hello,
-        Awaited::Reset => ClientPhase::Reset,
-        Awaited::Mail => ClientPhase::Mail,
-        Awaited::Rcpt(_) => ClientPhase::Recipient,
-        Awaited::Data => ClientPhase::DataStart,
-        Awaited::DataEnd | Awaited::EmptyEnd => ClientPhase::DataEnd,
-        Awaited::Etrn => ClientPhase::Etrn,
-        Awaited::Quit => ClientPhase::Quit,
     }
 }

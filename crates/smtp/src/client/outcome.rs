@@ -52,6 +52,8 @@ pub enum RecipientOutcome {
     NotTried(CloseReason),
     /// The whole message was sent and its reply was lost: the server may or may not have it.
     InDoubt,
+    /// The message holds what may not be sent; nothing of that was written.
+    BadBody(BadBody),
 }
 
 /// Why a session ended.
@@ -70,8 +72,14 @@ pub enum CloseReason {
     TimedOut(ClientPhase),
     /// The server did not speak SMTP, or said what cannot be an answer.
     Protocol(String),
-    /// The message held what may not be sent.
+    /// The message held what may not be sent, and DATA cannot be ended in any other way.
     BadBody(BadBody),
+    /// TLS is required, and was not offered or was refused.
+    NotEncrypted(String),
+    /// The server refused the login.
+    LoginRefused(Reply),
+    /// The shell ended it, for this reason.
+    Abandoned(String),
 }
 
 impl fmt::Display for CloseReason {
@@ -86,6 +94,8 @@ impl fmt::Display for CloseReason {
             CloseReason::TimedOut(phase) => write!(f, "timed out at {}", phase.name()),
             CloseReason::Protocol(what) => write!(f, "protocol error: {what}"),
             CloseReason::BadBody(bad) => write!(f, "bad body: {bad}"),
+            CloseReason::NotEncrypted(why) | CloseReason::Abandoned(why) => f.write_str(why),
+            CloseReason::LoginRefused(reply) => write!(f, "login refused {reply}"),
         }
     }
 }

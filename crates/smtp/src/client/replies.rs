@@ -1,31 +1,35 @@
 //! The client session reading replies: each one belongs to the oldest command that has none.
 
-use crate::ehlo::Capabilities;
 use crate::reply::{Enhanced, Reply, Severity};
 
-use super::envelope::Fate;
-use super::{Awaited, ClientSession, ClientStep, CloseReason};
+use super::flight::{Fate, Flying, Progress};
+use super::{Awaited, ClientSession, ClientStep, CloseReason, Protocol};
 
 impl ClientSession {
     /// Takes one reply. 421 is an answer to the command it is for and ends the session (RFC 5321 3.8).
     pub(super) fn reply(&mut self, reply: Reply) {
+        self.replies_read += 1;
+        self.last_was_refusal =
+            matches!(reply.severity(), Severity::Transient | Severity::Permanent);
         let Some(awaited) = self.awaited.pop_front() else {
             return self.unasked(reply);
         };
-        let ends = reply.code == 421;
-        let last = ends.then(|| reply.clone());
+        let last = (reply.code == 421).then(|| reply.clone());
         match awaited {
             Awaited::Greeting => self.greeted(reply),
             Awaited::Ehlo => self.answer_to_ehlo(reply),
             Awaited::Helo => self.answer_to_helo(reply),
+            Awaited::StartTls => self.answer_to_starttls(reply),
+            Awaited::Auth => self.answer_to_auth(reply),
             Awaited::Reset => self.answer_to_reset(reply),
-            Awaited::Mail => self.answer_to_mail(reply),
-            Awaited::Rcpt(at) => self.answer_to_rcpt(at, reply),
-            Awaited::Data => self.answer_to_data(reply),
-            Awaited::DataEnd => self.answer_to_end(reply),
-            Awaited::EmptyEnd => self.answer_to_empty_end(),
             Awaited::Etrn => self.steps.push_back(ClientStep::Etrn(reply)),
             Awaited::Quit => self.die(CloseReason::Quit),
+            Awaited::Mail
+            | Awaited::Rcpt(_)
+            | Awaited::Data
+            | Awaited::Chunk
+            | Awaited::End
+            | Awaited::EmptyEnd => self.answer_in_transaction(awaited, reply),
         }
         if let Some(last) = last {
             self.die(CloseReason::Refused(last));
@@ -37,9 +41,9 @@ impl ClientSession {
         let is_refusal = matches!(reply.severity(), Severity::Transient | Severity::Permanent);
         if reply.code == 421 {
             self.die(CloseReason::Refused(reply));
-        } else if self.encoder.is_some() && is_refusal {
-            if let Some(current) = &mut self.current {
-                current.refuse_rest(&reply);
+        } else if self.streaming.is_some() && is_refusal {
+            if let Some(oldest) = self.flying.front_mut() {
+                oldest.refuse_rest(&reply);
             }
             self.die(CloseReason::Refused(reply));
         } else {
@@ -47,113 +51,141 @@ impl ClientSession {
         }
     }
 
-    fn protocol_error(&mut self, what: &str, reply: &Reply) {
+    pub(super) fn protocol_error(&mut self, what: &str, reply: &Reply) {
         self.die(CloseReason::Protocol(format!("{what}: {reply}")));
-    }
-
-    fn greeted(&mut self, reply: Reply) {
-        let is_welcome = reply.code == 220;
-        self.greeting = Some(reply.clone());
-        if is_welcome {
-            let line = format!("EHLO {}", self.hostname);
-            self.command(line.as_bytes(), Awaited::Ehlo);
-        } else {
-            self.die(CloseReason::Refused(reply));
-        }
-    }
-
-    fn answer_to_ehlo(&mut self, reply: Reply) {
-        match reply.severity() {
-            Severity::Positive => self.capabilities = Some(Capabilities::from_reply(&reply)),
-            Severity::Permanent => {
-                let line = format!("HELO {}", self.hostname);
-                self.command(line.as_bytes(), Awaited::Helo);
-            }
-            _ => self.die(CloseReason::Refused(reply)),
-        }
-    }
-
-    fn answer_to_helo(&mut self, reply: Reply) {
-        if reply.is_positive() {
-            self.capabilities = Some(Capabilities::default());
-        } else {
-            self.die(CloseReason::Refused(reply));
-        }
     }
 
     /// Without RSET the next message could go out under the last one's sender (seen with Exim), so its refusal is final.
     fn answer_to_reset(&mut self, reply: Reply) {
-        if !reply.is_positive() {
-            if reply.code == 421 {
-                self.die(CloseReason::Refused(reply));
-            } else {
-                self.protocol_error("RSET was refused", &reply);
-            }
+        if !reply.is_positive() && reply.code != 421 {
+            self.protocol_error("RSET was refused", &reply);
         }
     }
 
+    fn answer_in_transaction(&mut self, awaited: Awaited, reply: Reply) {
+        let Some(oldest) = self.flying.front_mut() else {
+            return;
+        };
+        oldest.unanswered = oldest.unanswered.saturating_sub(1);
+        match awaited {
+            Awaited::Mail => self.answer_to_mail(reply),
+            Awaited::Rcpt(at) => self.answer_to_rcpt(at, reply),
+            Awaited::Data => self.answer_to_data(reply),
+            Awaited::Chunk => self.answer_to_chunk(reply),
+            Awaited::End => self.answer_to_end(reply),
+            _ => self.answer_to_empty_end(),
+        }
+        self.conclude();
+    }
+
     fn answer_to_mail(&mut self, reply: Reply) {
-        let Some(current) = &mut self.current else {
+        let Some(oldest) = self.flying.front_mut() else {
             return;
         };
         match reply.severity() {
             Severity::Positive => {}
             Severity::Intermediate => self.protocol_error("an answer to MAIL", &reply),
             Severity::Transient | Severity::Permanent => {
-                current.mail_refused = true;
-                current.refuse_rest(&reply);
+                oldest.mail_refused = true;
+                oldest.refuse_rest(&reply);
             }
         }
     }
 
     fn answer_to_rcpt(&mut self, at: usize, reply: Reply) {
-        let Some(current) = &mut self.current else {
+        let Some(oldest) = self.flying.front_mut() else {
             return;
         };
         match reply.severity() {
-            Severity::Positive if current.mail_refused => {
+            Severity::Positive if oldest.mail_refused => {
                 // The server has a sender of its own, such as that of an earlier message: neither reply can be trusted.
-                current.fates.fill(Fate::Unanswered);
+                oldest.fates.fill(Fate::Unanswered);
                 self.protocol_error("a recipient taken without its sender", &reply);
             }
-            Severity::Positive => current.fates[at] = Fate::Taken,
+            Severity::Positive => oldest.fates[at] = Fate::Taken,
             Severity::Intermediate => self.protocol_error("an answer to RCPT", &reply),
-            Severity::Transient | Severity::Permanent if current.mail_refused => {}
+            Severity::Transient | Severity::Permanent if oldest.mail_refused => {}
             Severity::Transient | Severity::Permanent => {
-                current.fates[at] = Fate::Refused(too_many_recipients_is_temporary(reply));
+                oldest.fates[at] = Fate::Refused(too_many_recipients_is_temporary(reply));
             }
         }
     }
 
     fn answer_to_data(&mut self, reply: Reply) {
-        let Some(current) = &mut self.current else {
-            return;
-        };
         match reply.severity() {
-            Severity::Intermediate if current.any_taken() => self.begin_body(),
-            Severity::Intermediate => self.command(b".", Awaited::EmptyEnd),
+            Severity::Intermediate => self.send_dotted(),
             Severity::Positive => self.protocol_error("an answer to DATA", &reply),
             Severity::Transient | Severity::Permanent => {
                 self.must_reset = true;
-                self.finish(&reply);
+                self.settle_oldest(reply);
             }
         }
     }
 
-    fn answer_to_end(&mut self, reply: Reply) {
+    /// A chunk that is not the last. A refusal decides for the message, and no more of it is sent.
+    fn answer_to_chunk(&mut self, reply: Reply) {
         match reply.severity() {
-            Severity::Positive | Severity::Transient | Severity::Permanent => self.finish(&reply),
-            Severity::Intermediate => {
-                // The end of data is out, and what came back says nothing about the message.
-                self.awaited.push_front(Awaited::DataEnd);
-                self.protocol_error("an answer to the end of data", &reply);
+            Severity::Positive => {}
+            Severity::Intermediate => self.protocol_error("an answer to BDAT", &reply),
+            Severity::Transient | Severity::Permanent => {
+                let is_newest = self.flying.len() == 1;
+                if is_newest {
+                    self.streaming = None;
+                }
+                self.must_reset |= is_newest;
+                self.settle_oldest(reply);
             }
         }
+    }
+
+    /// The end of data was answered. LMTP has an answer for each recipient that was taken, in their order (RFC 2033 4.2).
+    fn answer_to_end(&mut self, reply: Reply) {
+        if reply.severity() == Severity::Intermediate {
+            // The end of data is out, and what came back says nothing about the message.
+            return self.protocol_error("an answer to the end of data", &reply);
+        }
+        let by_recipient = self.config.protocol == Protocol::Lmtp;
+        let Some(oldest) = self.flying.front_mut() else {
+            return;
+        };
+        let refuses = !reply.is_positive();
+        match oldest.fates.iter_mut().find(|fate| **fate == Fate::Taken) {
+            Some(fate) if by_recipient => {
+                *fate = if refuses {
+                    Fate::Refused(reply)
+                } else {
+                    Fate::Accepted(reply)
+                };
+                if oldest.any_taken() {
+                    oldest.unanswered += 1;
+                    self.awaited.push_front(Awaited::End);
+                }
+            }
+            _ => {
+                // A chunk that came before may have decided already.
+                oldest.verdict.get_or_insert(reply);
+            }
+        }
+        // After a refused chunk the transaction is still there (RFC 3030 2); nothing follows it in flight.
+        self.must_reset |= refuses && self.flying.len() == 1 && self.chunking();
     }
 
     fn answer_to_empty_end(&mut self) {
         self.must_reset = true;
-        self.finish(&crate::replies::no_valid_recipients());
+        self.settle_oldest(crate::replies::no_valid_recipients());
+    }
+
+    /// The oldest transaction is decided, and nothing more of it is sent.
+    fn settle_oldest(&mut self, verdict: Reply) {
+        if let Some(Flying {
+            verdict: known,
+            progress,
+            ..
+        }) = self.flying.front_mut()
+        {
+            known.get_or_insert(verdict);
+            *progress = Progress::Sent;
+        }
     }
 }
 

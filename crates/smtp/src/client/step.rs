@@ -13,6 +13,10 @@ pub enum ClientPhase {
     Greeting,
     /// The reply to EHLO or HELO.
     Hello,
+    /// The reply to STARTTLS.
+    StartTls,
+    /// The reply to AUTH, or to an answer to its challenge.
+    Auth,
     /// The reply to MAIL.
     Mail,
     /// The reply to RCPT.
@@ -21,6 +25,8 @@ pub enum ClientPhase {
     DataStart,
     /// The server taking the next piece of the message; a timer for writing, never read for.
     DataBlock,
+    /// The reply to a chunk that is not the last.
+    Chunk,
     /// The reply to the end of data.
     DataEnd,
     /// The reply to ETRN.
@@ -36,7 +42,7 @@ impl ClientPhase {
     pub fn timeout(self) -> Duration {
         let minutes = match self {
             ClientPhase::DataStart => 2,
-            ClientPhase::DataBlock => 3,
+            ClientPhase::DataBlock | ClientPhase::Chunk => 3,
             ClientPhase::DataEnd => 10,
             _ => 5,
         };
@@ -48,10 +54,13 @@ impl ClientPhase {
         match self {
             ClientPhase::Greeting => "greeting",
             ClientPhase::Hello => "hello",
+            ClientPhase::StartTls => "starttls",
+            ClientPhase::Auth => "auth",
             ClientPhase::Mail => "mail",
             ClientPhase::Recipient => "recipient",
             ClientPhase::DataStart => "data start",
             ClientPhase::DataBlock => "data block",
+            ClientPhase::Chunk => "chunk",
             ClientPhase::DataEnd => "data end",
             ClientPhase::Etrn => "etrn",
             ClientPhase::Reset => "reset",
@@ -65,14 +74,25 @@ impl ClientPhase {
 pub enum ClientStep {
     /// Send these bytes.
     Write(Vec<u8>),
-    /// Receive, with the timer of the phase.
+    /// Send these bytes, and let nobody see them: they hold a password or what it can be guessed from.
+    WriteSecret(Vec<u8>),
+    /// Receive, with the timer of the phase; more may be ordered meanwhile, as [`super::ClientSession::room`] says.
     Read(ClientPhase),
+    /// Make the TLS handshake on this connection, then call `tls_started`, or `abandon`.
+    StartTls,
+    /// Log in: call `auth` with a mechanism that the server offers, or `abandon`.
+    Authenticate,
+    /// The server asks, and this is the challenge: call `auth_response`, or `abandon`.
+    AuthChallenge(Vec<u8>),
+    /// The server says that the login succeeded. A mechanism that has the server prove itself may know better: `abandon`.
+    Authenticated,
     /// Nothing is left to do: give an order.
     Ready,
-    /// The server awaits the message: give the next piece to `body`, or call `end_body`.
-    SendBody,
-    /// A transaction is over.
-    Transaction(TransactionOutcome),
+    /// The server awaits the message of this number: give the next piece to `body`, or call `end_body`. Replies may come
+    /// meanwhile.
+    SendBody(u64),
+    /// The transaction of this number is over.
+    Transaction(u64, TransactionOutcome),
     /// The reply to ETRN.
     Etrn(Reply),
     /// The session is over: close the connection. Nothing follows.

@@ -210,6 +210,13 @@ impl Order {
         self.stretched = self.plan.asks;
     }
 
+    /// More is due, and another session is needed for it; `sent` messages went out.
+    pub(super) fn needs_another_session(&mut self, sent: u32, now: Instant) {
+        self.went_out(sent, now);
+        self.attempted = true;
+        self.forward_failures = 0;
+    }
+
     /// Forwarding failed after `sent` messages; `progressed` if anything came off the queue, sent or not. A missing
     /// line is not an attempt.
     pub(super) fn forward_failed(

@@ -1,4 +1,5 @@
-//! Which held messages somebody is at work on: sending one and giving it up must not meet.
+//! Which messages somebody is at work on: two sessions must not send the same one, and sending a held message and giving
+//! it up must not meet. What is known of a message is to be read after it was taken into hand.
 
 use std::{
     collections::HashSet,
@@ -6,31 +7,42 @@ use std::{
 };
 
 /// The places in the spool that are in somebody's hand. Cheap to clone.
-#[derive(Clone, Default)]
-pub(super) struct InHand {
+#[derive(Debug, Clone, Default)]
+pub struct InHand {
     places: Arc<Mutex<HashSet<i64>>>,
 }
 
 /// A place that is in hand until this is dropped.
-pub(super) struct Held<'a> {
-    all: &'a InHand,
+#[derive(Debug)]
+pub struct Hand {
+    all: InHand,
     place: i64,
 }
 
 impl InHand {
     /// Takes a message into hand, unless somebody has it. What is known of it is to be read again then.
-    pub(super) fn take(&self, place: i64) -> Option<Held<'_>> {
+    #[must_use]
+    pub fn take(&self, place: i64) -> Option<Hand> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         // Made only if it is ours: what is made is given back when it is dropped.
         if places.insert(place) {
-            Some(Held { all: self, place })
+            let all = self.clone();
+            Some(Hand { all, place })
         } else {
             None
         }
     }
 }
 
-impl Drop for Held<'_> {
+impl Hand {
+    /// The place of the message in the spool.
+    #[must_use]
+    pub fn place(&self) -> i64 {
+        self.place
+    }
+}
+
+impl Drop for Hand {
     fn drop(&mut self) {
         let places = self.all.places.lock();
         places

@@ -1,0 +1,405 @@
+//! Sends what a feed gives over one session, many messages in flight, and records what becomes of each.
+//!
+//! While replies come in, outcomes are recorded beside the session, and the next messages go out: the line is not kept
+//! waiting for the disk. Memory: what the session's flight allows, and one recipient list for each message of it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use linkmail_smtp::{Content, ForwardPath, Transaction};
+use opentelemetry::{Context, KeyValue, trace::TraceContextExt};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    End, Event, Feed, Forwarder, Session, Tally,
+    feed::InHandMessage,
+    settle::{Attempt, Part},
+};
+use crate::{
+    queue::Outcome,
+    spool::{Body, Due, DueRecipient, SpoolError},
+    telemetry,
+};
+
+/// So many recipients go into one transaction: what every server must take (RFC 5321 4.5.3.1.8).
+const RECIPIENTS: usize = 100;
+/// So many messages are taken from the feed at once.
+const BATCH: usize = 50;
+
+/// Why forwarding stopped.
+#[derive(Debug)]
+pub enum Stop {
+    /// Nothing is due any more.
+    Idle,
+    /// More is due, and has been for long: it is others' turn.
+    Stretch,
+    /// The host takes no more in this session, which is in order.
+    Exhausted,
+    /// The session ended.
+    Ended(End),
+    /// The relay is stopping.
+    Cancelled,
+    /// An outcome could not be recorded, or the spool not be read.
+    Spool(SpoolError),
+}
+
+/// What was done, and why it stopped.
+#[derive(Debug)]
+pub struct Drained {
+    /// What was done.
+    pub tally: Tally,
+    /// Why it stopped.
+    pub stop: Stop,
+    /// The place of the last message that was taken.
+    pub last: Option<i64>,
+    /// The place of the first of those messages of which a recipient was not tried.
+    pub untried: Option<i64>,
+}
+
+/// What sending needs to know beside the feed and the session.
+pub struct Terms<'a> {
+    /// The span of the session.
+    pub parent: &'a Context,
+    /// No message is begun after this.
+    pub until: Instant,
+    /// No message is begun once this is cancelled.
+    pub cancel: &'a CancellationToken,
+    /// Is told after each message.
+    pub told: &'a watch::Sender<Tally>,
+}
+
+impl Forwarder {
+    /// Sends until nothing is due, including what arrives meanwhile. What is under way when it stops for another reason
+    /// is brought to its end.
+    pub async fn drain(&self, feed: &Feed, session: &mut Session, terms: &Terms<'_>) -> Drained {
+        let mut drain = Drain {
+            forwarder: self,
+            feed,
+            terms,
+            parts: HashMap::new(),
+            bodies: HashMap::new(),
+            waiting: Vec::new(),
+            settling: JoinSet::new(),
+            skipped: Vec::new(),
+            fault: None,
+            dry: false,
+            stop: None,
+            tally: Tally::default(),
+            last: None,
+            untried: None,
+        };
+        let stop = drain.run(session).await;
+        Drained {
+            tally: drain.tally,
+            stop,
+            last: drain.last,
+            untried: drain.untried,
+        }
+    }
+}
+
+/// A transaction that was given to the session.
+struct Given {
+    message: Arc<Sending>,
+    part: Part,
+}
+
+/// A message that is being sent, in one transaction or more.
+struct Sending {
+    attempt: Mutex<Attempt>,
+    size: u64,
+    seq: i64,
+    span: Context,
+}
+
+/// What one part came to, once it is recorded.
+struct Recorded {
+    message: Arc<Sending>,
+    result: Result<Option<Tally>, SpoolError>,
+}
+
+struct Drain<'a> {
+    forwarder: &'a Forwarder,
+    feed: &'a Feed,
+    terms: &'a Terms<'a>,
+    /// By the session's number of the transaction.
+    parts: HashMap<u64, Given>,
+    /// Of messages that are sent piece by piece.
+    bodies: HashMap<u64, Body>,
+    /// Parts of messages that the session has no room for yet, the next one last.
+    waiting: Vec<(Arc<Sending>, Part, Transaction)>,
+    settling: JoinSet<Recorded>,
+    /// Messages that cannot be read now; they stay in hand, so that they are not taken again and again.
+    skipped: Vec<Arc<Sending>>,
+    /// Why the last of them cannot.
+    fault: Option<SpoolError>,
+    /// The feed had nothing the last time.
+    dry: bool,
+    stop: Option<Stop>,
+    tally: Tally,
+    last: Option<i64>,
+    untried: Option<i64>,
+}
+
+impl Drain<'_> {
+    async fn run(&mut self, session: &mut Session) -> Stop {
+        // What was delivered and is not on record would be sent again: it is recorded first.
+        if let Err(error) = self.forwarder.record_leftovers(self.feed.hop()).await {
+            return Stop::Spool(error);
+        }
+        let mut woken = self.feed.spool().watch_hop(self.feed.hop());
+        loop {
+            self.fill(session).await;
+            tokio::select! {
+                biased;
+                Some(recorded) = self.settling.join_next() => self.recorded(recorded),
+                event = session.next() => match event {
+                    Event::Outcome(number, outcomes) => self.outcome(number, outcomes),
+                    Event::Body(number) => self.piece(session, number).await,
+                    Event::Etrn(_) => {}
+                    Event::Idle if self.is_over(session) => break,
+                    Event::Idle => self.dry = false,
+                    Event::Closed => {
+                        let end = session.end().cloned();
+                        let end = end.unwrap_or_else(|| End::Failed("the session ended".into()));
+                        self.stop.get_or_insert(Stop::Ended(end));
+                        break;
+                    }
+                },
+                _ = woken.changed(), if self.dry => self.dry = false,
+                () = self.terms.cancel.cancelled(), if self.stop.is_none() => self.stop = Some(Stop::Cancelled),
+                () = sleep_until(self.terms.until), if self.stop.is_none() => self.stop = Some(Stop::Stretch),
+            }
+        }
+        for (message, part, _) in std::mem::take(&mut self.waiting) {
+            let why = "the session took no more messages".to_owned();
+            let outcomes = vec![Outcome::NotAttempted(why); part.len()];
+            self.settle(message, part, outcomes);
+        }
+        while let Some(recorded) = self.settling.join_next().await {
+            self.recorded(recorded);
+        }
+        match (self.stop.take(), self.fault.take()) {
+            (Some(stop), _) => stop,
+            (None, Some(error)) => Stop::Spool(error),
+            (None, None) => Stop::Idle,
+        }
+    }
+
+    /// Whether an idle session has nothing to wait for.
+    fn is_over(&mut self, session: &Session) -> bool {
+        if session.room().is_none() {
+            self.stop.get_or_insert(Stop::Exhausted);
+            return true;
+        }
+        self.waiting.is_empty() && (self.stop.is_some() || self.dry)
+    }
+
+    /// Gives the session what it has room for.
+    async fn fill(&mut self, session: &mut Session) {
+        while let Some(room) = session.room() {
+            if let Some((message, part, transaction)) = self.waiting.pop() {
+                self.give(session, message, part, transaction).await;
+                continue;
+            }
+            if self.stop.is_some() || self.dry {
+                return;
+            }
+            let taken = match self.feed.take(room.messages.min(BATCH)).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    self.stop = Some(Stop::Spool(error));
+                    return;
+                }
+            };
+            self.dry = taken.is_empty();
+            let mut taken = taken.into_iter();
+            while let Some(message) = taken.next() {
+                let fits = session
+                    .room()
+                    .is_some_and(|room| message.due.size <= room.bytes || self.parts.is_empty());
+                if fits {
+                    self.begin(session, message).await;
+                } else {
+                    // Back in their order, the first on top.
+                    for message in taken.by_ref().collect::<Vec<_>>().into_iter().rev() {
+                        self.feed.put_back(message).await;
+                    }
+                    self.feed.put_back(message).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Begins a message: one transaction for each hundred recipients.
+    async fn begin(&mut self, session: &mut Session, message: InHandMessage) {
+        let InHandMessage { due, hand } = message;
+        self.last = self.last.max(Some(due.seq));
+        let most = session
+            .recipients_limit()
+            .and_then(|limit| usize::try_from(limit).ok());
+        let most = most.unwrap_or(RECIPIENTS).clamp(1, RECIPIENTS);
+        let parts: Vec<_> = due.recipients.chunks(most).collect();
+        let transactions: Vec<_> = parts.iter().map(|part| transaction(&due, part)).collect();
+        let parts = Part::split(due.recipients.len(), most);
+        let created = telemetry::from_text(&due.traceparent);
+        let span = self.forwarder.span(&due, self.terms.parent, &created);
+        let host = session.peer().host.clone();
+        let (size, seq) = (due.size, due.seq);
+        let hop = self.feed.hop().to_owned();
+        let attempt = Attempt::new(due, hop, &host, span.clone());
+        let attempt = attempt.in_parts(parts.len(), hand);
+        let message = Arc::new(Sending {
+            attempt: Mutex::new(attempt),
+            size,
+            seq,
+            span,
+        });
+        let all = parts.into_iter().zip(transactions).rev();
+        self.waiting
+            .extend(all.map(|(part, transaction)| (message.clone(), part, transaction)));
+        if let Some((message, part, transaction)) = self.waiting.pop() {
+            self.give(session, message, part, transaction).await;
+        }
+    }
+
+    /// Gives the session one transaction, with its content if that is small.
+    async fn give(
+        &mut self,
+        session: &mut Session,
+        message: Arc<Sending>,
+        part: Part,
+        transaction: Transaction,
+    ) {
+        let read = async {
+            let mut body = self.feed.spool().body(message.seq).await?;
+            let whole = body.whole().await?;
+            Ok((body, whole))
+        };
+        let (body, content) = match read.await {
+            Ok((_, Some(octets))) => (None, Content::Whole(octets)),
+            Ok((body, None)) => (Some(body), Content::Streamed),
+            Err(error) => return self.unreadable(message, part, error),
+        };
+        let number = session.give(transaction, content);
+        self.parts.insert(number, Given { message, part });
+        if let Some(body) = body {
+            self.bodies.insert(number, body);
+        }
+    }
+
+    /// A body that cannot be read. A fault of the message sets it aside; one of the machine, such as too many open files,
+    /// leaves it for the next time, and keeps nothing else waiting.
+    fn unreadable(&mut self, message: Arc<Sending>, part: Part, error: SpoolError) {
+        let outcome = if error.is_of_the_message() {
+            Outcome::Unsendable(format!("the stored body cannot be read: {error}"))
+        } else {
+            tracing::error!(seq = message.seq, %error, "a message cannot be read now");
+            let why = format!("the stored body cannot be read now: {error}");
+            self.skipped.push(message.clone());
+            self.fault = Some(error);
+            Outcome::NotAttempted(why)
+        };
+        let outcomes = vec![outcome; part.len()];
+        self.settle(message, part, outcomes);
+    }
+
+    /// The next piece of a message that is sent piece by piece, or its end.
+    async fn piece(&mut self, session: &mut Session, number: u64) {
+        let Some(body) = self.bodies.get_mut(&number) else {
+            return session.abandon_body("its body is not at hand");
+        };
+        match body.next().await {
+            Ok(piece) if piece.is_empty() => {
+                session.end_body();
+                self.bodies.remove(&number);
+            }
+            Ok(piece) => session.body(&piece),
+            Err(error) => {
+                let error = SpoolError::from(error);
+                session.abandon_body(&format!("the stored body cannot be read: {error}"));
+                self.bodies.remove(&number);
+                if let Some(Given { part, .. }) = self.parts.get_mut(&number) {
+                    part.fault = Some(error);
+                }
+            }
+        }
+    }
+
+    fn outcome(&mut self, number: u64, outcomes: Vec<Outcome>) {
+        self.bodies.remove(&number);
+        let Some(Given { message, mut part }) = self.parts.remove(&number) else {
+            return;
+        };
+        match part.fault.take() {
+            Some(error) => self.unreadable(message, part, error),
+            None => self.settle(message, part, outcomes),
+        }
+    }
+
+    /// Records the outcomes of a part beside the session.
+    fn settle(&mut self, message: Arc<Sending>, part: Part, outcomes: Vec<Outcome>) {
+        let forwarder = self.forwarder.clone();
+        self.settling.spawn(async move {
+            let mut attempt = message.attempt.lock().await;
+            let result = forwarder.settle(&mut attempt, &part, &outcomes).await;
+            drop(attempt);
+            Recorded { message, result }
+        });
+    }
+
+    fn recorded(&mut self, recorded: Result<Recorded, tokio::task::JoinError>) {
+        let Recorded { message, result } = match recorded {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                tracing::error!(%error, "recording an outcome failed by a defect of its own");
+                self.stop.get_or_insert(Stop::Spool(SpoolError::Closed));
+                return;
+            }
+        };
+        let failed = match result {
+            // Other parts of it are under way.
+            Ok(None) => return,
+            Ok(Some(recipients)) => {
+                let is_skipped = self.skipped.iter().any(|m| Arc::ptr_eq(m, &message));
+                if recipients.untried > 0 && !is_skipped {
+                    let first = self.untried.unwrap_or(i64::MAX);
+                    self.untried = Some(first.min(message.seq));
+                }
+                let outcome = recipients.outcome();
+                let attribute = KeyValue::new(telemetry::DELIVERY, outcome);
+                message.span.span().set_attribute(attribute);
+                let accepted = recipients.sent > 0;
+                let done = Tally {
+                    sent: u32::from(accepted),
+                    sent_bytes: if accepted { message.size } else { 0 },
+                    ..recipients
+                };
+                self.tally.add(&done);
+                self.terms.told.send_modify(|tally| tally.add(&done));
+                (!accepted).then(|| (outcome, "not accepted for any recipient".to_owned()))
+            }
+            Err(error) => {
+                let failed = Some(("spool", error.to_string()));
+                self.stop.get_or_insert(Stop::Spool(error));
+                failed
+            }
+        };
+        telemetry::end(&message.span, failed);
+    }
+}
+
+fn transaction(message: &Due, recipients: &[DueRecipient]) -> Transaction {
+    let path = |recipient: &DueRecipient| ForwardPath::Mailbox(recipient.address.clone());
+    Transaction {
+        reverse_path: message.reverse_path.clone(),
+        recipients: recipients.iter().map(path).collect(),
+        size: message.size,
+        eight_bit: message.eight_bit,
+    }
+}

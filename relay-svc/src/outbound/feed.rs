@@ -1,0 +1,182 @@
+//! What waits for one next hop, handed out to the sessions that send it: each message is in one hand at a time.
+//!
+//! A place is taken into hand first and read then, so that what is sent is what still waits.
+
+use std::collections::VecDeque;
+
+use tokio::sync::Mutex;
+
+use super::in_hand::{Hand, InHand};
+use crate::{
+    clock::Stamp,
+    names::{NextHop, Node},
+    spool::{Due, DuePlace, RecipientState, Spool, SpoolError},
+};
+
+/// So many places are looked up at once.
+const PAGE: u32 = 200;
+
+/// Hands out the messages of one next hop.
+pub struct Feed {
+    spool: Spool,
+    hop: String,
+    of: Of,
+    hands: InHand,
+    ahead: Mutex<Ahead>,
+}
+
+/// Which messages.
+enum Of {
+    /// Those that are due.
+    Due,
+    /// Those that are held for a node, up to a place.
+    Held { node: Node, upto: i64 },
+}
+
+/// Places that were looked up, and where that goes on.
+struct Ahead {
+    places: VecDeque<i64>,
+    cursor: DuePlace,
+    after: i64,
+}
+
+/// A message in hand. It is out of hand when this is dropped.
+#[derive(Debug)]
+pub struct InHandMessage {
+    /// The message.
+    pub due: Due,
+    /// Keeps it in hand.
+    pub hand: Hand,
+}
+
+impl Feed {
+    /// What is due for a next hop; also what comes while it is handed out.
+    #[must_use]
+    pub fn of_due(spool: Spool, hop: &NextHop) -> Self {
+        Self::new(spool, hop, Of::Due, InHand::default(), 0)
+    }
+
+    /// What is held for a node behind one place and up to another; each message once.
+    #[must_use]
+    pub fn of_held(spool: Spool, node: &Node, after: i64, upto: i64, hands: InHand) -> Self {
+        let of = Of::Held {
+            node: node.clone(),
+            upto,
+        };
+        Self::new(spool, &NextHop::Hold(node.clone()), of, hands, after)
+    }
+
+    fn new(spool: Spool, hop: &NextHop, of: Of, hands: InHand, after: i64) -> Self {
+        Self {
+            spool,
+            hop: hop.to_string(),
+            of,
+            hands,
+            ahead: Mutex::new(Ahead {
+                places: VecDeque::new(),
+                cursor: DuePlace::START,
+                after,
+            }),
+        }
+    }
+
+    /// The next hop, as the spool writes it.
+    #[must_use]
+    pub fn hop(&self) -> &str {
+        &self.hop
+    }
+
+    /// The spool it reads.
+    #[must_use]
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Up to `limit` messages, those first that are due longest; none when nothing is left that nobody has in hand.
+    ///
+    /// # Errors
+    /// The spool cannot be read.
+    pub async fn take(&self, limit: usize) -> Result<Vec<InHandMessage>, SpoolError> {
+        let mut ahead = self.ahead.lock().await;
+        let mut from_start = ahead.cursor == DuePlace::START;
+        loop {
+            let mut hands = Vec::new();
+            while hands.len() < limit
+                && let Some(seq) = ahead.places.pop_front()
+            {
+                hands.extend(self.hands.take(seq));
+            }
+            if !hands.is_empty() {
+                let taken = self.read(hands).await?;
+                if !taken.is_empty() {
+                    return Ok(taken);
+                }
+                continue;
+            }
+            if self.look(&mut ahead).await? {
+                continue;
+            }
+            // What came before the cursor meanwhile, such as a message that was given back, is found from the start.
+            if from_start || matches!(self.of, Of::Held { .. }) {
+                return Ok(Vec::new());
+            }
+            ahead.cursor = DuePlace::START;
+            from_start = true;
+        }
+    }
+
+    /// Gives a message back, to be taken next.
+    pub async fn put_back(&self, message: InHandMessage) {
+        let mut ahead = self.ahead.lock().await;
+        ahead.places.push_front(message.due.seq);
+        drop(message);
+    }
+
+    /// Looks up the next places; whether there are any.
+    async fn look(&self, ahead: &mut Ahead) -> Result<bool, SpoolError> {
+        match &self.of {
+            Of::Due => {
+                let hop = self.hop.clone();
+                let places = self
+                    .spool
+                    .due_places(hop, Stamp::now(), ahead.cursor, PAGE)
+                    .await?;
+                if let Some(last) = places.last() {
+                    ahead.cursor = *last;
+                }
+                ahead.places.extend(places.iter().map(|place| place.seq));
+            }
+            Of::Held { node, upto } => {
+                let places = self
+                    .spool
+                    .held_places(node, ahead.after, *upto, PAGE)
+                    .await?;
+                if let Some(last) = places.last() {
+                    ahead.after = *last;
+                }
+                ahead.places.extend(places);
+            }
+        }
+        Ok(!ahead.places.is_empty())
+    }
+
+    async fn read(&self, hands: Vec<Hand>) -> Result<Vec<InHandMessage>, SpoolError> {
+        let (state, now) = match self.of {
+            Of::Due => (RecipientState::Queued, Stamp::now()),
+            Of::Held { .. } => (RecipientState::Held, Stamp(i64::MAX)),
+        };
+        let seqs = hands.iter().map(Hand::place).collect();
+        let waiting = self
+            .spool
+            .waiting(seqs, self.hop.clone(), state, now)
+            .await?;
+        let mut waiting = waiting.into_iter().peekable();
+        Ok(hands
+            .into_iter()
+            .filter_map(|hand| {
+                let due = waiting.next_if(|due| due.seq == hand.place())?;
+                Some(InHandMessage { due, hand })
+            })
+            .collect())
+    }
+}
