@@ -34,8 +34,8 @@ pub enum LineError {
     #[error("the name: {0}")]
     Name(PrepareError),
     /// A name that would be read back as something else.
-    #[error("the name {0:?} has a colon, begins with #, or begins or ends with a space")]
-    Unstorable(String),
+    #[error("the name {name:?} has a colon, begins with #, or begins or ends with a space", name = .0.as_str())]
+    Unstorable(Name),
     /// What stands behind the colon begins with neither kind.
     #[error(
         "behind the name {name:?} stands neither SCRAM-SHA-256$ nor CRAM-MD5$ (passwords are not stored as they are)",
@@ -115,7 +115,7 @@ impl CredentialFile {
 
     /// Adds a name, or replaces all its lines; every other line stays as it is. Errors: [`LineError::Unstorable`].
     pub fn set(&mut self, name: &Name, credential: Credential) -> Result<(), LineError> {
-        check_storable(name.as_str())?;
+        check_storable(name)?;
         let is_of_name = |line: &Line| matches!(&line.owner, Some((owner, _)) if owner == name);
         let place = self.lines.iter().position(is_of_name);
         self.lines.retain(|line| !is_of_name(line));
@@ -140,8 +140,8 @@ impl CredentialFile {
             return Ok(None);
         }
         let (text, stored) = line.split_once(':').ok_or(LineError::NoColon)?;
-        check_storable(text)?;
         let name = Name::parse(text).map_err(LineError::Name)?;
+        check_storable(&name)?;
         let stored = stored.trim_end();
         let malformed = |error| LineError::Credential {
             name: name.clone(),
@@ -199,9 +199,11 @@ fn written(name: &Name, credential: &Credential) -> Vec<Line> {
         .collect()
 }
 
-fn check_storable(name: &str) -> Result<(), LineError> {
-    if name.contains(':') || name.starts_with('#') || name.trim() != name {
-        Err(LineError::Unstorable(name.to_owned()))
+/// As the name is after preparation, in which wide signs and odd spaces have become the plain ones.
+fn check_storable(name: &Name) -> Result<(), LineError> {
+    let text = name.as_str();
+    if text.contains(':') || text.starts_with('#') || text.trim() != text {
+        Err(LineError::Unstorable(name.clone()))
     } else {
         Ok(())
     }
@@ -241,6 +243,10 @@ mod tests {
             (
                 format!(" a:{KEYS}"),
                 r##"line 1: the name " a" has a colon, begins with #, or begins or ends with a space"##,
+            ),
+            (
+                format!("\u{ff03}a:{KEYS}"),
+                r##"line 1: the name "#a" has a colon, begins with #, or begins or ends with a space"##,
             ),
             (
                 "a:hunter2".to_owned(),
@@ -310,7 +316,7 @@ mod tests {
     fn an_empty_file_takes_a_name_and_some_names_are_not_taken() {
         let mut file = CredentialFile::parse("").unwrap();
         for text in ["a:b", "#a", " a", "a "] {
-            let error = LineError::Unstorable(text.to_owned());
+            let error = LineError::Unstorable(name(text));
             assert_eq!(file.set(&name(text), fresh("x")), Err(error));
         }
         file.set(&name("a"), fresh("x")).unwrap();
