@@ -1,5 +1,6 @@
 """Smart hosts with habits: limits per session, stalls, a disk that is full on our side."""
 
+import contextlib
 import re
 import subprocess
 import threading
@@ -65,12 +66,8 @@ def small_disk(place):
 
 def fill(filler):
     """Writes until nothing more fits."""
-    with open(filler, "wb") as out:
-        try:
-            while True:
-                out.write(b"x" * 512)
-                out.flush()
-        except OSError:
+    with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as out:
+        while out.write(b"x" * 512):
             pass
 
 
@@ -80,12 +77,13 @@ def test_a_disk_that_fills_up_sends_nothing_twice(place, scene, running, small_d
     stage = scene(provider=False, smart_host=lambda far: peer.endpoint, state=small_disk / "state")
     ids = stage.send(20)
     filler = small_disk / "filler"
-    full = threading.Event()
+    full, one_at_a_time = threading.Event(), threading.Lock()
 
     def fill_once():
-        if not full.is_set():
-            full.set()
-            fill(filler)
+        with one_at_a_time:
+            if not full.is_set():
+                full.set()
+                fill(filler)
 
     peer.on_body = fill_once
     stage.relay.client.call("CycleService/RunCycle", parent="links/isp")

@@ -25,7 +25,7 @@ use crate::{
     config::Link,
     link::{self, LinkState},
     names::{HostPort, NextHop},
-    outbound::Session,
+    outbound::Speaking,
     telemetry,
 };
 
@@ -45,12 +45,6 @@ pub(super) struct FreshConnection {
     pub(super) host: HostPort,
     pub(super) stream: TcpStream,
     pub(super) at: Instant,
-}
-
-/// A session of a cycle and its span.
-pub(super) struct Speaking {
-    pub(super) session: Session,
-    pub(super) span: Context,
 }
 
 /// One cycle on its way.
@@ -164,7 +158,7 @@ impl Run {
         match step {
             Action::Dial => self.dial(cancel).await,
             Action::Pause { until } => self.pause(until, cancel).await,
-            Action::Forward => self.forward(cancel).await,
+            Action::Forward { and_ask } => self.forward(and_ask, cancel).await,
             Action::Ask => self.ask(cancel).await,
             Action::Receive { until } => self.receive(until, cancel).await,
             Action::HangUp | Action::End => {}
@@ -342,11 +336,8 @@ impl Run {
             .drain()
             .map(|(_, speaking)| speaking)
             .collect();
-        for Speaking { session, span } in sessions {
-            self.leaving.spawn(async move {
-                session.quit().await;
-                telemetry::end(&span, None);
-            });
+        for speaking in sessions {
+            self.leaving.spawn(speaking.quit());
         }
         // Each is bounded by itself.
         while self.leaving.join_next().await.is_some() {}

@@ -7,18 +7,19 @@ use opentelemetry::{
     KeyValue,
     trace::{SpanKind, TraceContextExt},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     DequeueRequest, Phase,
     order::Announced,
-    run::{Run, Speaking},
+    run::{FreshConnection, Run},
 };
 use crate::{
     clock::Stamp,
+    config::Dequeue,
     names::HostPort,
-    outbound::{ConnectError, End, Feed, Fleet, Session, Stop, Tally, connect, worse},
+    outbound::{End, Feed, Fleet, News, Opener, Speaking, Stop, Tally, worse},
     telemetry,
 };
 
@@ -29,6 +30,71 @@ const STRETCH: Duration = Duration::from_secs(300);
 /// While mail flows, its count is kept so often.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// What a fleet came to.
+#[derive(Default)]
+struct Sent {
+    done: Tally,
+    /// Why its sessions stopped; nothing when none came about.
+    stop: Option<Stop>,
+    /// Why the first of those did not come about that did not.
+    failed: Option<End>,
+    /// A session that can be used again.
+    kept: Option<Speaking>,
+}
+
+/// A round of requests that runs beside the forwarding.
+struct Asking {
+    /// What had been received when it began.
+    before: u32,
+    task: JoinSet<(Vec<HostAnswers>, Instant)>,
+}
+
+/// What one host answered.
+struct HostAnswers {
+    host: HostPort,
+    answers: Vec<(EtrnNode, Result<Reply, End>)>,
+    speaking: Option<Speaking>,
+}
+
+/// Asks one host for every node.
+async fn ask_host(
+    speaking: Result<Speaking, End>,
+    host: &HostPort,
+    nodes: &[EtrnNode],
+) -> HostAnswers {
+    let mut answers = Vec::new();
+    let speaking = match speaking {
+        Ok(mut speaking) => {
+            for node in nodes {
+                let attributes = vec![KeyValue::new(telemetry::NODE, node.to_string())];
+                let span =
+                    telemetry::start("relay.etrn", SpanKind::Client, &speaking.span, attributes);
+                let answer = speaking.session.etrn(node).await;
+                let failed = match &answer {
+                    Ok(reply) => {
+                        let code = KeyValue::new(telemetry::REPLY_CODE, i64::from(reply.code));
+                        span.span().set_attribute(code);
+                        (!reply.is_positive()).then(|| ("refused", reply.to_string()))
+                    }
+                    Err(end) => Some(("session_failed", end.to_string())),
+                };
+                telemetry::end(&span, failed);
+                answers.push((node.clone(), answer));
+            }
+            Some(speaking)
+        }
+        Err(end) => {
+            answers.extend(nodes.iter().map(|node| (node.clone(), Err(end.clone()))));
+            None
+        }
+    };
+    HostAnswers {
+        host: host.clone(),
+        answers,
+        speaking,
+    }
+}
+
 /// What the requests of one round gave.
 #[derive(Default)]
 struct Asked {
@@ -38,7 +104,7 @@ struct Asked {
 }
 
 impl Run {
-    pub(super) async fn forward(&mut self, cancel: &CancellationToken) {
+    pub(super) async fn forward(&mut self, and_ask: bool, cancel: &CancellationToken) {
         let spool = self.shared.forwarder.spool.clone();
         match spool.backlog(self.hop.to_string(), Stamp::now(), 1).await {
             // Without mail there is no session: the smart host is not bothered, nor the line.
@@ -55,45 +121,46 @@ impl Run {
             }
         }
         self.enter(Phase::Forward).await;
+        let asking = and_ask.then(|| self.ask_beside());
         let host = self.link.smart_host.clone();
         let mut fleet = self.fleet(host.clone(), cancel);
-        let limit = self.link.connections;
-        if let Ok(sessions) = fleet.justified(limit, true).await {
-            fleet.grow(sessions);
+        if let Some(speaking) = self.at_hand(&host) {
+            fleet.take(speaking);
+        } else if let Some(stream) = self.fresh_connection(&host) {
+            fleet.take_connection(stream);
         }
+        fleet.grow(self.justified(&fleet, true).await);
         let before = self.tally();
-        let speaking = self.speak_to(&host).await;
-        let (stop, done, speaking) = match speaking {
-            Ok(mut speaking) => {
-                if !speaking.session.takes_flights()
-                    && let Ok(sessions) = fleet.justified(limit, false).await
-                {
-                    fleet.grow(sessions);
-                }
-                let (stop, done) = self.drain(&mut fleet, Some(&mut speaking), before).await;
-                (stop, done, Some(speaking))
+        let sent = self.drain(&mut fleet, before).await;
+        self.count(before, &sent.done);
+        if let Some(asking) = asking {
+            // First, for what went out beside it came after it.
+            self.asked_beside(asking).await;
+        }
+        match sent.stop {
+            Some(stop) => self.forwarded(host, stop, &sent.done, sent.kept).await,
+            None => {
+                let none = || End::Failed("no session came about".into());
+                let end = sent.failed.unwrap_or_else(none);
+                self.not_forwarded(&end).await;
             }
-            Err(end) => {
-                let (_, done) = self.drain(&mut fleet, None, before).await;
-                if done == Tally::default() {
-                    return self.not_forwarded(&end).await;
-                }
-                (Stop::Ended(end), done, None)
-            }
-        };
-        self.count(before, &done);
-        self.forwarded(host, stop, &done, speaking).await;
+        }
     }
 
-    /// Sessions with the smart host, beside the one that is kept.
+    async fn justified(&self, fleet: &Fleet, by_octets: bool) -> usize {
+        let justified = fleet.justified(self.link.connections, by_octets).await;
+        // A spool that cannot be read is met again by the session.
+        justified.unwrap_or(1)
+    }
+
+    /// Sessions with the smart host.
     fn fleet(&self, host: HostPort, cancel: &CancellationToken) -> Fleet {
-        let forwarder = self.shared.forwarder.with_flight(self.link.flight);
+        let forwarder = self.shared.forwarder.clone();
         Fleet::new(
             forwarder.clone(),
             Feed::of_due(forwarder.spool, &self.hop),
             host,
-            self.link.dial.patience,
-            self.span.clone(),
+            self.opener(),
             Instant::now() + STRETCH,
             cancel.clone(),
         )
@@ -104,7 +171,7 @@ impl Run {
         host: HostPort,
         stop: Stop,
         done: &Tally,
-        speaking: Option<Speaking>,
+        kept: Option<Speaking>,
     ) {
         let now = Instant::now();
         let (sent, progressed) = (done.sent, done.progressed());
@@ -135,13 +202,8 @@ impl Run {
                 Some(reason)
             }
         };
-        match speaking {
-            Some(speaking) if speaking.session.end().is_none() => self.keep(host, speaking),
-            Some(Speaking { session, span }) => {
-                let reason = session.end().map(ToString::to_string);
-                telemetry::end(&span, reason.map(|reason| ("session_failed", reason)));
-            }
-            None => {}
+        if let Some(kept) = kept {
+            self.keep(host, kept);
         }
         self.note(&match failed {
             None => format!("{sent} sent"),
@@ -151,44 +213,40 @@ impl Run {
     }
 
     /// Forwards until idle, over all sessions, keeping the count meanwhile.
-    async fn drain(
-        &mut self,
-        fleet: &mut Fleet,
-        speaking: Option<&mut Speaking>,
-        before: Tally,
-    ) -> (Stop, Tally) {
+    async fn drain(&mut self, fleet: &mut Fleet, before: Tally) -> Sent {
         let mut progress = fleet.progress();
-        let (mut stop, mut done) = (Stop::Idle, Tally::default());
-        if let Some(Speaking { session, span }) = speaking {
-            let span = span.clone();
-            let drain = fleet.drain(session, &span);
-            let mut drain = std::pin::pin!(drain);
-            let drained = loop {
-                tokio::select! {
-                    drained = &mut drain => break drained,
-                    () = tokio::time::sleep(COUNT_EVERY) => self.tell(&mut progress, before).await,
-                }
-            };
-            (stop, done) = (drained.stop, drained.tally);
-        }
+        let mut sent = Sent::default();
         loop {
-            let ended = tokio::select! {
-                ended = fleet.next_ended() => ended,
+            let news = tokio::select! {
+                news = fleet.next() => news,
                 () = tokio::time::sleep(COUNT_EVERY) => {
                     self.tell(&mut progress, before).await;
                     continue;
                 }
             };
-            match ended {
-                None => return (stop, done),
-                Some(Ok((drained, session))) => {
-                    done.add(&drained.tally);
-                    stop = worse(stop, drained.stop);
-                    self.leaving.spawn(session.quit());
+            match news {
+                None => return sent,
+                Some(News::Opened(true)) => {}
+                Some(News::Opened(false)) => {
+                    let sessions = self.justified(fleet, false).await;
+                    fleet.grow(sessions);
                 }
-                // The others send what this one would have; if there are none, the caller's own session says so.
-                Some(Err(end)) => {
-                    tracing::info!(link = %self.link.name, %end, "a further session did not come about")
+                Some(News::Failed(end)) => {
+                    tracing::info!(link = %self.link.name, %end, "a session did not come about");
+                    sent.failed.get_or_insert(end);
+                }
+                Some(News::Ended(ended)) => {
+                    let (drained, speaking) = *ended;
+                    sent.done.add(&drained.tally);
+                    sent.stop = Some(match sent.stop.take() {
+                        None => drained.stop,
+                        Some(stop) => worse(stop, drained.stop),
+                    });
+                    if sent.kept.is_none() && speaking.session.is_alive() {
+                        sent.kept = Some(speaking);
+                    } else {
+                        self.leaving.spawn(speaking.quit());
+                    }
                 }
             }
         }
@@ -246,39 +304,38 @@ impl Run {
 
     /// An open session with a host: the one that is there, or a new one.
     async fn speak_to(&mut self, host: &HostPort) -> Result<Speaking, End> {
-        if let Some(speaking) = self.sessions.remove(host) {
-            if speaking.session.is_alive() {
-                return Ok(speaking);
-            }
-            telemetry::end(&speaking.span, None);
+        if let Some(speaking) = self.at_hand(host) {
+            return Ok(speaking);
         }
-        let span = telemetry::start_session(host, &self.span);
-        let opened = self.open(host).await;
-        if let Err(end) = &opened {
-            telemetry::end(&span, Some(("session_failed", end.to_string())));
-        }
-        opened.map(|session| Speaking { session, span })
+        let fresh = self.fresh_connection(host);
+        self.opener().open(host, fresh).await
     }
 
-    async fn open(&mut self, host: &HostPort) -> Result<Session, End> {
-        let stream = match self.dialled.take() {
-            Some(dialled) if dialled.host == *host && dialled.at.elapsed() < DIALLED_FRESH => {
-                dialled.stream
-            }
-            other => {
-                self.dialled = other;
-                connect(host, self.link.dial.patience)
-                    .await
-                    .map_err(|error| match error {
-                        ConnectError::Missing(reason) | ConnectError::TimedOut(reason) => {
-                            End::Missing(reason)
-                        }
-                        ConnectError::Refused(reason) => End::Failed(reason),
-                    })?
-            }
+    /// The session with a host that is there, if it still is.
+    fn at_hand(&mut self, host: &HostPort) -> Option<Speaking> {
+        let speaking = self.sessions.remove(host)?;
+        if speaking.session.is_alive() {
+            return Some(speaking);
+        }
+        telemetry::end(&speaking.span, None);
+        None
+    }
+
+    /// The connection to a host that brought the line up, if nobody has used it and it is not old.
+    fn fresh_connection(&mut self, host: &HostPort) -> Option<TcpStream> {
+        let is_fresh = |dialled: &mut FreshConnection| {
+            dialled.host == *host && dialled.at.elapsed() < DIALLED_FRESH
         };
-        let hostname = &self.shared.forwarder.hostname;
-        Session::open(stream, host.clone(), hostname, self.link.flight).await
+        self.dialled.take_if(is_fresh).map(|dialled| dialled.stream)
+    }
+
+    fn opener(&self) -> Opener {
+        Opener {
+            hostname: self.shared.forwarder.hostname.clone(),
+            patience: self.link.dial.patience,
+            flight: self.link.flight,
+            parent: self.span.clone(),
+        }
     }
 
     fn keep(&mut self, host: HostPort, speaking: Speaking) {
@@ -288,51 +345,74 @@ impl Run {
     /// Asks every provider for every node.
     pub(super) async fn ask(&mut self, cancel: &CancellationToken) {
         self.enter(Phase::Dequeue).await;
-        let mut asked = Asked::default();
-        for index in 0..self.link.dequeue.len() {
+        let before = self.record.received;
+        let mut round = Vec::new();
+        for Dequeue { host, nodes } in self.link.clone().dequeue.iter() {
             if cancel.is_cancelled() {
                 break;
             }
-            self.ask_host(index, &mut asked).await;
+            let speaking = self.speak_to(host).await;
+            round.push(ask_host(speaking, host, nodes).await);
+        }
+        let at = Instant::now();
+        self.take_answers(round, at, before).await;
+    }
+
+    /// The same beside the forwarding, on connections of their own: what waits on either side moves at once.
+    fn ask_beside(&self) -> Asking {
+        let (link, opener) = (self.link.clone(), self.opener());
+        let round = async move {
+            let mut round = Vec::new();
+            for Dequeue { host, nodes } in &link.dequeue {
+                let speaking = opener.open(host, None).await;
+                round.push(ask_host(speaking, host, nodes).await);
+            }
+            (round, Instant::now())
+        };
+        let mut task = JoinSet::new();
+        task.spawn(round);
+        Asking {
+            before: self.record.received,
+            task,
+        }
+    }
+
+    /// Waits for the answers of a round that runs beside.
+    async fn asked_beside(&mut self, mut asking: Asking) {
+        if let Some(Ok((round, at))) = asking.task.join_next().await {
+            self.enter(Phase::Dequeue).await;
+            self.take_answers(round, at, asking.before).await;
+        }
+    }
+
+    /// Takes over the answers of one round; `before` is what had been received when it began.
+    async fn take_answers(&mut self, round: Vec<HostAnswers>, at: Instant, before: u32) {
+        let mut asked = Asked::default();
+        for HostAnswers {
+            host,
+            answers,
+            speaking,
+        } in round
+        {
+            for (node, answer) in &answers {
+                self.answered(&host, node, answer.as_ref(), &mut asked)
+                    .await;
+            }
+            match speaking {
+                Some(speaking)
+                    if speaking.session.is_alive() && !self.sessions.contains_key(&host) =>
+                {
+                    self.keep(host, speaking);
+                }
+                Some(speaking) => {
+                    self.leaving.spawn(speaking.quit());
+                }
+                None => {}
+            }
         }
         let announced = asked.announced.unwrap_or(Announced::Refused);
         self.order
-            .asked(announced, asked.failures, asked.answered, Instant::now());
-    }
-
-    async fn ask_host(&mut self, index: usize, asked: &mut Asked) {
-        let (host, nodes) = (
-            self.link.dequeue[index].host.clone(),
-            self.link.dequeue[index].nodes.clone(),
-        );
-        let mut speaking = match self.speak_to(&host).await {
-            Ok(speaking) => speaking,
-            Err(end) => {
-                for node in &nodes {
-                    self.answered(&host, node, Err(&end), asked).await;
-                }
-                return;
-            }
-        };
-        for node in &nodes {
-            let attributes = vec![KeyValue::new(telemetry::NODE, node.to_string())];
-            let span = telemetry::start("relay.etrn", SpanKind::Client, &speaking.span, attributes);
-            let answer = speaking.session.etrn(node).await;
-            let failed = match &answer {
-                Ok(reply) => {
-                    span.span()
-                        .set_attribute(KeyValue::new(telemetry::REPLY_CODE, i64::from(reply.code)));
-                    (!reply.is_positive()).then(|| ("refused", reply.to_string()))
-                }
-                Err(end) => Some(("session_failed", end.to_string())),
-            };
-            telemetry::end(&span, failed);
-            self.answered(&host, node, answer.as_ref(), asked).await;
-        }
-        match speaking.session.end() {
-            None => self.keep(host, speaking),
-            Some(end) => telemetry::end(&speaking.span, Some(("session_failed", end.to_string()))),
-        }
+            .asked(announced, asked.failures, asked.answered, at, before);
     }
 
     async fn answered(

@@ -45,6 +45,16 @@ pub enum ConnectError {
     Refused(String),
 }
 
+/// For a host behind a line: what does not answer is not there.
+impl From<ConnectError> for super::End {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Missing(reason) | ConnectError::TimedOut(reason) => Self::Missing(reason),
+            ConnectError::Refused(reason) => Self::Failed(reason),
+        }
+    }
+}
+
 /// Connects within `patience`, trying each address of the host.
 ///
 /// # Errors

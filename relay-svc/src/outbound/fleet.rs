@@ -1,15 +1,22 @@
 //! Several sessions with one host, fed from the same queue.
 //!
 //! A connection costs three round trips before its first message, and TCP starts each one slowly: about ten segments in the
-//! first round trip. So many are opened as the backlog justifies, all at once, and no more than the link allows.
+//! first round trip. So many are opened as the backlog justifies, all at once, and no more than the link allows. Once
+//! nothing is left to be sent, those that are not open yet are given up.
 
 use std::{sync::Arc, time::Duration};
 
+use linkmail_smtp::FlightLimits;
 use opentelemetry::Context;
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectError, Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, connect};
+use super::{Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, connect};
 use crate::{clock::Stamp, names::HostPort, spool::SpoolError, telemetry};
 
 /// What TCP sends in the first round trip of a connection: ten segments (RFC 6928 2).
@@ -17,30 +24,109 @@ const FIRST_WINDOW: u64 = 14_600;
 /// So many messages are weighed at most.
 const WEIGHED: u32 = 2000;
 
-/// What the sessions with one host have in common.
+/// A session and its span.
+pub struct Speaking {
+    /// The session.
+    pub session: Session,
+    /// Its span.
+    pub span: Context,
+}
+
+impl Speaking {
+    /// Ends the span with what the session came to.
+    pub fn end_span(&self) {
+        let failed = self.session.end().map(ToString::to_string);
+        telemetry::end(&self.span, failed.map(|reason| ("session_failed", reason)));
+    }
+
+    /// Says goodbye.
+    pub async fn quit(self) {
+        self.end_span();
+        self.session.quit().await;
+    }
+}
+
+/// Opens sessions with a host. Cheap to clone.
+#[derive(Clone)]
+pub struct Opener {
+    /// What the relay calls itself.
+    pub hostname: Arc<str>,
+    /// How long one connect may take.
+    pub patience: Duration,
+    /// How much one session may have under way.
+    pub flight: FlightLimits,
+    /// The span of all sessions.
+    pub parent: Context,
+}
+
+impl Opener {
+    /// A session with a host, over a connection that is there or a new one.
+    ///
+    /// # Errors
+    /// There is no connection, or the session ended before it was ready for an order.
+    pub async fn open(&self, host: &HostPort, fresh: Option<TcpStream>) -> Result<Speaking, End> {
+        let span = telemetry::start_session(host, &self.parent);
+        let opened = async {
+            let stream = match fresh {
+                Some(stream) => stream,
+                None => connect(host, self.patience).await?,
+            };
+            Session::open(stream, host.clone(), &self.hostname, self.flight).await
+        };
+        match opened.await {
+            Ok(session) => Ok(Speaking { session, span }),
+            Err(end) => {
+                telemetry::end(&span, Some(("session_failed", end.to_string())));
+                Err(end)
+            }
+        }
+    }
+}
+
+/// What a fleet has to tell.
+pub enum News {
+    /// A session is open; whether its host takes many messages per round trip.
+    Opened(bool),
+    /// A session did not come about.
+    Failed(End),
+    /// A session has sent what it could.
+    Ended(Box<(Drained, Speaking)>),
+}
+
+/// Where a session of the fleet begins.
+enum Start {
+    Open(Box<Speaking>),
+    Connected(TcpStream),
+    Anew,
+}
+
+/// What a session came to; nothing if it was not needed any more.
+type Came = Option<Box<(Drained, Speaking)>>;
+
+/// The sessions with one host.
 pub struct Fleet {
     forwarder: Forwarder,
     feed: Arc<Feed>,
     host: HostPort,
-    /// How long one connect may take.
-    patience: Duration,
-    parent: Context,
+    opener: Opener,
     until: Instant,
     cancel: CancellationToken,
+    /// Nothing is left to be sent.
+    dry: CancellationToken,
     told: Arc<watch::Sender<Tally>>,
-    sessions: JoinSet<Result<(Drained, Session), End>>,
+    sessions: JoinSet<Result<Came, End>>,
     begun: usize,
+    opened: (mpsc::UnboundedSender<bool>, mpsc::UnboundedReceiver<bool>),
 }
 
 impl Fleet {
-    /// A fleet without a session. `parent` is the span of all its sessions, and `told` hears of each message.
+    /// A fleet without a session. No message is begun after `until`.
     #[must_use]
     pub fn new(
         forwarder: Forwarder,
         feed: Feed,
         host: HostPort,
-        patience: Duration,
-        parent: Context,
+        opener: Opener,
         until: Instant,
         cancel: CancellationToken,
     ) -> Self {
@@ -48,13 +134,14 @@ impl Fleet {
             forwarder,
             feed: Arc::new(feed),
             host,
-            patience,
-            parent,
+            opener,
             until,
             cancel,
+            dry: CancellationToken::new(),
             told: Arc::default(),
             sessions: JoinSet::new(),
             begun: 0,
+            opened: mpsc::unbounded_channel(),
         }
     }
 
@@ -75,42 +162,56 @@ impl Fleet {
         Ok(usize::try_from(wanted).unwrap_or(limit).clamp(1, limit))
     }
 
-    /// Opens further sessions until there are so many, with one of the caller's own.
+    /// Sends over a session that is open.
+    pub fn take(&mut self, speaking: Speaking) {
+        self.begin(Start::Open(Box::new(speaking)));
+    }
+
+    /// Opens a session over a connection that is there.
+    pub fn take_connection(&mut self, stream: TcpStream) {
+        self.begin(Start::Connected(stream));
+    }
+
+    /// Opens sessions until there are so many.
     pub fn grow(&mut self, sessions: usize) {
-        while self.begun + 1 < sessions {
-            self.begun += 1;
-            let (forwarder, feed, host) =
-                (self.forwarder.clone(), self.feed.clone(), self.host.clone());
-            let (parent, cancel) = (self.parent.clone(), self.cancel.clone());
-            let (patience, until, told) = (self.patience, self.until, self.told.clone());
-            self.sessions.spawn(async move {
-                let span = telemetry::start_session(&host, &parent);
-                let terms = Terms {
-                    parent: &span,
-                    until,
-                    cancel: &cancel,
-                    told: &told,
-                };
-                let sent = serve(&forwarder, &feed, host, patience, &terms).await;
-                let failed = match &sent {
-                    Ok((_, session)) => session.end().map(ToString::to_string),
-                    Err(end) => Some(end.to_string()),
-                };
-                telemetry::end(&span, failed.map(|reason| ("session_failed", reason)));
-                sent
-            });
+        while self.begun < sessions {
+            self.begin(Start::Anew);
         }
     }
 
-    /// Sends over a session of the caller's own.
-    pub async fn drain(&self, session: &mut Session, span: &Context) -> Drained {
-        let terms = Terms {
-            parent: span,
-            until: self.until,
-            cancel: &self.cancel,
-            told: &self.told,
-        };
-        self.forwarder.drain(&self.feed, session, &terms).await
+    fn begin(&mut self, start: Start) {
+        self.begun += 1;
+        let (forwarder, feed, host) =
+            (self.forwarder.clone(), self.feed.clone(), self.host.clone());
+        let (opener, opened) = (self.opener.clone(), self.opened.0.clone());
+        let (until, told) = (self.until, self.told.clone());
+        let (cancel, dry) = (self.cancel.clone(), self.dry.clone());
+        self.sessions.spawn(async move {
+            let opening = async {
+                match start {
+                    Start::Open(speaking) => Ok(*speaking),
+                    Start::Connected(stream) => opener.open(&host, Some(stream)).await,
+                    Start::Anew => opener.open(&host, None).await,
+                }
+            };
+            let mut speaking = tokio::select! {
+                opening = opening => opening?,
+                () = dry.cancelled() => return Ok(None),
+            };
+            let _ = opened.send(speaking.session.takes_flights());
+            let span = speaking.span.clone();
+            let terms = Terms {
+                parent: &span,
+                until,
+                cancel: &cancel,
+                told: &told,
+            };
+            let drained = forwarder.drain(&feed, &mut speaking.session, &terms).await;
+            if matches!(drained.stop, Stop::Idle) {
+                dry.cancel();
+            }
+            Ok(Some(Box::new((drained, speaking))))
+        });
     }
 
     /// What was done so far, by all sessions.
@@ -119,36 +220,24 @@ impl Fleet {
         self.told.subscribe()
     }
 
-    /// The next session that has ended; it may be said goodbye to.
-    pub async fn next_ended(&mut self) -> Option<Result<(Drained, Session), End>> {
+    /// What there is to tell next; nothing once all sessions have ended.
+    pub async fn next(&mut self) -> Option<News> {
         loop {
-            match self.sessions.join_next().await? {
-                Ok(ended) => return Some(ended),
-                Err(error) => tracing::error!(%error, "a session ended by a defect of its own"),
+            tokio::select! {
+                biased;
+                Some(takes_flights) = self.opened.1.recv() => return Some(News::Opened(takes_flights)),
+                ended = self.sessions.join_next() => match ended? {
+                    Ok(Ok(Some(ended))) => return Some(News::Ended(ended)),
+                    Ok(Ok(None)) => {}
+                    Ok(Err(end)) => return Some(News::Failed(end)),
+                    Err(error) => tracing::error!(%error, "a session ended by a defect of its own"),
+                },
             }
         }
     }
 }
 
-async fn serve(
-    forwarder: &Forwarder,
-    feed: &Feed,
-    host: HostPort,
-    patience: Duration,
-    terms: &Terms<'_>,
-) -> Result<(Drained, Session), End> {
-    let stream = connect(&host, patience)
-        .await
-        .map_err(|error| match error {
-            ConnectError::Missing(reason) | ConnectError::TimedOut(reason) => End::Missing(reason),
-            ConnectError::Refused(reason) => End::Failed(reason),
-        })?;
-    let mut session = Session::open(stream, host, &forwarder.hostname, forwarder.flight).await?;
-    let drained = forwarder.drain(feed, &mut session, terms).await;
-    Ok((drained, session))
-}
-
-/// Why all stopped, when these sessions stopped so: what was left by one that broke is not forgotten.
+/// Why all stopped, when two sessions stopped so: what was left by one that broke is not forgotten.
 #[must_use]
 pub fn worse(one: Stop, other: Stop) -> Stop {
     let rank = |stop: &Stop| match stop {

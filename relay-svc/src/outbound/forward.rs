@@ -76,15 +76,6 @@ impl Forwarder {
         Ok(tally)
     }
 
-    /// The same with other flights.
-    #[must_use]
-    pub fn with_flight(&self, flight: FlightLimits) -> Self {
-        Self {
-            flight,
-            ..self.clone()
-        }
-    }
-
     /// The same for held mail: an attempt that fails leaves it held.
     #[must_use]
     pub fn of_held(&self) -> Self {

@@ -67,7 +67,8 @@ impl Writer {
             (keep, finish)
         });
         self.changes.send(boxed).map_err(|_| SpoolError::Closed)?;
-        answered.await.map_err(|_| SpoolError::Closed)?
+        // A batch that a full disk ended before this change had its turn. Any other end of the writer ends the process.
+        answered.await.map_err(|_| SpoolError::Full)?
     }
 }
 

@@ -1,6 +1,6 @@
 //! The order of a cycle: what is done next, given what has happened. Pure, with time as an argument.
 //!
-//! dial → forward until idle → ask each provider to release → receive until quiet → ask once more if anything was
+//! dial → forward until idle, and ask each provider to release meanwhile → receive until quiet → ask once more if anything was
 //! forwarded since (or so shortly before that its bounce cannot have been there yet) → receive → hang up. Mail that
 //! arrives meanwhile is forwarded whenever nothing else must be waited for. Asking does not depend on forwarding: a
 //! smart host that refuses our mail does not keep the provider's mail away.
@@ -45,7 +45,10 @@ pub(super) enum Action {
         until: Instant,
     },
     /// Send what is due.
-    Forward,
+    Forward {
+        /// Whether the providers are asked meanwhile, on connections of their own.
+        and_ask: bool,
+    },
     /// Ask every provider to release.
     Ask,
     /// Wait for mail, or for mail to forward.
@@ -244,20 +247,22 @@ impl Order {
         }
     }
 
-    /// Every provider was asked; `failures` are those requests that were refused or not answered.
+    /// Every provider was asked, and the last answer came at `now`; `failures` are those requests that were refused or not
+    /// answered, `before` the messages that had arrived before the first. To be told before what went out beside it.
     pub(super) fn asked(
         &mut self,
         announced: Announced,
         failures: Vec<String>,
         answered: bool,
         now: Instant,
+        before: u32,
     ) {
         self.asks += 1;
         self.attempted |= answered;
         self.asked = Some(Asked {
             at: now,
             announced,
-            before: self.inflow.messages,
+            before,
         });
         self.received = false;
         self.stretched = false;
@@ -299,7 +304,9 @@ impl Order {
 
     fn on_line(&mut self, now: Instant) -> Action {
         if self.waiting && self.forward_failures < FORWARD_FAILURES && !self.stretched {
-            return Action::Forward;
+            // What waits on the other side need not wait for what waits here.
+            let and_ask = self.plan.asks && self.asked.is_none();
+            return Action::Forward { and_ask };
         }
         if self.stretched {
             return Action::Ask;

@@ -47,12 +47,28 @@ fn a_redial_that_helps_leaves_the_cycle_complete() {
     );
     assert_eq!(order.next(after(start, 10)), Action::Dial);
     order.dialled();
-    assert_eq!(order.next(start), Action::Forward);
+    assert!(forwards(order.next(start)));
     order.forwarded(0, start);
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
     assert_eq!(order.next(start), Action::End);
     assert_eq!(how(&order), (Outcome::Complete, String::new()));
+}
+
+fn forwards(action: Action) -> bool {
+    matches!(action, Action::Forward { .. })
+}
+
+/// A round of requests that began just now.
+fn ask(
+    order: &mut Order,
+    announced: Announced,
+    failures: Vec<String>,
+    answered: bool,
+    now: Instant,
+) {
+    let before = order.inflow.messages;
+    order.asked(announced, failures, answered, now, before);
 }
 
 fn how(order: &Order) -> (Outcome, String) {
@@ -64,7 +80,7 @@ fn how(order: &Order) -> (Outcome, String) {
 fn on_line(start: Instant, sent: u32) -> Order {
     let mut order = Order::new(PLAN, start);
     order.dialled();
-    assert_eq!(order.next(start), Action::Forward);
+    assert!(forwards(order.next(start)));
     order.forwarded(sent, start);
     assert_eq!(order.next(start), Action::Ask);
     order
@@ -82,7 +98,7 @@ fn inflow(messages: u32, open: u32, last: Instant) -> Inflow {
 fn without_a_number_receiving_ends_after_quiet_and_the_provider_is_asked_again_for_bounces() {
     let start = Instant::now();
     let mut order = on_line(start, 2);
-    order.asked(Announced::Unknown, Vec::new(), true, start);
+    ask(&mut order, Announced::Unknown, Vec::new(), true, start);
     assert_eq!(
         order.next(start),
         Action::Receive {
@@ -98,7 +114,13 @@ fn without_a_number_receiving_ends_after_quiet_and_the_provider_is_asked_again_f
     );
     // The first request came right behind the mail, before any bounce of it.
     assert_eq!(order.next(after(start, 14)), Action::Ask);
-    order.asked(Announced::Nothing, Vec::new(), true, after(start, 14));
+    ask(
+        &mut order,
+        Announced::Nothing,
+        Vec::new(),
+        true,
+        after(start, 14),
+    );
     assert_eq!(order.next(after(start, 14)), Action::HangUp);
 }
 
@@ -106,7 +128,7 @@ fn without_a_number_receiving_ends_after_quiet_and_the_provider_is_asked_again_f
 fn with_a_number_receiving_ends_when_they_are_there() {
     let start = Instant::now();
     let mut order = on_line(start, 0);
-    order.asked(Announced::Messages(2), Vec::new(), true, start);
+    ask(&mut order, Announced::Messages(2), Vec::new(), true, start);
     order.arrived(inflow(1, 0, after(start, 1)));
     assert_eq!(
         order.next(after(start, 1)),
@@ -127,7 +149,7 @@ fn with_a_number_receiving_ends_when_they_are_there() {
 fn an_announced_message_that_does_not_come_is_not_waited_for_for_ever() {
     let start = Instant::now();
     let mut order = on_line(start, 0);
-    order.asked(Announced::Messages(2), Vec::new(), true, start);
+    ask(&mut order, Announced::Messages(2), Vec::new(), true, start);
     assert_eq!(order.next(after(start, 10)), Action::HangUp);
 }
 
@@ -135,9 +157,9 @@ fn an_announced_message_that_does_not_come_is_not_waited_for_for_ever() {
 fn mail_that_arrives_while_receiving_is_forwarded_and_the_provider_asked_again() {
     let start = Instant::now();
     let mut order = on_line(start, 0);
-    order.asked(Announced::Unknown, Vec::new(), true, start);
+    ask(&mut order, Announced::Unknown, Vec::new(), true, start);
     order.mail_waits();
-    assert_eq!(order.next(after(start, 1)), Action::Forward);
+    assert!(forwards(order.next(after(start, 1))));
     order.forwarded(1, after(start, 2));
     assert_eq!(
         order.next(after(start, 2)),
@@ -152,7 +174,7 @@ fn mail_that_arrives_while_receiving_is_forwarded_and_the_provider_asked_again()
 fn after_an_answer_of_nothing_the_bounce_is_waited_for_before_asking_again() {
     let start = Instant::now();
     let mut order = on_line(start, 1);
-    order.asked(Announced::Nothing, Vec::new(), true, start);
+    ask(&mut order, Announced::Nothing, Vec::new(), true, start);
     assert_eq!(
         order.next(start),
         Action::Receive {
@@ -168,11 +190,11 @@ fn a_smart_host_that_refuses_does_not_keep_the_provider_from_being_asked() {
     let mut order = Order::new(PLAN, start);
     order.dialled();
     for _ in 0..2 {
-        assert_eq!(order.next(start), Action::Forward);
+        assert!(forwards(order.next(start)));
         order.forward_failed(0, false, "554 go away".into(), false, start);
     }
     assert_eq!(order.next(start), Action::Ask);
-    order.asked(Announced::Nothing, Vec::new(), true, start);
+    ask(&mut order, Announced::Nothing, Vec::new(), true, start);
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
     assert_eq!(how(&order), (Outcome::Incomplete, "554 go away".into()));
@@ -184,12 +206,18 @@ fn a_host_that_takes_one_message_per_session_gets_as_many_sessions_as_it_needs()
     let mut order = Order::new(PLAN, start);
     order.dialled();
     for _ in 0..100 {
-        assert_eq!(order.next(start), Action::Forward);
+        assert!(forwards(order.next(start)));
         order.forward_failed(1, true, "421 one is enough".into(), false, start);
     }
-    assert_eq!(order.next(start), Action::Forward);
+    assert!(forwards(order.next(start)));
     order.forwarded(1, start);
-    order.asked(Announced::Nothing, Vec::new(), true, after(start, 9));
+    ask(
+        &mut order,
+        Announced::Nothing,
+        Vec::new(),
+        true,
+        after(start, 9),
+    );
     assert_eq!(order.next(after(start, 9)), Action::HangUp);
     order.hung_up();
     assert_eq!(how(&order), (Outcome::Complete, String::new()));
@@ -207,7 +235,7 @@ fn mail_that_a_failure_put_off_does_not_make_the_cycle_complete() {
     );
     order.dialled();
     order.forward_failed(0, false, "connection refused".into(), false, start);
-    assert_eq!(order.next(start), Action::Forward);
+    assert!(forwards(order.next(start)));
     order.forwarded(0, start);
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
@@ -223,10 +251,11 @@ fn a_line_that_is_lost_before_anything_was_answered_was_missing() {
     let mut order = Order::new(PLAN, start);
     order.dialled();
     for _ in 0..2 {
-        assert_eq!(order.next(start), Action::Forward);
+        assert!(forwards(order.next(start)));
         order.forward_failed(0, false, "connect timed out".into(), true, start);
     }
-    order.asked(
+    ask(
+        &mut order,
         Announced::Nothing,
         vec!["connect timed out".into()],
         false,
@@ -255,16 +284,16 @@ fn mail_that_never_stops_coming_does_not_keep_the_line_up_by_asking() {
     let start = Instant::now();
     let mut order = on_line(start, 1);
     let (mut now, mut asks) = (start, 0);
-    order.asked(Announced::Nothing, Vec::new(), true, now);
+    ask(&mut order, Announced::Nothing, Vec::new(), true, now);
     for _ in 0..1000 {
         match order.next(now) {
             Action::Receive { until } => now = until,
             Action::Ask => {
                 asks += 1;
-                order.asked(Announced::Nothing, Vec::new(), true, now);
+                ask(&mut order, Announced::Nothing, Vec::new(), true, now);
                 order.mail_waits();
             }
-            Action::Forward => order.forwarded(1, now),
+            Action::Forward { .. } => order.forwarded(1, now),
             Action::HangUp => break,
             other => panic!("{other:?}"),
         }
@@ -276,7 +305,7 @@ fn mail_that_never_stops_coming_does_not_keep_the_line_up_by_asking() {
 fn a_trickle_of_mail_does_not_put_off_the_request_nor_keep_the_line_up() {
     let start = Instant::now();
     let mut order = on_line(start, 1);
-    order.asked(Announced::Nothing, Vec::new(), true, start);
+    ask(&mut order, Announced::Nothing, Vec::new(), true, start);
     let (mut now, mut asks, mut forwards) = (start, 0, 0);
     loop {
         match order.next(now) {
@@ -286,13 +315,13 @@ fn a_trickle_of_mail_does_not_put_off_the_request_nor_keep_the_line_up() {
                     order.mail_waits();
                 }
             }
-            Action::Forward => {
+            Action::Forward { .. } => {
                 forwards += 1;
                 order.forwarded(1, now);
             }
             Action::Ask => {
                 asks += 1;
-                order.asked(Announced::Nothing, Vec::new(), true, now);
+                ask(&mut order, Announced::Nothing, Vec::new(), true, now);
             }
             Action::HangUp => break,
             other => panic!("{other:?}"),
@@ -310,17 +339,52 @@ fn a_long_stretch_of_forwarding_gives_the_providers_their_turn() {
     order.dialled();
     order.stretched(100, start);
     assert_eq!(order.next(start), Action::Ask);
-    order.asked(Announced::Nothing, Vec::new(), true, start);
-    assert_eq!(order.next(start), Action::Forward);
+    ask(&mut order, Announced::Nothing, Vec::new(), true, start);
+    assert!(forwards(order.next(start)));
 }
 
 #[test]
 fn a_provider_that_refuses_to_release_does_not_hold_up_what_goes_out() {
     let start = Instant::now();
     let mut order = on_line(start, 1);
-    order.asked(Announced::Refused, vec!["459 no".into()], true, start);
+    ask(
+        &mut order,
+        Announced::Refused,
+        vec!["459 no".into()],
+        true,
+        start,
+    );
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
     assert_eq!(order.ending().outcome, Outcome::Incomplete);
     assert!(!order.ending().pause);
+}
+
+#[test]
+fn the_first_forwarding_asks_beside_and_what_it_sent_is_asked_for_again() {
+    let start = Instant::now();
+    let mut order = Order::new(PLAN, start);
+    order.dialled();
+    assert_eq!(order.next(start), Action::Forward { and_ask: true });
+    // Two came between the request and its answer, one of them announced late.
+    order.arrived(Inflow {
+        messages: 2,
+        open: 0,
+        last: start,
+    });
+    order.asked(Announced::Messages(2), Vec::new(), true, start, 0);
+    order.forwarded(5, after(start, 1));
+    assert_eq!(
+        order.next(after(start, 1)),
+        Action::Receive {
+            until: after(start, 4)
+        },
+        "what was announced is there, and a bounce may come"
+    );
+    assert_eq!(order.next(after(start, 4)), Action::Ask);
+    order.mail_waits();
+    assert_eq!(
+        order.next(after(start, 4)),
+        Action::Forward { and_ask: false }
+    );
 }
