@@ -19,6 +19,7 @@
 pub mod client;
 pub mod command;
 pub mod data;
+pub mod dsn;
 pub mod ehlo;
 pub mod etrn;
 pub mod framing;
