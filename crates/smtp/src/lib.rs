@@ -10,6 +10,7 @@
 //! - [`server`], [`client`]: the two sides of a session.
 //! - [`replies`]: every reply that the server side gives, in one place.
 //! - [`trace`]: the `Received` field, and counting those that are there.
+//! - [`submission`]: which fields the header of a new message lacks.
 //! - [`transcript`]: a bounded record of a session, in the form that the transcript tests read.
 //!
 //! Limits: no BINARYMIME. The client session speaks no TLS, AUTH, CHUNKING, SMTPUTF8 or DSN.
@@ -30,6 +31,7 @@ pub mod replies;
 pub mod reply;
 pub mod reply_reader;
 pub mod server;
+pub mod submission;
 pub mod trace;
 pub mod transcript;
 
