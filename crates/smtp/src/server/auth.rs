@@ -78,6 +78,10 @@ impl ServerSession {
         };
         self.stage = Stage::Commands;
         if let Some(text) = self.text_of(line, replies::response_too_long) {
+            if self.config.strict_pipelining && !self.input.unread().is_empty() {
+                self.close_with(&replies::out_of_turn(), AbortReason::OutOfTurn);
+                return true;
+            }
             // RFC 4954 4: `*` cancels, and an empty line is an empty response.
             match base64::decode(&text) {
                 Some(response) => self.steps.push_back(ServerStep::AuthResponse(response)),

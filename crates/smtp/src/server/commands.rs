@@ -25,7 +25,13 @@ impl ServerSession {
         let grammar = self.grammar();
         let command = match Command::parse(line, &grammar) {
             Ok(command) => command,
-            Err(reply) => return self.error(reply),
+            Err(reply) => {
+                let is_mail = Command::verb(line).eq_ignore_ascii_case(b"MAIL");
+                if is_mail && self.open.is_none() {
+                    self.lost = Some(Lost::default());
+                }
+                return self.error(reply);
+            }
         };
         if let Some((reply, reason)) = self.closed_out(&command) {
             return self.close_with(&reply, reason);

@@ -110,14 +110,15 @@ pub enum ServerStep {
     /// Do the handshake as the server; everything received from now on belongs to it. Then call
     /// [`super::ServerSession::tls_started`]; if it fails, drop the connection. Given again until then.
     StartTls,
-    /// Asks: the client wants to authenticate. Begins an exchange anew, whatever became of an earlier one.
+    /// Asks: the client wants to authenticate. Begins an exchange anew, whatever became of an earlier one. Credentials, so
+    /// never to be logged.
     Auth {
         /// One of the mechanisms that are offered, in upper case.
         mechanism: String,
         /// The initial response, if one came with the command.
         initial: Option<Vec<u8>>,
     },
-    /// Asks: the client's response to the challenge.
+    /// Asks: the client's response to the challenge. Credentials, so never to be logged.
     AuthResponse(Vec<u8>),
     /// Close the connection. Nothing follows. Shut down writing first and read on for a moment: closing a TCP socket with
     /// unread input resets the connection, and the client may lose the last reply.
