@@ -2,10 +2,12 @@
 //!
 //! Nothing here opens a socket, reads a clock or touches a file. A caller feeds the bytes it received to a session,
 //! asks it for the next [`server::ServerStep`] or [`client::ClientStep`], and does what the step says. The same calls
-//! with the same bytes give the same steps, however the bytes were cut into pieces.
+//! with the same bytes give the same steps, however the bytes were cut into pieces. Two rules of the server are about the
+//! pieces: what stands behind STARTTLS, and, if that is switched on, who pipelines out of turn.
 //!
 //! - [`path`]: domains, mailboxes, reverse and forward paths, kept as the bytes that were written.
-//! - [`command`], [`parameters`], [`dsn`], [`etrn`], [`reply`], [`reply_reader`], [`ehlo`], [`base64`]: the vocabulary.
+//! - [`command`], [`parameters`], [`dsn`], [`peer_id`], [`etrn`], [`reply`], [`reply_reader`], [`ehlo`], [`base64`]: the
+//!   vocabulary.
 //! - [`framing`], [`data`]: where a command line and a message end. Only CRLF and CRLF.CRLF count.
 //! - [`server`], [`client`]: the two sides of a session.
 //! - [`replies`]: every reply that the server side gives, in one place.
@@ -27,6 +29,7 @@ pub mod etrn;
 pub mod framing;
 pub mod parameters;
 pub mod path;
+pub mod peer_id;
 pub mod replies;
 pub mod reply;
 pub mod reply_reader;
@@ -42,8 +45,9 @@ pub use client::{
 pub use data::{BadBody, DataDecoder, DataEncoder, Fault};
 pub use ehlo::Capabilities;
 pub use etrn::EtrnNode;
-pub use parameters::{MailParameters, PeerId, RcptParameters};
+pub use parameters::{MailParameters, RcptParameters};
 pub use path::{Domain, ForwardPath, Mailbox, PathError, ReversePath};
+pub use peer_id::PeerId;
 pub use reply::{Enhanced, Reply, Severity};
 pub use server::{AbortReason, AuthAnswer, ServerConfig, ServerPhase, ServerSession, ServerStep};
 pub use transcript::Recorder;

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::dsn::{EnvelopeId, Notify, OriginalRecipient, Ret, xtext_decode};
 use crate::path::{PathError, ReversePath};
+use crate::peer_id::PeerId;
 use crate::replies;
 use crate::reply::Reply;
 
@@ -99,50 +100,6 @@ impl Parameter {
 impl fmt::Display for Parameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.keyword())
-    }
-}
-
-/// The id that another relay of this project gave a message, handed over with it by XLINKMAIL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PeerId([u8; 16]);
-
-impl PeerId {
-    /// Reads the form of 36 characters (RFC 9562 4), in any case.
-    pub fn parse(text: &[u8]) -> Option<PeerId> {
-        if text.len() != 36 {
-            return None;
-        }
-        let mut digits = Vec::with_capacity(32);
-        for (place, byte) in text.iter().enumerate() {
-            match (place, byte) {
-                (8 | 13 | 18 | 23, b'-') => {}
-                (8 | 13 | 18 | 23, _) => return None,
-                _ => digits.push(u8::try_from(char::from(*byte).to_digit(16)?).ok()?),
-            }
-        }
-        let mut octets = [0; 16];
-        for (octet, pair) in octets.iter_mut().zip(digits.chunks(2)) {
-            *octet = pair[0] * 16 + pair[1];
-        }
-        Some(PeerId(octets))
-    }
-
-    /// The sixteen octets of the UUID.
-    pub fn octets(&self) -> [u8; 16] {
-        self.0
-    }
-}
-
-/// 36 characters in lower case.
-impl fmt::Display for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, octet) in self.0.iter().enumerate() {
-            if matches!(place, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{octet:02x}")?;
-        }
-        Ok(())
     }
 }
 

@@ -4,9 +4,9 @@
 //! has its reply. The first refusal ends the transaction: a further chunk is refused until the message is begun anew, or
 //! the client could believe that a message without its middle was taken.
 //!
-//! A message that does not end in CRLF gets one: RFC 3030 leaves it open, other servers (Postfix, Exim) do the same, and
-//! DATA could not carry the message on otherwise. It is the only octet pair that is ever added to a body, and does not
-//! count against the size limit.
+//! A message that does not end in CRLF gets one: it is not the text that RFC 3030 has in mind, but Exim mends it in the
+//! same way, and DATA could not carry the message on otherwise. These two octets are all that is ever added to a body, and
+//! they do not count against the size limit.
 
 use crate::data::TextCheck;
 use crate::replies;

@@ -81,7 +81,7 @@ struct Counts {
     errors: usize,
     refusals: usize,
     auth_failures: usize,
-    /// MAIL commands, whatever became of them (RFC 9422 5).
+    /// MAIL commands, whatever became of them (MAILMAX of RFC 9422).
     messages: usize,
     /// Commands since the last message that was taken.
     idle_commands: usize,

@@ -21,7 +21,7 @@ pub struct Offer {
     pub limits: Option<Limits>,
 }
 
-/// What LIMITS says (RFC 9422 4.2).
+/// What LIMITS says (RFC 9422).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// `MAILMAX`: MAIL commands in a session.
