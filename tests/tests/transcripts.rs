@@ -291,6 +291,7 @@ fn a_recorded_session_plays_again() {
     for said in [
         "HELO a.example\r\nMAIL FROM:<>\r\nRCPT TO:<b@b.example>\r\nDATA\r\n",
         "Subject: private\r\n\r\n..text\r\n.\r\n",
+        "MAIL FROM:<>\r\nRCPT TO:<b@b.example>\r\nBDAT 9\r\nprivate\r\nBDAT 0 LAST\r\n",
         "NO\0OP\r\nQUIT\r\n",
     ] {
         while let Some(line) = server.next_line() {
@@ -304,6 +305,10 @@ fn a_recorded_session_plays_again() {
     }
     let record = recorder.text();
     assert!(record.contains("C# 27 octets of data\n"), "{record}");
+    assert!(
+        record.contains("C: BDAT 9\nC# 9 octets of chunk\n"),
+        "{record}"
+    );
     assert!(!record.contains("private"));
     let text = format!("-- given --\nown b.example\n-- session --\n{record}-- then --\n");
     let again = parse(&text).unwrap();
