@@ -11,6 +11,8 @@ pub mod player;
 pub mod pure;
 pub mod socket;
 pub mod transcript;
+mod update;
+mod world;
 
 pub use player::{Failure, Side, play};
 pub use transcript::{Drives, Transcript};
@@ -57,11 +59,11 @@ fn updated(transcript: &Transcript) -> Result<Transcript, Failure> {
     let mut rewritten = transcript.clone();
     let mut then = Vec::new();
     if transcript.drives() != Drives::Client {
-        rewritten = player::updated(&rewritten, &mut pure::PureServer::new(transcript)?)?;
+        rewritten = update::updated(&rewritten, &mut pure::PureServer::new(transcript)?)?;
         then.append(&mut rewritten.then);
     }
     if transcript.drives() != Drives::Server {
-        rewritten = player::updated(&rewritten, &mut client::PureClient::new(transcript)?)?;
+        rewritten = update::updated(&rewritten, &mut client::PureClient::new(transcript)?)?;
         then.append(&mut rewritten.then);
     }
     rewritten.then = then;

@@ -8,7 +8,7 @@ use linkmail_smtp::transcript::escape;
 use regex::bytes::Regex;
 use thiserror::Error;
 
-use crate::transcript::{Entry, Fact, Mark, Speaker, Transcript};
+use crate::transcript::{Entry, Mark, Speaker, Transcript};
 
 /// Where a transcript and what happened differ.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -55,6 +55,11 @@ pub trait Side {
 
     /// Time passes. False: this side cannot be told.
     fn wait(&mut self, time: Duration) -> bool;
+
+    /// The handshake is done. False: this side did not ask for one, or cannot do it here.
+    fn start_tls(&mut self) -> bool {
+        false
+    }
 
     /// The next line this side says, with its CRLF; what is left without one at the end; nothing if it is silent.
     fn next_line(&mut self) -> Option<Vec<u8>>;
@@ -113,6 +118,14 @@ impl<S: Side> Play<'_, S> {
             Mark::Bytes(speaker, bytes) => self.say(entry, *speaker, bytes),
             Mark::Pattern(speaker, pattern) => self.say_like(entry, *speaker, pattern),
             Mark::Data(octets) => self.data(entry, *octets),
+            Mark::Chunk(octets) => self.chunk(entry, *octets),
+            Mark::Tls => {
+                if self.side.start_tls() {
+                    Ok(())
+                } else {
+                    Err(self.failure(entry.line, "a side that starts TLS", "one that does not"))
+                }
+            }
             Mark::Close => {
                 self.end_announced = true;
                 self.side.end_of_input();
@@ -188,6 +201,26 @@ impl<S: Side> Play<'_, S> {
         }
     }
 
+    /// A chunk that was recorded by its size only: sends as much, or takes whole lines until as much came.
+    fn chunk(&mut self, entry: &Entry, octets: usize) -> Result<(), Failure> {
+        if self.side.speaker() == Speaker::Server {
+            self.side.receive(&chunk_filler(octets));
+            return Ok(());
+        }
+        let mut count = 0;
+        while count < octets {
+            match self.side.next_line() {
+                Some(line) => count += line.len(),
+                None => break,
+            }
+        }
+        if count == octets {
+            return Ok(());
+        }
+        let got = format!("{count} octets of chunk");
+        Err(self.failure(entry.line, &entry.mark.to_string(), &got))
+    }
+
     fn check_turn(&mut self, entry: &Entry) -> Result<(), Failure> {
         if self.side.may_speak_ahead() {
             return Ok(());
@@ -259,7 +292,7 @@ impl<S: Side> Play<'_, S> {
 }
 
 /// So many octets of lines; one octet alone cannot be lines and becomes none.
-fn filler(octets: usize) -> Vec<u8> {
+pub(crate) fn filler(octets: usize) -> Vec<u8> {
     let mut data = Vec::with_capacity(octets + 3);
     while octets - data.len() > 2 {
         let text = (octets - data.len() - 2).min(70);
@@ -278,88 +311,22 @@ fn filler(octets: usize) -> Vec<u8> {
     data
 }
 
-fn whole_line(pattern: &str) -> Result<Regex, regex::Error> {
+/// The same for a chunk, which may be a single octet.
+pub(crate) fn chunk_filler(octets: usize) -> Vec<u8> {
+    let mut chunk = filler(octets);
+    chunk.resize(octets, b'x');
+    chunk
+}
+
+pub(crate) fn whole_line(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!("^(?:{pattern})\r\n$"))
 }
 
-fn as_mark(speaker: Speaker, line: &[u8]) -> Mark {
+pub(crate) fn as_mark(speaker: Speaker, line: &[u8]) -> Mark {
     match line.strip_suffix(b"\r\n") {
         Some(text) if text.iter().all(|byte| (32..127).contains(byte)) => {
             Mark::Line(speaker, escape(text).replace("\\\\", "\\"))
         }
         _ => Mark::Bytes(speaker, line.to_vec()),
-    }
-}
-
-/// The transcript as it would have to be: what the driven side says, and what is true then, are taken from the side.
-///
-/// A group of expected lines is replaced by all that the side says there; patterns that still match are kept.
-pub fn updated<S: Side>(transcript: &Transcript, side: &mut S) -> Result<Transcript, Failure> {
-    let mut session = Vec::new();
-    let mut group: Vec<&Mark> = Vec::new();
-    for entry in &transcript.session {
-        match &entry.mark {
-            Mark::Line(speaker, _) | Mark::Bytes(speaker, _) | Mark::Pattern(speaker, _)
-                if *speaker == side.speaker() =>
-            {
-                group.push(&entry.mark);
-                continue;
-            }
-            Mark::Data(_) if side.speaker() == Speaker::Client => {
-                group.push(&entry.mark);
-                continue;
-            }
-            _ => {}
-        }
-        drain(side, &mut group, &mut session);
-        match &entry.mark {
-            Mark::Line(_, text) => side.receive(&[text.as_bytes(), b"\r\n"].concat()),
-            Mark::Bytes(_, bytes) => side.receive(bytes),
-            Mark::Data(octets) => {
-                side.receive(&[filler(*octets).as_slice(), b".\r\n"].concat());
-            }
-            Mark::Close => side.end_of_input(),
-            Mark::Wait(time, _) => {
-                if !side.wait(*time) {
-                    return Err(transcript.failure(entry.line, "a side with a clock", "none"));
-                }
-            }
-            Mark::Pattern(..) | Mark::Closed | Mark::Comment(_) => {}
-        }
-        session.push(entry.mark.clone());
-    }
-    group.push(&Mark::Closed);
-    drain(side, &mut group, &mut session);
-    let numbered = |mark| Entry { line: 0, mark };
-    let fact = |text| Fact { line: 0, text };
-    let rewritten = Transcript {
-        session: session.into_iter().map(numbered).collect(),
-        then: side
-            .facts()
-            .unwrap_or_default()
-            .into_iter()
-            .map(fact)
-            .collect(),
-        ..transcript.clone()
-    };
-    Transcript::parse(&transcript.path, &rewritten.to_string())
-}
-
-fn drain<S: Side>(side: &mut S, group: &mut Vec<&Mark>, session: &mut Vec<Mark>) {
-    if group.is_empty() {
-        return;
-    }
-    let mut old = group.drain(..);
-    while let Some(line) = side.next_line() {
-        let kept = old.next().filter(|mark| match mark {
-            Mark::Pattern(_, pattern) => {
-                whole_line(pattern).is_ok_and(|regex| regex.is_match(&line))
-            }
-            _ => false,
-        });
-        session.push(
-            kept.cloned()
-                .unwrap_or_else(|| as_mark(side.speaker(), &line)),
-        );
     }
 }

@@ -3,41 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use linkmail_smtp::reply_reader::ReplyReader;
-use linkmail_smtp::transcript::escape;
-use linkmail_smtp::{
-    Domain, EtrnNode, ForwardPath, Reply, ReversePath, ServerConfig, ServerSession, ServerStep,
-    replies,
-};
+use linkmail_smtp::{AuthAnswer, Reply, ServerSession, ServerStep, replies};
 
-use crate::given::{bracketed, unknown, value};
 use crate::player::{Failure, Side};
-use crate::transcript::{Fact, Speaker, Transcript};
+use crate::transcript::{Speaker, Transcript};
+use crate::world::{Draft, World, described};
 
 /// After so long without a command the client is closed (RFC 5321 4.5.3.2.7).
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
-/// A message of more lines is shown by its size.
-const MAX_SHOWN_LINES: usize = 12;
-
-const STATEMENTS: &str = "one of: drives: | hostname | client | own | unknown | held | size_limit | max_recipients | etrn off | after data";
-
-#[derive(Debug)]
-struct World {
-    may_relay: bool,
-    may_etrn: bool,
-    own: Vec<Domain>,
-    unknown: Vec<ForwardPath>,
-    held: Vec<(Domain, u64)>,
-    after_data: Option<Reply>,
-}
-
-#[derive(Debug)]
-struct Draft {
-    reverse_path: ReversePath,
-    recipients: Vec<ForwardPath>,
-    eight_bit: bool,
-    body: Vec<u8>,
-}
 
 /// The pure server session with a world around it.
 #[derive(Debug)]
@@ -47,6 +20,7 @@ pub struct PureServer {
     draft: Option<Draft>,
     stored: usize,
     output: Vec<u8>,
+    awaits_tls: bool,
     closed: bool,
     facts: Vec<String>,
 }
@@ -54,29 +28,23 @@ pub struct PureServer {
 impl PureServer {
     /// The world that the transcript gives, and a session in it. Errors: a statement that is not known.
     pub fn new(transcript: &Transcript) -> Result<PureServer, Failure> {
-        let mut config = ServerConfig {
-            hostname: "relay.test".into(),
-            size_limit: 25_000_000,
-            max_recipients: 1000,
-            etrn: true,
+        let world = World::new(transcript)?;
+        let config = Arc::new(world.config.clone());
+        let mut session = if world.in_tls {
+            ServerSession::within_tls(config)
+        } else {
+            ServerSession::new(config)
         };
-        let mut world = World {
-            may_relay: false,
-            may_etrn: false,
-            own: Vec::new(),
-            unknown: Vec::new(),
-            held: Vec::new(),
-            after_data: None,
-        };
-        for fact in &transcript.given {
-            state(transcript, fact, &mut config, &mut world)?;
+        if world.talks_early {
+            session.early_talker();
         }
         let mut server = PureServer {
-            session: ServerSession::new(Arc::new(config)),
+            session,
             world,
             draft: None,
             stored: 0,
             output: Vec::new(),
+            awaits_tls: false,
             closed: false,
             facts: Vec::new(),
         };
@@ -86,193 +54,111 @@ impl PureServer {
 
     fn run(&mut self) {
         loop {
-            let reply = match self.session.step() {
-                ServerStep::Write(bytes) => {
-                    self.output.extend(bytes);
-                    continue;
-                }
+            match self.session.step() {
+                ServerStep::Write(bytes) => self.output.extend(bytes),
                 ServerStep::Read => return,
+                ServerStep::StartTls => {
+                    self.awaits_tls = true;
+                    return;
+                }
                 ServerStep::Close => {
                     self.closed = true;
                     return;
                 }
-                ServerStep::Body(bytes) => {
-                    if let Some(draft) = &mut self.draft {
-                        draft.body.extend(bytes);
-                    }
-                    continue;
+                ServerStep::Auth { mechanism, initial } => {
+                    let answer = self.world.auth(mechanism, initial);
+                    self.authenticate(answer);
                 }
-                ServerStep::Abort(reason) => {
-                    self.draft = None;
-                    self.facts.push(format!("aborted: {reason}"));
-                    continue;
+                ServerStep::AuthResponse(response) => {
+                    let answer = self.world.auth_response(response);
+                    self.authenticate(answer);
                 }
-                ServerStep::Mail {
+                step => self.transact(step),
+            }
+        }
+    }
+
+    /// The steps that are about a message, or about those that wait.
+    fn transact(&mut self, step: ServerStep) {
+        let answer = match step {
+            ServerStep::Mail {
+                reverse_path,
+                parameters,
+            } => {
+                self.draft = Some(Draft {
                     reverse_path,
-                    eight_bit,
-                    ..
-                } => {
-                    self.draft = Some(Draft {
-                        reverse_path,
-                        recipients: Vec::new(),
-                        eight_bit,
-                        body: Vec::new(),
-                    });
-                    replies::sender_ok()
+                    parameters,
+                    recipients: Vec::new(),
+                    body: Vec::new(),
+                    protocol: "",
+                });
+                replies::sender_ok()
+            }
+            ServerStep::Recipient {
+                forward_path,
+                parameters,
+            } => {
+                let answer = self.world.recipient(&forward_path);
+                if let Some(draft) = self.draft.as_mut().filter(|_| answer.is_positive()) {
+                    draft.recipients.push((forward_path, parameters));
                 }
-                ServerStep::Recipient(path) => self.recipient(path),
-                ServerStep::BeginData => replies::start_data(),
-                ServerStep::EndOfData => self.store(),
-                ServerStep::Etrn(node) => self.release(&node),
-            };
-            self.session.answer(reply);
-        }
-    }
-
-    fn recipient(&mut self, path: ForwardPath) -> Reply {
-        let world = &self.world;
-        let is_ours = match &path {
-            ForwardPath::Postmaster => true,
-            ForwardPath::Mailbox(mailbox) => world.own.contains(mailbox.domain()),
+                answer
+            }
+            ServerStep::BeginData => {
+                if let Some(draft) = &mut self.draft {
+                    draft.protocol = self.session.protocol();
+                }
+                let other = self.world.begin_data.clone();
+                other.unwrap_or_else(replies::start_data)
+            }
+            ServerStep::Body(bytes) => {
+                if let Some(draft) = &mut self.draft {
+                    draft.body.extend(bytes);
+                }
+                return;
+            }
+            ServerStep::EndOfData => {
+                let answers = self.store();
+                return self.session.answer_each(&answers);
+            }
+            ServerStep::Abort(reason) => {
+                self.draft = None;
+                self.facts.push(format!("aborted: {reason}"));
+                return;
+            }
+            ServerStep::Etrn(node) => {
+                let (answer, started) = self.world.release(&node);
+                if started {
+                    self.facts.push(format!("release {node}"));
+                }
+                answer
+            }
+            _ => return,
         };
-        if !is_ours && !world.may_relay {
-            return replies::relaying_denied();
-        }
-        if world.unknown.contains(&path) {
-            return replies::no_such_user();
-        }
-        if let Some(draft) = &mut self.draft {
-            draft.recipients.push(path);
-        }
-        replies::recipient_ok()
+        self.session.answer(answer);
     }
 
-    fn store(&mut self) -> Reply {
-        let draft = self.draft.take();
-        if let Some(reply) = &self.world.after_data {
-            return reply.clone();
+    fn authenticate(&mut self, answer: AuthAnswer) {
+        if let AuthAnswer::Accepted { identity } = &answer {
+            self.facts.push(format!("authenticated {identity}"));
+            if self.world.trusts(identity) {
+                self.session.trust_peer();
+            }
         }
-        if let Some(draft) = draft {
+        self.session.answer_auth(answer);
+    }
+
+    fn store(&mut self) -> Vec<Reply> {
+        let Some(draft) = self.draft.take() else {
+            return vec![replies::spool_unavailable()];
+        };
+        let answers = self.world.after_data(&draft, self.stored + 1);
+        if answers.iter().any(Reply::is_positive) {
             self.facts.extend(described(&draft));
+            self.stored += 1;
         }
-        self.stored += 1;
-        replies::message_accepted(&self.stored.to_string())
+        answers
     }
-
-    fn release(&mut self, node: &EtrnNode) -> Reply {
-        if !self.world.may_etrn {
-            return replies::release_denied(node);
-        }
-        let asked = match node {
-            EtrnNode::Queue(_) => return replies::release_unavailable(node),
-            EtrnNode::Domain(domain) | EtrnNode::Subdomains(domain) => domain,
-        };
-        let below = format!(".{asked}").to_ascii_lowercase();
-        let is_meant = |held: &Domain| {
-            held == asked
-                || matches!(node, EtrnNode::Subdomains(_))
-                    && held.to_string().to_ascii_lowercase().ends_with(&below)
-        };
-        let counts: Vec<u64> = self
-            .world
-            .held
-            .iter()
-            .filter(|(domain, _)| is_meant(domain))
-            .map(|(_, count)| *count)
-            .collect();
-        if counts.is_empty() {
-            return replies::release_denied(node);
-        }
-        match counts.iter().sum() {
-            0 => replies::nothing_held(node),
-            count => {
-                self.facts.push(format!("release {node}"));
-                replies::release_counted(count, node)
-            }
-        }
-    }
-}
-
-/// A stored message in the words of `-- then --`.
-fn described(draft: &Draft) -> Vec<String> {
-    let recipients: Vec<String> = draft
-        .recipients
-        .iter()
-        .map(|path| format!("<{path}>"))
-        .collect();
-    let eight_bit = if draft.eight_bit { " 8bit" } else { "" };
-    let mut lines = vec![format!(
-        "message from <{}> to {}{eight_bit}",
-        draft.reverse_path,
-        recipients.join(" ")
-    )];
-    let count = draft.body.iter().filter(|byte| **byte == b'\n').count();
-    if count > MAX_SHOWN_LINES {
-        lines.push(format!("  {} octets in {count} lines", draft.body.len()));
-    } else {
-        let body = draft.body.strip_suffix(b"\r\n").unwrap_or_default();
-        if !draft.body.is_empty() {
-            let text = escape(body).replace("\\r\\n", "\n");
-            let shown = |line: &str| match line {
-                "" => "|".to_owned(),
-                line => format!("| {line}"),
-            };
-            lines.extend(text.split('\n').map(shown));
-        }
-    }
-    lines
-}
-
-fn state(
-    transcript: &Transcript,
-    fact: &Fact,
-    config: &mut ServerConfig,
-    world: &mut World,
-) -> Result<(), Failure> {
-    let wrong = |expected: &str| unknown(transcript, fact, expected);
-    let (key, rest) = fact.text.split_once(' ').unwrap_or((&fact.text, ""));
-    match key {
-        "drives:" | "send" | "quit" | "client_name" => {}
-        "hostname" => config.hostname = rest.to_owned(),
-        "client" => {
-            world.may_relay = rest.contains("in relay_from");
-            world.may_etrn = rest.contains("in etrn_from");
-        }
-        "own" => {
-            for word in rest.split_whitespace() {
-                world.own.push(value(transcript, fact, word)?);
-            }
-        }
-        "unknown" => {
-            let paths = bracketed(rest).ok_or_else(|| wrong("unknown <address> ..."))?;
-            for path in paths {
-                let path = ForwardPath::parse(path.as_bytes()).map_err(|_| wrong("an address"))?;
-                world.unknown.push(path);
-            }
-        }
-        "held" => {
-            let (count, node) = rest
-                .split_once(" for ")
-                .ok_or_else(|| wrong("held N for DOMAIN"))?;
-            let count = value(transcript, fact, count)?;
-            world.held.push((value(transcript, fact, node)?, count));
-        }
-        "size_limit" => config.size_limit = value(transcript, fact, rest)?,
-        "max_recipients" => config.max_recipients = value(transcript, fact, rest)?,
-        "etrn" if rest == "off" => config.etrn = false,
-        // An order for the client side, in a file that drives both.
-        "etrn" => {}
-        "after" => {
-            let reply = rest
-                .strip_prefix("data ")
-                .ok_or_else(|| wrong("after data REPLY"))?;
-            let mut reader = ReplyReader::new();
-            reader.receive(format!("{reply}\r\n").as_bytes());
-            world.after_data = reader.next_reply().map_err(|_| wrong("a reply"))?;
-        }
-        _ => return Err(wrong(STATEMENTS)),
-    }
-    Ok(())
 }
 
 impl Side for PureServer {
@@ -296,6 +182,16 @@ impl Side for PureServer {
             self.run();
         }
         true
+    }
+
+    fn start_tls(&mut self) -> bool {
+        if self.awaits_tls {
+            self.awaits_tls = false;
+            self.session.tls_started();
+            self.run();
+            return true;
+        }
+        false
     }
 
     fn next_line(&mut self) -> Option<Vec<u8>> {

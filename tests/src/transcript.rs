@@ -48,6 +48,10 @@ pub enum Mark {
     Pattern(Speaker, String),
     /// `C# N octets of data`: message data of that size with its end.
     Data(usize),
+    /// `C# N octets of chunk`: what follows a BDAT of that size.
+    Chunk(usize),
+    /// `!tls`: the handshake that STARTTLS was answered 220 for.
+    Tls,
     /// `!close`: the scripted side closes the connection.
     Close,
     /// `!closed`: the driven side has closed the connection.
@@ -157,7 +161,7 @@ impl Transcript {
             Section::Then => self.then.push(fact()),
             Section::Session => {
                 let mark = parse_mark(text).ok_or_else(|| {
-                    let marks = "one of C: C\\ C~ C# S: S\\ S~ !close !closed !wait #";
+                    let marks = "one of C: C\\ C~ C# S: S\\ S~ !tls !close !closed !wait #";
                     Failure::format(&self.path, line, marks, text)
                 })?;
                 self.session.push(Entry { line, mark });
@@ -201,6 +205,12 @@ impl Transcript {
             .any(|entry| matches!(entry.mark, Mark::Wait(..)))
     }
 
+    /// Whether a handshake is done, which is left out over a socket, or TLS is there from the start.
+    pub fn needs_tls(&self) -> bool {
+        let in_tls = |fact: &Fact| fact.text == "tls from the start";
+        self.session.iter().any(|entry| entry.mark == Mark::Tls) || self.given.iter().any(in_tls)
+    }
+
     /// A failure at a line of this file.
     pub fn failure(&self, line: usize, expected: &str, got: &str) -> Failure {
         Failure::format(&self.path, line, expected, got)
@@ -209,6 +219,7 @@ impl Transcript {
 
 fn parse_mark(text: &str) -> Option<Mark> {
     match text {
+        "!tls" => return Some(Mark::Tls),
         "!close" => return Some(Mark::Close),
         "!closed" => return Some(Mark::Closed),
         _ => {}
@@ -236,8 +247,13 @@ fn parse_mark(text: &str) -> Option<Mark> {
         '\\' => unescape(rest).map(|bytes| Mark::Bytes(speaker, bytes)),
         '~' => Some(Mark::Pattern(speaker, rest.to_owned())),
         '#' if speaker == Speaker::Client => {
-            let number = rest.strip_suffix(" octets of data")?;
-            number.parse().ok().map(Mark::Data)
+            let (number, what) = rest.split_once(" octets of ")?;
+            let octets = number.parse().ok()?;
+            match what {
+                "data" => Some(Mark::Data(octets)),
+                "chunk" => Some(Mark::Chunk(octets)),
+                _ => None,
+            }
         }
         _ => None,
     }
@@ -290,6 +306,8 @@ impl fmt::Display for Mark {
             Mark::Bytes(speaker, bytes) => write!(f, "{}\\ {}", speaker.letter(), escape(bytes)),
             Mark::Pattern(speaker, pattern) => write!(f, "{}~ {pattern}", speaker.letter()),
             Mark::Data(octets) => write!(f, "C# {octets} octets of data"),
+            Mark::Chunk(octets) => write!(f, "C# {octets} octets of chunk"),
+            Mark::Tls => f.write_str("!tls"),
             Mark::Close => f.write_str("!close"),
             Mark::Closed => f.write_str("!closed"),
             Mark::Wait(_, time) => write!(f, "!wait {time}"),

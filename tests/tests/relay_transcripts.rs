@@ -34,7 +34,22 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What a given statement would need that the relay does not have.
-const OTHER_WORLDS: [&str; 2] = ["unknown ", "after data "];
+const OTHER_WORLDS: [&str; 14] = [
+    "unknown ",
+    "begin data ",
+    "after data ",
+    "max_messages ",
+    "max_commands ",
+    "chunking off",
+    "offer ",
+    "auth ",
+    "require ",
+    "lmtp",
+    "tls ",
+    "pipelining ",
+    "talks ",
+    "trusts ",
+];
 /// A node that no transcript asks for; it makes the relay a provider, which offers ETRN.
 const UNASKED: &str = "unasked.example";
 

@@ -1,4 +1,4 @@
-//! The answer to EHLO: what a server offers (RFC 5321 4.1.1.1), read by our client and written by our server.
+//! The answer to EHLO as our client reads it: what a server offers (RFC 5321 4.1.1.1).
 
 use crate::reply::Reply;
 
@@ -131,28 +131,9 @@ fn size_offer(number: Option<&[u8]>) -> SizeOffer {
     }
 }
 
-/// Our own answer to EHLO.
-pub fn offer(hostname: &str, size_limit: u64, etrn: bool) -> Reply {
-    let mut text =
-        format!("{hostname}\nPIPELINING\nSIZE {size_limit}\n8BITMIME\nENHANCEDSTATUSCODES");
-    if etrn {
-        text.push_str("\nETRN");
-    }
-    Reply::new(250, None, text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn our_offer_is_read_back() {
-        let offered = Capabilities::from_reply(&offer("relay.test", 25_000_000, true));
-        assert!(offered.pipelining && offered.eight_bit_mime && offered.etrn);
-        assert!(offered.enhanced_status_codes && !offered.chunking);
-        assert_eq!(offered.size_limit(), Some(25_000_000));
-        assert!(offered.others.is_empty());
-    }
 
     #[test]
     fn keywords_know_no_case_and_the_rest_is_kept() {

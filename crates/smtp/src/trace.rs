@@ -13,7 +13,7 @@ pub struct Received<'a> {
     pub peer: IpAddr,
     /// Our host name.
     pub by: &'a str,
-    /// `ESMTP` or `SMTP` (RFC 3848).
+    /// What [`crate::server::ServerSession::protocol`] says, such as `ESMTPS` (RFC 3848).
     pub protocol: &'a str,
     /// The id of the message in the spool.
     pub id: &'a str,

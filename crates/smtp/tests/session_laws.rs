@@ -28,6 +28,16 @@ const COMMANDS: &[&[u8]] = &[
     b"nul\0\r\n",
     b"RSET\r\n",
     b"ETRN b.example\r\n",
+    b"BDAT 11\r\nfirst chunk",
+    b"BDAT 8\r\nRSET\r\n\r\n",
+    b"BDAT 9 LAST\r\n.\r\nlast\r\n",
+    b"BDAT 4 LAST\r\nnone",
+    b"BDAT 0 LAST\r\n",
+    b"BDAT 5\r\na\nb\0\r",
+    b"BDAT 2 LAST\r\nc\r",
+    b"BDAT 50\r\n0123456789012345678901234567890123456789012345678\r",
+    b"BDAT 18446744073709551615 LAST\r\n",
+    b"BDAT some\r\n",
     b"NOOP\r\n",
     b"QUIT\r\n",
     b"GET / HTTP/1.1\r\n",
@@ -87,6 +97,8 @@ fn serve(pieces: &[&[u8]]) -> ServerRun {
         size_limit: 60,
         max_recipients: 3,
         etrn: true,
+        chunking: true,
+        ..ServerConfig::default()
     }));
     let mut run = ServerRun::default();
     let mut pieces = pieces.iter();
@@ -101,10 +113,12 @@ fn serve(pieces: &[&[u8]]) -> ServerRun {
             step => {
                 let reply = match &step {
                     ServerStep::Mail { .. } => replies::sender_ok(),
-                    ServerStep::Recipient(path) if path.to_string().starts_with("refused") => {
+                    ServerStep::Recipient { forward_path, .. }
+                        if forward_path.to_string().starts_with("refused") =>
+                    {
                         replies::no_such_user()
                     }
-                    ServerStep::Recipient(_) => replies::recipient_ok(),
+                    ServerStep::Recipient { .. } => replies::recipient_ok(),
                     ServerStep::BeginData => replies::start_data(),
                     ServerStep::EndOfData => replies::message_accepted("1"),
                     ServerStep::Etrn(node) => replies::nothing_held(node),
@@ -184,7 +198,7 @@ proptest! {
             match step {
                 ServerStep::Mail { .. } => { prop_assert!(!open); open = true; }
                 ServerStep::EndOfData | ServerStep::Abort(_) => { prop_assert!(open); open = false; }
-                ServerStep::Recipient(_) | ServerStep::BeginData | ServerStep::Body(_) => prop_assert!(open),
+                ServerStep::Recipient { .. } | ServerStep::BeginData | ServerStep::Body(_) => prop_assert!(open),
                 _ => prop_assert!(!open),
             }
         }

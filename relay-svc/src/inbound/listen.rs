@@ -65,6 +65,8 @@ impl Inbound {
             size_limit: config.limits.message_size,
             max_recipients: config.limits.recipients,
             etrn: config.policy.routes.holds().next().is_some(),
+            chunking: true,
+            ..ServerConfig::default()
         };
         Self {
             spool,

@@ -90,66 +90,82 @@ impl Session<'_> {
                     }
                 }
                 ServerStep::Read => self.read(stream, cancel).await,
-                ServerStep::Mail {
-                    reverse_path,
-                    eight_bit: _,
-                    size: _,
-                } => {
-                    let context = self
-                        .link
-                        .as_ref()
-                        .map(|link| self.inbound.arrivals.begin(link));
-                    self.transaction =
-                        Some(Transaction::begin(reverse_path, self.link.clone(), context));
-                    self.smtp.answer(replies::sender_ok());
-                }
-                ServerStep::Recipient(path) => {
-                    let answer = match self.inbound.policy.recipient(&path, self.may_relay) {
-                        Ok(admitted) => {
-                            self.transaction
-                                .iter_mut()
-                                .for_each(|t| t.add(admitted.clone()));
-                            replies::recipient_ok()
-                        }
-                        Err(denied) => denied.reply(),
-                    };
-                    self.smtp.answer(answer);
-                }
-                ServerStep::BeginData => {
-                    if let Some(transaction) = &mut self.transaction {
-                        transaction.open(self.inbound, self.peer, &self.smtp).await;
-                    }
-                    self.smtp.answer(replies::start_data());
-                }
-                ServerStep::Body(octets) => {
-                    if let Some(transaction) = &mut self.transaction {
-                        transaction.write(&octets).await;
-                    }
-                }
-                ServerStep::EndOfData => {
-                    let answer = match self.transaction.take() {
-                        Some(transaction) => self.accept(transaction).await,
-                        None => replies::spool_unavailable(),
-                    };
-                    self.smtp.answer(answer);
-                }
-                ServerStep::Abort(reason) => {
-                    if self
-                        .transaction
-                        .take()
-                        .is_some_and(|transaction| transaction.has_data())
-                    {
-                        tracing::info!(peer = %self.peer, ?reason, "message dropped");
-                        self.trouble
-                            .get_or_insert_with(|| format!("message dropped: {reason:?}"));
-                    }
-                }
-                ServerStep::Etrn(node) => {
-                    let answer = etrn::answer(self.inbound, &node, self.peer.ip()).await;
-                    self.smtp.answer(answer);
-                }
-                ServerStep::Close => return,
+                // TLS is not offered, so a handshake is not asked for.
+                ServerStep::StartTls | ServerStep::Close => return,
+                step => self.transact(step).await,
             }
+        }
+    }
+
+    /// The steps that are about a message, or about mail that is held.
+    async fn transact(&mut self, step: ServerStep) {
+        match step {
+            ServerStep::Mail {
+                reverse_path,
+                parameters: _,
+            } => {
+                let context = self
+                    .link
+                    .as_ref()
+                    .map(|link| self.inbound.arrivals.begin(link));
+                self.transaction =
+                    Some(Transaction::begin(reverse_path, self.link.clone(), context));
+                self.smtp.answer(replies::sender_ok());
+            }
+            ServerStep::Recipient {
+                forward_path,
+                parameters: _,
+            } => {
+                let admitted = self.inbound.policy.recipient(&forward_path, self.may_relay);
+                let answer = match admitted {
+                    Ok(admitted) => {
+                        self.transaction
+                            .iter_mut()
+                            .for_each(|t| t.add(admitted.clone()));
+                        replies::recipient_ok()
+                    }
+                    Err(denied) => denied.reply(),
+                };
+                self.smtp.answer(answer);
+            }
+            ServerStep::BeginData => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.open(self.inbound, self.peer, &self.smtp).await;
+                }
+                self.smtp.answer(replies::start_data());
+            }
+            ServerStep::Body(octets) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.write(&octets).await;
+                }
+            }
+            ServerStep::EndOfData => {
+                let answer = match self.transaction.take() {
+                    Some(transaction) => self.accept(transaction).await,
+                    None => replies::spool_unavailable(),
+                };
+                self.smtp.answer(answer);
+            }
+            ServerStep::Abort(reason) => {
+                if self
+                    .transaction
+                    .take()
+                    .is_some_and(|transaction| transaction.has_data())
+                {
+                    tracing::info!(peer = %self.peer, ?reason, "message dropped");
+                    self.trouble
+                        .get_or_insert_with(|| format!("message dropped: {reason:?}"));
+                }
+            }
+            ServerStep::Etrn(node) => {
+                let answer = etrn::answer(self.inbound, &node, self.peer.ip()).await;
+                self.smtp.answer(answer);
+            }
+            // Not offered, so it does not come.
+            ServerStep::Auth { .. } | ServerStep::AuthResponse(_) => {
+                self.smtp.answer(replies::not_implemented());
+            }
+            ServerStep::Write(_) | ServerStep::Read | ServerStep::StartTls | ServerStep::Close => {}
         }
     }
 

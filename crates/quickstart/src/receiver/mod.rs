@@ -108,7 +108,7 @@ impl Receiver {
             hostname: rules.hostname,
             size_limit: SIZE_LIMIT,
             max_recipients: RECIPIENTS,
-            etrn: false,
+            ..ServerConfig::default()
         };
         Ok(Self {
             listeners,

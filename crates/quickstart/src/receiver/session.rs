@@ -67,7 +67,8 @@ impl Session {
                     }
                 }
                 ServerStep::Read => self.read(&mut stream, cancel).await,
-                ServerStep::Close => break,
+                // TLS is not offered, so a handshake is not asked for.
+                ServerStep::StartTls | ServerStep::Close => break,
                 step => self.transact(step).await,
             }
         }
@@ -99,7 +100,10 @@ impl Session {
                 });
                 self.smtp.answer(replies::sender_ok());
             }
-            ServerStep::Recipient(recipient) => {
+            ServerStep::Recipient {
+                forward_path: recipient,
+                ..
+            } => {
                 let refusals = &self.shared.refusals;
                 let answer = match refusals.iter().find_map(|one| one.reply_to(&recipient)) {
                     Some(refused) => {
@@ -137,8 +141,10 @@ impl Session {
             }
             ServerStep::Abort(_) => self.transaction = None,
             // Not offered, so it does not come; refused all the same.
-            ServerStep::Etrn(_) => self.smtp.answer(replies::not_implemented()),
-            ServerStep::Write(_) | ServerStep::Read | ServerStep::Close => {}
+            ServerStep::Etrn(_) | ServerStep::Auth { .. } | ServerStep::AuthResponse(_) => {
+                self.smtp.answer(replies::not_implemented());
+            }
+            ServerStep::Write(_) | ServerStep::Read | ServerStep::StartTls | ServerStep::Close => {}
         }
     }
 

@@ -2,10 +2,20 @@
 //!
 //! A message that is given up is read over to its honest end, so that its octets are never taken for commands.
 
-use crate::data::DataState;
+use crate::data::{DataDecoder, DataState};
 use crate::replies;
+use crate::reply::Reply;
 
-use super::{AbortReason, ServerSession, ServerStep, Stage};
+use super::{AbortReason, Lost, ServerSession, ServerStep, Stage};
+
+/// The data that is being received.
+#[derive(Debug, Default)]
+pub(super) struct Receiving {
+    decoder: DataDecoder,
+    bytes: u64,
+    /// What the end of data will be answered with, if the message was given up on the way.
+    refusal: Option<Reply>,
+}
 
 impl ServerSession {
     /// Decodes what was received; false when nothing is there.
@@ -34,7 +44,7 @@ impl ServerSession {
             }
         }
         if let Some(reason) = give_up {
-            self.abort(reason);
+            self.lose(reason, None);
         }
         match decoded.state {
             DataState::Open => {}
@@ -51,10 +61,35 @@ impl ServerSession {
         let stage = std::mem::replace(&mut self.stage, Stage::Commands);
         match stage {
             Stage::Data(receiving) => match receiving.refusal {
-                Some(reply) => reply.encode(&mut self.output),
+                Some(reply) => {
+                    self.refuse_message(&reply);
+                    self.lost = None;
+                }
                 None => self.steps.push_back(ServerStep::EndOfData),
             },
             stage => self.stage = stage,
+        }
+    }
+
+    /// Ends the transaction without its message, and remembers what it was.
+    pub(super) fn lose(&mut self, reason: AbortReason, chunk: Option<Reply>) {
+        if let Some(open) = &self.open {
+            self.lost = Some(Lost {
+                recipients: open.recipients,
+                chunk,
+            });
+        }
+        self.abort(reason);
+    }
+
+    /// The answer where a message ends that was lost: with LMTP once for each recipient that was accepted (RFC 2033 4.2).
+    pub(super) fn refuse_message(&mut self, reply: &Reply) {
+        let recipients = match &self.lost {
+            Some(lost) if self.config.lmtp => lost.recipients.max(1),
+            _ => 1,
+        };
+        for _ in 0..recipients {
+            self.reply(reply);
         }
     }
 }

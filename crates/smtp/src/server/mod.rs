@@ -7,21 +7,38 @@
 //! A transaction begins with a positive answer to [`ServerStep::Mail`]. It ends with the answer to
 //! [`ServerStep::EndOfData`], whatever it is, or with [`ServerStep::Abort`]; exactly one of the two comes.
 //!
-//! Limits: one transaction at a time; no TLS and no AUTH.
+//! - `commands`: one command at a time, and whether it is allowed now.
+//! - `data`, `chunks`: a message by DATA and by BDAT.
+//! - `tls`, `auth`: STARTTLS and AUTH; the handshake and the mechanisms are the shell's.
+//! - `answers`: what the shell's answers do to the session.
+//! - `offer`: what EHLO says.
+//!
+//! Limits: one transaction at a time; no BINARYMIME, so a message is always text; no security layer behind AUTH.
 
+mod answers;
+mod auth;
+mod chunks;
 mod commands;
+mod config;
 mod data;
+mod offer;
 mod step;
+mod tls;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::data::DataDecoder;
-use crate::framing::LineReader;
+use crate::data::TextCheck;
+use crate::framing::{Line, LineReader};
 use crate::replies;
-use crate::reply::{Reply, Severity};
+use crate::reply::Reply;
 
-pub use step::{AbortReason, ServerConfig, ServerPhase, ServerStep};
+pub use config::ServerConfig;
+pub use offer::{Limits, Offer};
+pub use step::{AbortReason, AuthAnswer, ServerPhase, ServerStep};
+
+use chunks::Chunk;
+use data::Receiving;
 
 /// So many bad commands are answered; one more ends the session.
 const MAX_ERRORS: usize = 20;
@@ -43,21 +60,42 @@ struct Hello {
 #[derive(Debug, Default)]
 struct Open {
     recipients: usize,
+    smtputf8: bool,
+    /// The text so far, once a chunk has begun.
+    text: Option<TextCheck>,
 }
 
-/// The data that is being received.
-#[derive(Debug)]
-struct Receiving {
-    decoder: DataDecoder,
-    bytes: u64,
-    /// What the end of data will be answered with, if the message was given up on the way.
-    refusal: Option<Reply>,
+/// What is left of a transaction that was refused while the client may have sent more of it: MAIL was, or a chunk. What
+/// belongs to it is refused as well, and is no mistake of a client that pipelines (RFC 2920 3.1).
+#[derive(Clone, Debug, Default)]
+struct Lost {
+    /// Recipients that were accepted.
+    recipients: usize,
+    /// What the chunk was answered with, if it was one.
+    chunk: Option<Reply>,
+}
+
+/// What is counted over the session, against those who only waste it.
+#[derive(Debug, Default)]
+struct Counts {
+    errors: usize,
+    refusals: usize,
+    auth_failures: usize,
+    /// MAIL commands, whatever became of them (MAILMAX of RFC 9422).
+    messages: usize,
+    /// Commands since the last message that was taken.
+    idle_commands: usize,
 }
 
 #[derive(Debug)]
 enum Stage {
     Commands,
     Data(Receiving),
+    Chunk(Chunk),
+    /// The client's response in an AUTH exchange is awaited.
+    AuthResponse,
+    /// 220 to STARTTLS was said; nothing is read until the handshake is done.
+    Tls,
     /// Nothing more is read; what is queued is still delivered.
     Over,
 }
@@ -74,8 +112,11 @@ pub struct ServerSession {
     stage: Stage,
     hello: Option<Hello>,
     open: Option<Open>,
-    errors: usize,
-    refusals: usize,
+    lost: Option<Lost>,
+    tls: bool,
+    identity: Option<String>,
+    trusted: bool,
+    counts: Counts,
     /// Ends the session once the open question is answered.
     ending: Option<(Reply, AbortReason)>,
 }
@@ -84,7 +125,11 @@ impl ServerSession {
     /// A session whose first step writes the greeting.
     pub fn new(config: Arc<ServerConfig>) -> ServerSession {
         let mut output = Vec::new();
-        replies::greeting(&config.hostname).encode(&mut output);
+        if config.lmtp {
+            replies::lmtp_greeting(&config.hostname).encode(&mut output);
+        } else {
+            replies::greeting(&config.hostname).encode(&mut output);
+        }
         ServerSession {
             config,
             input: LineReader::new(),
@@ -95,15 +140,27 @@ impl ServerSession {
             stage: Stage::Commands,
             hello: None,
             open: None,
-            errors: 0,
-            refusals: 0,
+            lost: None,
+            tls: false,
+            identity: None,
+            trusted: false,
+            counts: Counts::default(),
             ending: None,
         }
     }
 
+    /// A session over a connection that speaks TLS from the start, as on port 465 (RFC 8314 3.3).
+    pub fn within_tls(config: Arc<ServerConfig>) -> ServerSession {
+        let mut session = ServerSession::new(config);
+        session.tls = true;
+        session
+    }
+
     /// Takes what the client sent. Meant for after [`ServerStep::Read`], so that memory stays bounded by one read.
+    ///
+    /// Between 220 to STARTTLS and [`ServerSession::tls_started`] nothing is taken: it belongs to the handshake.
     pub fn receive(&mut self, bytes: &[u8]) {
-        if !matches!(self.stage, Stage::Over) {
+        if !matches!(self.stage, Stage::Over | Stage::Tls) {
             self.input.receive(bytes);
         }
     }
@@ -125,11 +182,18 @@ impl ServerSession {
         self.end_early(reply, AbortReason::ShutDown);
     }
 
+    /// The client spoke before it was greeted (RFC 5321 4.3.1): the session is refused in the greeting's place. To be
+    /// called before the first step; a shell that wants to know waits a moment before it greets.
+    pub fn early_talker(&mut self) {
+        self.output.clear();
+        self.close_with(&replies::out_of_turn(), AbortReason::OutOfTurn);
+    }
+
     /// Whether commands or message data are awaited; each has its own timer.
     pub fn phase(&self) -> ServerPhase {
         match self.stage {
-            Stage::Data(_) => ServerPhase::Data,
-            Stage::Commands | Stage::Over => ServerPhase::Command,
+            Stage::Data(_) | Stage::Chunk(_) => ServerPhase::Data,
+            _ => ServerPhase::Command,
         }
     }
 
@@ -138,12 +202,37 @@ impl ServerSession {
         self.hello.as_ref().map(|hello| hello.name.as_slice())
     }
 
-    /// The protocol for the `Received` field: `ESMTP` after EHLO, else `SMTP` (RFC 3848).
+    /// Who the client has proved to be by AUTH, as the shell named it.
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
+    }
+
+    /// Whether the session speaks TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls
+    }
+
+    /// The client is a relay of this project that is listed or has authenticated itself: the next EHLO offers XLINKMAIL,
+    /// and its parameter is taken from now on. Forgotten when TLS starts.
+    pub fn trust_peer(&mut self) {
+        self.trusted = true;
+    }
+
+    /// The protocol for the `Received` field (RFC 3848; with SMTPUTF8 in the open transaction RFC 6531 4.3): `SMTP` after
+    /// HELO, else such as `ESMTP`, `ESMTPSA`, `LMTP`, `UTF8SMTPS`.
     pub fn protocol(&self) -> &'static str {
-        match &self.hello {
-            Some(hello) if hello.extended => "ESMTP",
-            _ => "SMTP",
+        const NAMES: [[&str; 4]; 4] = [
+            ["ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"],
+            ["LMTP", "LMTPA", "LMTPS", "LMTPSA"],
+            ["UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"],
+            ["UTF8LMTP", "UTF8LMTPA", "UTF8LMTPS", "UTF8LMTPSA"],
+        ];
+        if !self.is_extended() {
+            return "SMTP";
         }
+        let utf8 = self.open.as_ref().is_some_and(|open| open.smtputf8);
+        let names = NAMES[2 * usize::from(utf8) + usize::from(self.config.lmtp)];
+        names[2 * usize::from(self.tls) + usize::from(self.identity.is_some())]
     }
 
     /// What to do next. A step that asks is given again until it is answered; Close is given for ever.
@@ -171,55 +260,14 @@ impl ServerSession {
         }
     }
 
-    /// Answers the step that asked. Without an open question nothing happens.
-    ///
-    /// MAIL is accepted and a recipient counted on 2yz, data begins on 3yz. After 421 and 521 the session closes. A refusal
-    /// for good that is one too many is replaced by 421.
-    pub fn answer(&mut self, reply: Reply) {
-        let Some(asked) = self.asked.take() else {
-            return;
-        };
-        let is_by_policy = matches!(
-            asked,
-            ServerStep::Mail { .. } | ServerStep::Recipient(_) | ServerStep::Etrn(_)
-        );
-        // 459 says "not allowed" with a code that is not for good (RFC 1985 5.3).
-        let not_allowed =
-            reply.refuses() || matches!(asked, ServerStep::Etrn(_)) && reply.code == 459;
-        self.refusals += usize::from(is_by_policy && not_allowed);
-        match (asked, reply.severity()) {
-            (ServerStep::Mail { .. }, Severity::Positive) => self.open = Some(Open::default()),
-            (ServerStep::Recipient(_), Severity::Positive) => {
-                if let Some(open) = &mut self.open {
-                    open.recipients += 1;
-                }
-            }
-            (ServerStep::BeginData, Severity::Intermediate) => {
-                self.stage = Stage::Data(Receiving {
-                    decoder: DataDecoder::new(),
-                    bytes: 0,
-                    refusal: None,
-                });
-            }
-            (ServerStep::EndOfData, _) => self.open = None,
-            _ => {}
-        }
-        if reply.closes() {
-            self.close_with(&reply, AbortReason::Refused);
-        } else if self.refusals > MAX_REFUSALS {
-            let last = replies::too_many_errors(&self.config.hostname);
-            self.close_with(&last, AbortReason::TooManyErrors);
-        } else {
-            reply.encode(&mut self.output);
-        }
-    }
-
     /// Reads one command or one piece of data; false when there is nothing to read.
     fn advance(&mut self) -> bool {
         match self.stage {
             Stage::Commands => self.advance_command(),
             Stage::Data(_) => self.advance_data(),
-            Stage::Over => false,
+            Stage::Chunk(_) => self.advance_chunk(),
+            Stage::AuthResponse => self.advance_auth(),
+            Stage::Tls | Stage::Over => false,
         }
     }
 
@@ -233,12 +281,56 @@ impl ServerSession {
             }
         }
         if !self.output.is_empty() {
-            self.write()
-        } else if matches!(self.stage, Stage::Over) {
-            ServerStep::Close
-        } else {
-            ServerStep::Read
+            return self.write();
         }
+        match self.stage {
+            Stage::Over => ServerStep::Close,
+            Stage::Tls => ServerStep::StartTls,
+            _ => ServerStep::Read,
+        }
+    }
+
+    /// The text of a line, if it is one; what is not is answered, or ends the session. `too_long` is the answer to a line
+    /// that is.
+    fn text_of(&mut self, line: Line, too_long: fn() -> Reply) -> Option<Vec<u8>> {
+        match line {
+            Line::Complete(text) => return Some(text),
+            Line::TooLong => self.error(too_long()),
+            Line::Nul => self.error(replies::nul_in_command()),
+            Line::Endless => self.close_with(&too_long(), AbortReason::BadFraming),
+            Line::BareNewline(fault) => {
+                let reply = replies::bare_newline_in_command(fault);
+                self.close_with(&reply, AbortReason::BadFraming);
+            }
+            Line::Tls => self.close_with(&replies::not_smtp(), AbortReason::BadFraming),
+        }
+        None
+    }
+
+    /// Whether the client said EHLO or LHLO.
+    fn is_extended(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.extended)
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        reply.encode(&mut self.output);
+    }
+
+    /// Answers a bad command, or ends the session when it was one too many or the reply says so.
+    fn error(&mut self, reply: Reply) {
+        self.counts.errors += 1;
+        if reply.closes() {
+            self.close_with(&reply, AbortReason::BadFraming);
+        } else if self.counts.errors > MAX_ERRORS {
+            self.too_many_errors();
+        } else {
+            self.reply(&reply);
+        }
+    }
+
+    fn too_many_errors(&mut self) {
+        let last = replies::too_many_errors(&self.config.hostname);
+        self.close_with(&last, AbortReason::TooManyErrors);
     }
 
     fn write(&mut self) -> ServerStep {

@@ -1,30 +1,19 @@
-//! What the server session is configured with and what it tells its shell to do.
+//! What the server session tells its shell to do.
 
 use std::fmt;
 
 use crate::data::Fault;
 use crate::etrn::EtrnNode;
+use crate::parameters::{MailParameters, RcptParameters};
 use crate::path::{ForwardPath, ReversePath};
-
-/// What a session needs to know of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerConfig {
-    /// The name in the greeting and in the answer to EHLO.
-    pub hostname: String,
-    /// The largest message that is accepted, in octets before dot-stuffing; advertised as SIZE.
-    pub size_limit: u64,
-    /// The most recipients of one message; RFC 5321 4.5.3.1.8 asks for at least 100.
-    pub max_recipients: usize,
-    /// Whether ETRN is offered.
-    pub etrn: bool,
-}
+use crate::reply::Reply;
 
 /// What the client is expected to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServerPhase {
     /// Commands.
     Command,
-    /// Message data, after 354.
+    /// Message data, after 354 or BDAT.
     Data,
 }
 
@@ -49,11 +38,17 @@ pub enum AbortReason {
     BadBody(Fault),
     /// A lone dot was delimited by something else than CRLF, as in SMTP smuggling.
     MalformedEnd,
+    /// A chunk came before any recipient was accepted.
+    NoRecipients,
     /// A command line was not framed by CRLF, or was not SMTP.
     BadFraming,
     /// Too many bad commands, or too many refusals by policy.
     TooManyErrors,
-    /// The shell answered 421 or 521.
+    /// Too many commands that led to no message.
+    TooManyCommands,
+    /// The client spoke before it was its turn.
+    OutOfTurn,
+    /// The shell answered 421 or 521, or did not take the first chunk of a message.
     Refused,
 }
 
@@ -69,8 +64,11 @@ impl fmt::Display for AbortReason {
             AbortReason::TooLarge => "too large",
             AbortReason::BadBody(fault) => return write!(f, "{fault} in the data"),
             AbortReason::MalformedEnd => "malformed end of data",
+            AbortReason::NoRecipients => "no recipients",
             AbortReason::BadFraming => "bad framing",
             AbortReason::TooManyErrors => "too many errors",
+            AbortReason::TooManyCommands => "too many commands",
+            AbortReason::OutOfTurn => "out of turn",
             AbortReason::Refused => "refused",
         })
     }
@@ -87,38 +85,72 @@ pub enum ServerStep {
     Mail {
         /// Where reports go.
         reverse_path: ReversePath,
-        /// The size announced, in octets; never more than the limit.
-        size: Option<u64>,
-        /// Whether `BODY=8BITMIME` was given.
-        eight_bit: bool,
+        /// What the client says about the message; a size is never more than the limit.
+        parameters: MailParameters,
     },
     /// Asks: is mail to this recipient taken? 2yz counts it.
-    Recipient(ForwardPath),
-    /// Asks: shall data begin? 354 begins it. At least one recipient was accepted.
+    Recipient {
+        /// Who is to have the message.
+        forward_path: ForwardPath,
+        /// What is to be told about it.
+        parameters: RcptParameters,
+    },
+    /// Asks: shall data begin? 354 begins it, also before the first chunk of BDAT, where the client does not see it. At
+    /// least one recipient was accepted.
     BeginData,
     /// The next octets of the message: unstuffed, lines ended by CRLF, no bare CR or LF and no NUL.
     Body(Vec<u8>),
-    /// Asks: the message is complete, is it taken? A positive reply takes the responsibility for it.
+    /// Asks: the message is complete, is it taken? A positive reply takes the responsibility for it. With LMTP it is the
+    /// reply for every recipient, unless [`super::ServerSession::answer_each`] gives one for each.
     EndOfData,
     /// The open transaction is over and its message must be dropped.
     Abort(AbortReason),
     /// Asks: release the mail of this node.
     Etrn(EtrnNode),
+    /// Do the handshake as the server; everything received from now on belongs to it. Then call
+    /// [`super::ServerSession::tls_started`]; if it fails, drop the connection. Given again until then.
+    StartTls,
+    /// Asks: the client wants to authenticate. Begins an exchange anew, whatever became of an earlier one. Credentials, so
+    /// never to be logged.
+    Auth {
+        /// One of the mechanisms that are offered, in upper case.
+        mechanism: String,
+        /// The initial response, if one came with the command.
+        initial: Option<Vec<u8>>,
+    },
+    /// Asks: the client's response to the challenge. Credentials, so never to be logged.
+    AuthResponse(Vec<u8>),
     /// Close the connection. Nothing follows. Shut down writing first and read on for a moment: closing a TCP socket with
     /// unread input resets the connection, and the client may lose the last reply.
     Close,
 }
 
 impl ServerStep {
-    /// Whether the session waits for [`super::ServerSession::answer`].
+    /// Whether the session waits for [`super::ServerSession::answer`], or for one of its kind.
     pub fn asks(&self) -> bool {
         matches!(
             self,
             ServerStep::Mail { .. }
-                | ServerStep::Recipient(_)
+                | ServerStep::Recipient { .. }
                 | ServerStep::BeginData
                 | ServerStep::EndOfData
                 | ServerStep::Etrn(_)
+                | ServerStep::Auth { .. }
+                | ServerStep::AuthResponse(_)
         )
     }
+}
+
+/// The answer to [`ServerStep::Auth`] and [`ServerStep::AuthResponse`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthAnswer {
+    /// 334: the server's next word in the exchange, before base64. Empty where the mechanism lets the client begin.
+    Challenge(Vec<u8>),
+    /// 235: the client is this one.
+    Accepted {
+        /// Who it is, as the shell names it.
+        identity: String,
+    },
+    /// The exchange failed; [`crate::replies::bad_credentials`] or another reply. 5yz counts as an attempt.
+    Refused(Reply),
 }

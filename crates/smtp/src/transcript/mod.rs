@@ -1,21 +1,33 @@
 //! A bounded record of a session in the form of the transcript tests (docs/transcripts.md).
 //!
 //! The daemons keep one per session and log it when the session fails, so that an incident becomes a test by copying it.
-//! Message data is counted, not kept: no mail text reaches a log. Known limit: data that a client sends before it has its
-//! 354 is recorded as command lines.
+//! Message data is counted, not kept: no mail text reaches a log. Neither do credentials: what stands behind a mechanism
+//! in AUTH, and every line that answers a 334, is withheld. Known limits: data that a client sends before it has its 354
+//! is recorded as command lines, and so are responses of an AUTH exchange that the server has refused already.
 
 use std::collections::VecDeque;
 
 use crate::data::{DataDecoder, DataState};
+use crate::parameters::{decimal, words};
 
 /// Octets of text that are kept from the start, and as many from the end.
 const MAX_PART: usize = 32 * 1024;
 /// A line longer than this is recorded in parts.
 const MAX_LINE: usize = 1024;
 
+/// What stands for octets that are not recorded.
+const WITHHELD: &str = "[withheld]";
+
 #[derive(Debug)]
 struct Data {
     decoder: DataDecoder,
+    octets: u64,
+}
+
+/// The chunk behind a BDAT (RFC 3030 2).
+#[derive(Debug)]
+struct Chunk {
+    left: u64,
     octets: u64,
 }
 
@@ -29,6 +41,11 @@ pub struct Recorder {
     client: Vec<u8>,
     server: Vec<u8>,
     data: Option<Data>,
+    chunk: Option<Chunk>,
+    /// Lines of the client are credentials, until the server says something else than 334.
+    in_auth: bool,
+    /// The line of the client that is being recorded in parts began with credentials.
+    in_secret_line: bool,
 }
 
 impl Recorder {
@@ -37,13 +54,26 @@ impl Recorder {
         Recorder::default()
     }
 
-    /// Records what the client sent. Behind a 354 it is data up to its end, of which only the size is kept.
+    /// Records what the client sent. Behind a 354 it is data up to its end, and behind BDAT a chunk, of which only the
+    /// size is kept.
     pub fn client(&mut self, bytes: &[u8]) {
-        let rest = self.count_data(bytes);
-        self.client.extend_from_slice(rest);
-        let mut line = std::mem::take(&mut self.client);
-        self.cut_lines(&mut line, 'C');
-        self.client = line;
+        let mut rest = self.count_data(bytes);
+        loop {
+            rest = self.count_chunk(rest);
+            if self.chunk.is_some() {
+                return;
+            }
+            // Octets behind a chunk that begins in this piece are taken back out of the line buffer.
+            self.client.extend_from_slice(rest);
+            let mut lines = std::mem::take(&mut self.client);
+            self.cut_lines(&mut lines, 'C');
+            if self.chunk.is_none() {
+                self.client = lines;
+                return;
+            }
+            let taken = lines.len();
+            rest = &rest[rest.len() - taken..];
+        }
     }
 
     /// Records what the server sent.
@@ -107,6 +137,33 @@ impl Recorder {
         });
     }
 
+    /// Counts a chunk at the start of `bytes`, if one is due, and gives what follows it.
+    fn count_chunk<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let Some(chunk) = &mut self.chunk else {
+            return bytes;
+        };
+        let count = usize::try_from(chunk.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        chunk.left -= count as u64;
+        chunk.octets += count as u64;
+        if chunk.left == 0 {
+            self.end_chunk();
+        }
+        &bytes[count..]
+    }
+
+    /// Only a whole chunk can be played again by its size. Faults in it show in what it is answered with.
+    fn end_chunk(&mut self) {
+        let Some(chunk) = self.chunk.take() else {
+            return;
+        };
+        let octets = chunk.octets;
+        if chunk.left > 0 {
+            self.push(format!("# {octets} octets of chunk, then no end\n"));
+        } else if octets > 0 {
+            self.push(format!("C# {octets} octets of chunk\n"));
+        }
+    }
+
     fn cut_lines(&mut self, bytes: &mut Vec<u8>, side: char) {
         let mut read = 0;
         loop {
@@ -118,18 +175,78 @@ impl Recorder {
             }
             let line = &rest[..length];
             self.line(line, side);
-            if side == 'S' && line.starts_with(b"354 ") {
-                self.data = Some(Data {
-                    decoder: DataDecoder::new(),
-                    octets: 0,
-                });
-            }
             read += length;
+            match side {
+                'S' => self.hear_server(line),
+                _ if self.begins_chunk(line) => break,
+                _ => {}
+            }
         }
         bytes.drain(..read);
     }
 
+    /// What the last line of a reply says about the client's next octets.
+    fn hear_server(&mut self, line: &[u8]) {
+        if line.get(3) == Some(&b' ') {
+            self.in_auth = line.starts_with(b"334");
+        }
+        if line.starts_with(b"354 ") {
+            self.data = Some(Data {
+                decoder: DataDecoder::new(),
+                octets: 0,
+            });
+        }
+    }
+
+    fn begins_chunk(&mut self, line: &[u8]) -> bool {
+        let mut words = line.strip_suffix(b"\r\n").into_iter().flat_map(words);
+        let is_bdat = words
+            .next()
+            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"));
+        if let Some(left) = words
+            .next()
+            .and_then(decimal)
+            .filter(|_| is_bdat && !self.in_auth)
+        {
+            self.chunk = Some(Chunk { left, octets: 0 });
+        }
+        self.chunk.is_some()
+    }
+
+    /// The line of the client with its credentials withheld, if it has any.
+    fn withheld(&mut self, line: &[u8]) -> Option<String> {
+        let goes_on = !line.ends_with(b"\n");
+        let is_rest = std::mem::replace(&mut self.in_secret_line, false);
+        let mut words = line
+            .trim_ascii()
+            .split(|byte| *byte == b' ')
+            .filter(|word| !word.is_empty());
+        let is_command = words
+            .next()
+            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH"));
+        if is_rest || self.in_auth {
+            self.in_secret_line = goes_on;
+            self.in_auth = !goes_on;
+            // A cancellation is no secret, and tells what follows.
+            let is_cancel = !is_rest && line == b"*\r\n";
+            return (!is_cancel).then(|| WITHHELD.to_owned());
+        }
+        if !is_command {
+            return None;
+        }
+        // What a client pipelines behind AUTH may be its responses.
+        self.in_auth = !goes_on;
+        self.in_secret_line = goes_on;
+        let mechanism = words.next().unwrap_or_default().escape_ascii().to_string();
+        words.next().map(|_| format!("AUTH {mechanism} {WITHHELD}"))
+    }
+
     fn line(&mut self, line: &[u8], side: char) {
+        if side == 'C'
+            && let Some(shown) = self.withheld(line)
+        {
+            return self.push(format!("C: {shown}\n"));
+        }
         let text = line.strip_suffix(b"\r\n");
         match text {
             Some(text) if text.iter().all(|byte| (32..127).contains(byte)) => {
@@ -143,6 +260,7 @@ impl Recorder {
     /// Ends what is half recorded.
     fn flush(&mut self) {
         self.end_data(Some("no end"));
+        self.end_chunk();
         for (side, rest) in [
             ('C', std::mem::take(&mut self.client)),
             ('S', std::mem::take(&mut self.server)),
@@ -187,48 +305,4 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_reads_as_a_transcript() {
-        let mut recorder = Recorder::new();
-        recorder.server(b"220 relay.test ESMTP\r\n");
-        recorder.client(b"EHLO a");
-        recorder.client(b".example\r\nDATA\r\n");
-        recorder.server(b"354 go\r\n");
-        recorder.client(b"secret\r\n.");
-        recorder.client(b"\r\nQU\x01IT\r\n");
-        recorder.client(b"NOOP\nRSET\r\nha");
-        recorder.mark("!close");
-        assert_eq!(
-            recorder.text(),
-            "S: 220 relay.test ESMTP\nC: EHLO a.example\nC: DATA\nS: 354 go\nC# 8 octets of data\nC\\ QU\\x01IT\\r\\n\nC\\ NOOP\\n\nC: RSET\nC\\ ha\n!close\n"
-        );
-    }
-
-    #[test]
-    fn smuggling_shows_and_data_does_not() {
-        let mut recorder = Recorder::new();
-        recorder.server(b"354 go\r\n");
-        recorder.client(b"secret\r\n.\nMAIL FROM:<>\r\n");
-        assert_eq!(
-            recorder.text(),
-            "S: 354 go\n# 8 octets of data, then a malformed end\nC: MAIL FROM:<>\n"
-        );
-    }
-
-    #[test]
-    fn the_record_is_bounded_and_keeps_both_ends() {
-        let mut recorder = Recorder::new();
-        for number in 0..100_000 {
-            recorder.client(format!("NOOP {number}\r\n").as_bytes());
-        }
-        recorder.client(&[b'x'; 1_000_000]);
-        let text = recorder.text();
-        assert!(text.len() < 2 * MAX_PART + 100, "{}", text.len());
-        assert!(text.starts_with("C: NOOP 0\n"));
-        assert!(text.contains(" octets of transcript left out\n"));
-        assert!(text.trim_end().ends_with('x'));
-    }
-}
+mod tests;

@@ -1,18 +1,18 @@
-//! Every reply that the server side gives, in one place: codes, enhanced codes and words.
-//!
-//! The first part is given by [`crate::server::ServerSession`] itself; the second part is for the caller that decides
-//! about senders, recipients, messages and ETRN. Codes are those of RFC 5321 4.2, RFC 1985 5.3, RFC 1870 6, RFC 7504;
-//! enhanced codes those of RFC 3463 and its registry.
+//! The replies that [`crate::server::ServerSession`] gives by itself.
 
-use crate::command::Parameter;
 use crate::data::Fault;
-use crate::etrn::EtrnNode;
+use crate::parameters::Parameter;
 use crate::path::PathError;
 use crate::reply::{Enhanced, Reply};
 
 /// 220, the greeting.
 pub fn greeting(hostname: &str) -> Reply {
     Reply::new(220, None, format!("{hostname} ESMTP"))
+}
+
+/// 220, the greeting of LMTP (RFC 2033 4.1).
+pub fn lmtp_greeting(hostname: &str) -> Reply {
+    Reply::new(220, None, format!("{hostname} LMTP"))
 }
 
 /// 250 to HELO.
@@ -88,7 +88,7 @@ pub fn unknown_parameter() -> Reply {
     Reply::new(555, Enhanced(5, 5, 4), "unknown parameter")
 }
 
-/// 501: a parameter of MAIL whose value is missing, malformed, too large, or given twice.
+/// 501: a parameter of MAIL or RCPT whose value is missing, malformed, too large, or given twice.
 pub fn bad_parameter(parameter: Parameter) -> Reply {
     Reply::new(501, Enhanced(5, 5, 4), format!("bad {parameter} parameter"))
 }
@@ -195,78 +195,48 @@ pub fn too_many_sessions(hostname: &str) -> Reply {
     )
 }
 
-/// 250 to MAIL.
-pub fn sender_ok() -> Reply {
-    Reply::new(250, Enhanced(2, 1, 0), "sender OK")
+/// 250 to a chunk that is not the last (RFC 3030 2).
+pub fn chunk_received(octets: u64) -> Reply {
+    Reply::new(250, Enhanced(2, 0, 0), format!("{octets} octets received"))
 }
 
-/// 250 to RCPT.
-pub fn recipient_ok() -> Reply {
-    Reply::new(250, Enhanced(2, 1, 5), "recipient OK")
+/// 503 to a chunk behind one that was refused (RFC 3030 2): the message is lost until it is begun anew.
+pub fn chunk_behind_refusal() -> Reply {
+    out_of_order("an earlier chunk was refused, send RSET")
 }
 
-/// 550 to RCPT: nobody of that name (RFC 3463 3.2).
-pub fn no_such_user() -> Reply {
-    Reply::new(550, Enhanced(5, 1, 1), "no such user here")
-}
-
-/// 550 to RCPT: the domain is not ours and this client may not send out.
-pub fn relaying_denied() -> Reply {
-    Reply::new(550, Enhanced(5, 7, 1), "relaying denied")
-}
-
-/// 354 to DATA.
-pub fn start_data() -> Reply {
-    Reply::new(354, None, "end data with <CRLF>.<CRLF>")
-}
-
-/// 250 after end of data: responsibility is taken; `id` is the message's.
-pub fn message_accepted(id: &str) -> Reply {
-    Reply::new(250, Enhanced(2, 0, 0), format!("OK, queued as {id}"))
-}
-
-/// 451: the spool cannot take it now.
-pub fn spool_unavailable() -> Reply {
-    Reply::new(451, Enhanced(4, 3, 0), "spool unavailable, try again later")
-}
-
-/// 554: as many `Received` fields as only a loop makes (RFC 5321 6.3).
-pub fn mail_loop() -> Reply {
-    Reply::new(554, Enhanced(5, 4, 6), "too many hops, this message loops")
-}
-
-/// 251 to ETRN: nothing waits.
-pub fn nothing_held(node: &EtrnNode) -> Reply {
+/// 521: a BDAT without a size that can be read, so that nobody knows where the next command is; closes.
+pub fn malformed_chunk() -> Reply {
     Reply::new(
-        251,
-        Enhanced(2, 0, 0),
-        format!("OK, no messages waiting for node {node}"),
+        521,
+        Enhanced(5, 5, 4),
+        "syntax: BDAT size [LAST], closing connection",
     )
 }
 
-/// 253 to ETRN: `count` messages wait and are released.
-pub fn release_counted(count: u64, node: &EtrnNode) -> Reply {
+/// 421 to MAIL: as many messages as one session may bring, MAILMAX of RFC 9422; closes.
+pub fn too_many_messages(hostname: &str) -> Reply {
     Reply::new(
-        253,
-        Enhanced(2, 0, 0),
-        format!("OK, {count} pending messages for node {node} started"),
+        421,
+        Enhanced(4, 7, 0),
+        format!("{hostname} too many messages in a session, closing connection"),
     )
 }
 
-/// 458 to ETRN: not now.
-pub fn release_unavailable(node: &EtrnNode) -> Reply {
+/// 421: so many commands since the last message that none is meant; closes.
+pub fn too_many_commands(hostname: &str) -> Reply {
     Reply::new(
-        458,
-        Enhanced(4, 3, 0),
-        format!("Unable to queue messages for node {node}"),
+        421,
+        Enhanced(4, 7, 0),
+        format!("{hostname} too many commands without a message, closing connection"),
     )
 }
 
-/// 459 to ETRN: this client may not ask for this node. 4yz goes with class 4 (RFC 3463 2).
-pub fn release_denied(node: &EtrnNode) -> Reply {
+/// 554: the client speaks before it is its turn (RFC 2920 3.1, RFC 5321 4.3.1); closes.
+pub fn out_of_turn() -> Reply {
     Reply::new(
-        459,
-        Enhanced(4, 7, 1),
-        format!("Node {node} not allowed: not authorised"),
+        554,
+        Enhanced(5, 5, 0),
+        "SMTP protocol synchronization, closing connection",
     )
 }

@@ -1,21 +1,25 @@
 //! Domains, mailboxes and the two paths of an envelope (RFC 5321 4.1.2).
 //!
 //! What was written is kept as bytes and given back unchanged: quotes stay, case stays. Comparison follows the RFC:
-//! domains without case, local parts exactly. Addresses are ASCII; SMTPUTF8 is not spoken here.
+//! domains without case, local parts exactly. `parse` takes ASCII alone; `parse_utf8` is for an envelope with SMTPUTF8
+//! (RFC 6531 3.3): well-formed UTF-8 without control characters.
+
+mod domain;
+mod mailbox;
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 
 use thiserror::Error;
+
+pub use domain::Domain;
+pub use mailbox::Mailbox;
+
+use domain::check_domain;
 
 /// The longest local part, in octets (RFC 5321 4.5.3.1.1).
 pub const MAX_LOCAL_PART: usize = 64;
 /// The longest domain, in octets (RFC 5321 4.5.3.1.2).
 pub const MAX_DOMAIN: usize = 255;
-/// The longest label of a domain, in octets (RFC 1035 2.3.4).
-const MAX_LABEL: usize = 63;
 
 /// Why some bytes are not a domain or a mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -23,9 +27,12 @@ pub enum PathError {
     /// Nothing was given where an address or a domain must stand.
     #[error("empty")]
     Empty,
-    /// A byte outside ASCII; SMTPUTF8 is not offered.
+    /// A byte outside ASCII in an envelope without SMTPUTF8.
     #[error("not ASCII")]
     NotAscii,
+    /// Not well-formed UTF-8, or a control character beyond ASCII in it.
+    #[error("malformed UTF-8")]
+    NotUtf8,
     /// There is no `@` between local part and domain.
     #[error("no @domain")]
     NoDomain,
@@ -46,211 +53,25 @@ pub enum PathError {
     Literal,
 }
 
-/// A domain name or an address literal, as it was written.
-///
-/// Labels of letters, digits and inner hyphens, no trailing dot; or `[192.0.2.1]`, `[IPv6:2001:db8::1]`.
-/// Equality and hash ignore case.
-#[derive(Clone)]
-pub struct Domain(Vec<u8>);
-
-impl Domain {
-    /// Reads a domain. Errors: [`PathError`] says what is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Domain, PathError> {
-        check_domain(bytes)?;
-        Ok(Domain(bytes.to_vec()))
-    }
-
-    /// The bytes as they were written.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Whether this is `[...]` rather than a name.
-    pub fn is_literal(&self) -> bool {
-        self.0.first() == Some(&b'[')
-    }
+/// What characters an envelope may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alphabet {
+    Ascii,
+    /// SMTPUTF8 was given at MAIL.
+    Utf8,
 }
 
-fn check_domain(bytes: &[u8]) -> Result<(), PathError> {
-    if bytes.is_empty() {
-        return Err(PathError::Empty);
-    }
-    if !bytes.is_ascii() {
-        return Err(PathError::NotAscii);
-    }
-    if bytes.len() > MAX_DOMAIN {
-        return Err(PathError::DomainTooLong);
-    }
-    if bytes[0] == b'[' {
-        return check_literal(bytes);
-    }
-    let label_is_good = |label: &[u8]| {
-        !label.is_empty()
-            && label.len() <= MAX_LABEL
-            && label
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
-            && label.first() != Some(&b'-')
-            && label.last() != Some(&b'-')
-    };
-    if bytes.split(|byte| *byte == b'.').all(label_is_good) {
-        Ok(())
-    } else {
-        Err(PathError::Domain)
-    }
-}
-
-fn check_literal(bytes: &[u8]) -> Result<(), PathError> {
-    let inner = bytes
-        .strip_prefix(b"[")
-        .and_then(|rest| rest.strip_suffix(b"]"))
-        .and_then(|inner| std::str::from_utf8(inner).ok())
-        .ok_or(PathError::Literal)?;
-    let is_address = match inner.get(..5) {
-        Some(tag) if tag.eq_ignore_ascii_case("IPv6:") => inner[5..].parse::<Ipv6Addr>().is_ok(),
-        _ => inner.parse::<Ipv4Addr>().is_ok(),
-    };
-    if is_address {
-        Ok(())
-    } else {
-        Err(PathError::Literal)
-    }
-}
-
-impl PartialEq for Domain {
-    fn eq(&self, other: &Domain) -> bool {
-        self.0.eq_ignore_ascii_case(&other.0)
-    }
-}
-
-impl Eq for Domain {}
-
-impl Hash for Domain {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        for byte in &self.0 {
-            state.write_u8(byte.to_ascii_lowercase());
-        }
-        state.write_u8(0xff);
-    }
-}
-
-impl fmt::Display for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&String::from_utf8_lossy(&self.0))
-    }
-}
-
-impl fmt::Debug for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Domain({self})")
-    }
-}
-
-impl FromStr for Domain {
-    type Err = PathError;
-
-    fn from_str(text: &str) -> Result<Domain, PathError> {
-        Domain::parse(text.as_bytes())
-    }
-}
-
-/// `local@domain`, as it was written.
-///
-/// The local part keeps its quotes and its case and compares exactly (RFC 5321 2.4); the domain compares without case.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Mailbox {
-    local: Vec<u8>,
-    domain: Domain,
-}
-
-impl Mailbox {
-    /// Reads `local@domain`, without brackets. Errors: [`PathError`] says what is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Mailbox, PathError> {
-        if bytes.is_empty() {
-            return Err(PathError::Empty);
-        }
-        if !bytes.is_ascii() {
+impl Alphabet {
+    /// The bytes as text. Control characters within ASCII are left to the grammar of each part.
+    fn check(self, bytes: &[u8]) -> Result<&str, PathError> {
+        if self == Alphabet::Ascii && !bytes.is_ascii() {
             return Err(PathError::NotAscii);
         }
-        let local_len = if bytes[0] == b'"' {
-            quoted_string_len(bytes).ok_or(PathError::LocalPart)?
-        } else {
-            memchr::memchr(b'@', bytes).ok_or(PathError::NoDomain)?
-        };
-        let (local, rest) = bytes.split_at(local_len);
-        let domain = rest.strip_prefix(b"@").ok_or(PathError::NoDomain)?;
-        if local.len() > MAX_LOCAL_PART {
-            return Err(PathError::LocalPartTooLong);
+        let text = std::str::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?;
+        if text.chars().any(|c| !c.is_ascii() && c.is_control()) {
+            return Err(PathError::NotUtf8);
         }
-        if local.first() != Some(&b'"') && !is_dot_string(local) {
-            return Err(PathError::LocalPart);
-        }
-        Ok(Mailbox {
-            local: local.to_vec(),
-            domain: Domain::parse(domain)?,
-        })
-    }
-
-    /// The local part as written, quotes included.
-    pub fn local(&self) -> &[u8] {
-        &self.local
-    }
-
-    /// The domain.
-    pub fn domain(&self) -> &Domain {
-        &self.domain
-    }
-
-    /// `local@domain` as written.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        [&self.local, b"@".as_slice(), self.domain.as_bytes()].concat()
-    }
-}
-
-/// The length of the quoted string that `bytes` starts with, both quotes included (RFC 5321 4.1.2, Quoted-string).
-fn quoted_string_len(bytes: &[u8]) -> Option<usize> {
-    let mut at = 1;
-    loop {
-        match bytes.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => {
-                let escaped = bytes.get(at + 1)?;
-                if !(32..=126).contains(escaped) {
-                    return None;
-                }
-                at += 2;
-            }
-            32..=126 => at += 1,
-            _ => return None,
-        }
-    }
-}
-
-fn is_dot_string(local: &[u8]) -> bool {
-    let is_atext =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(byte);
-    local
-        .split(|byte| *byte == b'.')
-        .all(|atom| !atom.is_empty() && atom.iter().all(is_atext))
-}
-
-impl fmt::Display for Mailbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&String::from_utf8_lossy(&self.to_bytes()))
-    }
-}
-
-impl fmt::Debug for Mailbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mailbox({self})")
-    }
-}
-
-impl FromStr for Mailbox {
-    type Err = PathError;
-
-    fn from_str(text: &str) -> Result<Mailbox, PathError> {
-        Mailbox::parse(text.as_bytes())
+        Ok(text)
     }
 }
 
@@ -266,10 +87,24 @@ pub enum ReversePath {
 impl ReversePath {
     /// Reads what stands between the brackets; nothing is [`ReversePath::Null`]. A source route is dropped.
     pub fn parse(bytes: &[u8]) -> Result<ReversePath, PathError> {
+        ReversePath::read(bytes, Alphabet::Ascii)
+    }
+
+    /// The same with SMTPUTF8 (RFC 6531 3.3).
+    pub fn parse_utf8(bytes: &[u8]) -> Result<ReversePath, PathError> {
+        ReversePath::read(bytes, Alphabet::Utf8)
+    }
+
+    fn read(bytes: &[u8], alphabet: Alphabet) -> Result<ReversePath, PathError> {
         if bytes.is_empty() {
             return Ok(ReversePath::Null);
         }
-        Mailbox::parse(strip_source_route(bytes)?).map(ReversePath::Mailbox)
+        Mailbox::read(strip_source_route(bytes, alphabet)?, alphabet).map(ReversePath::Mailbox)
+    }
+
+    /// Whether it can be sent without SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.mailbox().is_none_or(Mailbox::is_ascii)
     }
 
     /// The sender, unless the path is null.
@@ -305,10 +140,24 @@ pub enum ForwardPath {
 impl ForwardPath {
     /// Reads what stands between the brackets. A source route is dropped (RFC 5321 appendix C).
     pub fn parse(bytes: &[u8]) -> Result<ForwardPath, PathError> {
+        ForwardPath::read(bytes, Alphabet::Ascii)
+    }
+
+    /// The same with SMTPUTF8 (RFC 6531 3.3).
+    pub fn parse_utf8(bytes: &[u8]) -> Result<ForwardPath, PathError> {
+        ForwardPath::read(bytes, Alphabet::Utf8)
+    }
+
+    /// Whether it can be sent without SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.mailbox().is_none_or(Mailbox::is_ascii)
+    }
+
+    fn read(bytes: &[u8], alphabet: Alphabet) -> Result<ForwardPath, PathError> {
         if bytes.eq_ignore_ascii_case(b"postmaster") {
             return Ok(ForwardPath::Postmaster);
         }
-        Mailbox::parse(strip_source_route(bytes)?).map(ForwardPath::Mailbox)
+        Mailbox::read(strip_source_route(bytes, alphabet)?, alphabet).map(ForwardPath::Mailbox)
     }
 
     /// The mailbox, unless it is the bare postmaster.
@@ -336,7 +185,7 @@ impl fmt::Display for ForwardPath {
 }
 
 /// Drops `@a,@b:` in front of a mailbox; its domains must be well formed.
-fn strip_source_route(bytes: &[u8]) -> Result<&[u8], PathError> {
+fn strip_source_route(bytes: &[u8], alphabet: Alphabet) -> Result<&[u8], PathError> {
     if bytes.first() != Some(&b'@') {
         return Ok(bytes);
     }
@@ -354,7 +203,7 @@ fn strip_source_route(bytes: &[u8]) -> Result<&[u8], PathError> {
         })
         .ok_or(PathError::LocalPart)?;
     for hop in bytes[..end].split(|byte| *byte == b',') {
-        check_domain(hop.strip_prefix(b"@").ok_or(PathError::Domain)?)?;
+        check_domain(hop.strip_prefix(b"@").ok_or(PathError::Domain)?, alphabet)?;
     }
     Ok(&bytes[end + 1..])
 }
@@ -438,5 +287,34 @@ mod tests {
             Err(PathError::Domain)
         );
         assert_eq!(ForwardPath::parse(b""), Err(PathError::Empty));
+    }
+
+    #[test]
+    fn utf8_needs_to_be_asked_for_and_well_formed() {
+        for text in [
+            "jos\u{e9}@b.example",
+            "\"a \u{4f0a}\"@b\u{fc}cher.example",
+            "a@\u{4f8b}\u{3048}.example",
+            "plain@b.example",
+        ] {
+            let mailbox = Mailbox::parse_utf8(text.as_bytes()).unwrap();
+            assert_eq!(mailbox.to_string(), text);
+            assert_eq!(mailbox.is_ascii(), text.is_ascii());
+        }
+        let long = format!("{}@b.example", "\u{e9}".repeat(33));
+        for (bytes, error) in [
+            (&b"\xff@b.example"[..], PathError::NotUtf8),
+            (b"a\xc3@b.example", PathError::NotUtf8),
+            ("\u{85}@b.example".as_bytes(), PathError::NotUtf8),
+            ("a@b\u{3000}c.example".as_bytes(), PathError::Domain),
+            ("a@\u{e9}..example".as_bytes(), PathError::Domain),
+            ("a@[\u{e9}]".as_bytes(), PathError::Literal),
+            (long.as_bytes(), PathError::LocalPartTooLong),
+        ] {
+            assert_eq!(Mailbox::parse_utf8(bytes), Err(error), "{bytes:?}");
+        }
+        assert!(ReversePath::Null.is_ascii());
+        let routed = ForwardPath::parse_utf8("@\u{e9}.example:u@\u{e9}.example".as_bytes());
+        assert_eq!(routed.unwrap().to_string(), "u@\u{e9}.example");
     }
 }

@@ -1,0 +1,102 @@
+//! What the shell's answers do to the session.
+
+use crate::parameters::MailParameters;
+use crate::replies;
+use crate::reply::{Reply, Severity};
+
+use super::{
+    AbortReason, AuthAnswer, MAX_REFUSALS, Open, Receiving, ServerSession, ServerStep, Stage,
+};
+
+impl ServerSession {
+    /// Answers the step that asked. Without an open question nothing happens.
+    ///
+    /// MAIL is accepted and a recipient counted on 2yz, data begins on 3yz. After 421 and 521 the session closes. A refusal
+    /// for good that is one too many is replaced by 421. To AUTH it is a refusal, whatever its code.
+    pub fn answer(&mut self, reply: Reply) {
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        let is_positive = reply.is_positive();
+        match asked {
+            ServerStep::Mail { parameters, .. } if is_positive => self.begin(&parameters),
+            ServerStep::Recipient { .. } if is_positive => {
+                if let Some(open) = &mut self.open {
+                    open.recipients += 1;
+                }
+                self.counts.idle_commands = self.counts.idle_commands.saturating_sub(1);
+            }
+            // 459 says "not allowed" with a code that is not for good (RFC 1985 5.3).
+            ServerStep::Mail { .. } | ServerStep::Recipient { .. } | ServerStep::Etrn(_) => {
+                self.counts.refusals += usize::from(reply.refuses());
+            }
+            ServerStep::BeginData if matches!(self.stage, Stage::Chunk(_)) => {
+                return self.first_chunk(reply);
+            }
+            ServerStep::BeginData if reply.severity() == Severity::Intermediate => {
+                self.stage = Stage::Data(Receiving::default());
+            }
+            ServerStep::EndOfData => return self.end_message(&[reply]),
+            ServerStep::Auth { .. } | ServerStep::AuthResponse(_) => {
+                return self.auth_answered(AuthAnswer::Refused(reply));
+            }
+            _ => {}
+        }
+        if reply.closes() {
+            self.close_with(&reply, AbortReason::Refused);
+        } else if self.counts.refusals > MAX_REFUSALS {
+            self.too_many_errors();
+        } else {
+            self.reply(&reply);
+        }
+    }
+
+    /// Answers [`ServerStep::EndOfData`] with a reply for each recipient that was accepted, in their order. Only LMTP has
+    /// so many (RFC 2033 4.2); SMTP is told the first. Recipients without a reply are told to try again.
+    pub fn answer_each(&mut self, replies: &[Reply]) {
+        if matches!(self.asked, Some(ServerStep::EndOfData)) {
+            self.asked = None;
+            self.end_message(replies);
+        }
+    }
+
+    /// Answers [`ServerStep::Auth`] and [`ServerStep::AuthResponse`].
+    pub fn answer_auth(&mut self, answer: AuthAnswer) {
+        let is_asked = matches!(
+            self.asked,
+            Some(ServerStep::Auth { .. } | ServerStep::AuthResponse(_))
+        );
+        if is_asked {
+            self.asked = None;
+            self.auth_answered(answer);
+        }
+    }
+
+    fn begin(&mut self, parameters: &MailParameters) {
+        self.lost = None;
+        self.open = Some(Open {
+            smtputf8: parameters.smtputf8,
+            ..Open::default()
+        });
+    }
+
+    /// The message is taken or not, for one recipient or the other; the transaction is over.
+    fn end_message(&mut self, replies: &[Reply]) {
+        let recipients = self.open.take().map_or(1, |open| open.recipients);
+        if replies.iter().any(Reply::is_positive) {
+            self.counts.idle_commands = 0;
+        }
+        let same_for_all = replies.len() == 1;
+        let expected = if self.config.lmtp { recipients } else { 1 };
+        for index in 0..expected {
+            let reply = match replies.get(if same_for_all { 0 } else { index }) {
+                Some(reply) => reply.clone(),
+                None => replies::spool_unavailable(),
+            };
+            if reply.closes() {
+                return self.close_with(&reply, AbortReason::Refused);
+            }
+            self.reply(&reply);
+        }
+    }
+}

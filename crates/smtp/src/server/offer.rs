@@ -1,0 +1,171 @@
+//! What is offered to the client at this moment, and the answer to EHLO that says so (RFC 5321 4.1.1.1).
+
+use crate::parameters::Extensions;
+use crate::reply::Reply;
+
+use super::{ServerConfig, ServerSession};
+
+/// An answer to EHLO. PIPELINING, SIZE, 8BITMIME and ENHANCEDSTATUSCODES are always in it; LMTP demands the first and the
+/// last of them (RFC 2033 5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The name of this host.
+    pub hostname: String,
+    /// The largest message, in octets (RFC 1870 4).
+    pub size_limit: u64,
+    /// The extensions that have a switch. Of AUTH, `mechanisms` says it.
+    pub extensions: Extensions,
+    /// The mechanisms of AUTH (RFC 4954 3). AUTH is not offered without one.
+    pub mechanisms: Vec<String>,
+    /// The limits that are told, if LIMITS is offered.
+    pub limits: Option<Limits>,
+}
+
+/// What LIMITS says (RFC 9422).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `MAILMAX`: MAIL commands in a session.
+    pub messages: Option<usize>,
+    /// `RCPTMAX`: RCPT commands in a transaction.
+    pub recipients: Option<usize>,
+}
+
+impl Offer {
+    /// The answer to EHLO.
+    pub fn reply(&self) -> Reply {
+        let mut lines = vec![
+            self.hostname.clone(),
+            "PIPELINING".to_owned(),
+            format!("SIZE {}", self.size_limit),
+            "8BITMIME".to_owned(),
+            "ENHANCEDSTATUSCODES".to_owned(),
+        ];
+        let offered = &self.extensions;
+        let simple = [
+            (offered.chunking, "CHUNKING"),
+            (offered.dsn, "DSN"),
+            (offered.smtputf8, "SMTPUTF8"),
+            (offered.starttls, "STARTTLS"),
+        ];
+        lines.extend(
+            simple
+                .iter()
+                .filter(|(on, _)| *on)
+                .map(|(_, word)| (*word).to_owned()),
+        );
+        if !self.mechanisms.is_empty() {
+            lines.push(format!("AUTH {}", self.mechanisms.join(" ")));
+        }
+        if let Some(limits) = &self.limits {
+            lines.push(limits.line());
+        }
+        if offered.xlinkmail {
+            lines.push("XLINKMAIL".to_owned());
+        }
+        if offered.etrn {
+            lines.push("ETRN".to_owned());
+        }
+        Reply::new(250, None, lines.join("\n"))
+    }
+}
+
+impl Limits {
+    fn line(&self) -> String {
+        let mut line = "LIMITS".to_owned();
+        for (name, limit) in [("MAILMAX", self.messages), ("RCPTMAX", self.recipients)] {
+            if let Some(limit) = limit {
+                line.push_str(&format!(" {name}={limit}"));
+            }
+        }
+        line
+    }
+}
+
+impl ServerConfig {
+    /// The extensions whose commands are known at all, whatever the session has come to.
+    pub(super) fn extensions(&self) -> Extensions {
+        Extensions {
+            chunking: self.chunking,
+            dsn: self.dsn,
+            smtputf8: self.smtputf8,
+            etrn: self.etrn,
+            starttls: self.starttls,
+            auth: !self.auth_in_clear.is_empty() || !self.auth_in_tls.is_empty(),
+            xlinkmail: self.xlinkmail,
+        }
+    }
+}
+
+impl ServerSession {
+    /// What is offered now: STARTTLS not under TLS (RFC 3207 4.2), AUTH not twice, XLINKMAIL to a peer that is trusted.
+    pub(super) fn offer(&self) -> Offer {
+        let config = &self.config;
+        let known = config.extensions();
+        let mechanisms = match self.identity {
+            None => self.mechanisms().to_vec(),
+            Some(_) => Vec::new(),
+        };
+        let limits = Limits {
+            messages: config.max_messages,
+            recipients: Some(config.max_recipients),
+        };
+        Offer {
+            hostname: config.hostname.clone(),
+            size_limit: config.size_limit,
+            extensions: Extensions {
+                starttls: known.starttls && !self.tls,
+                auth: !mechanisms.is_empty(),
+                xlinkmail: known.xlinkmail || self.trusted,
+                ..known
+            },
+            mechanisms,
+            limits: config.limits.then_some(limits),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ehlo::Capabilities;
+
+    #[test]
+    fn the_offer_is_read_back() {
+        let mut offer = Offer {
+            hostname: "relay.test".into(),
+            size_limit: 25_000_000,
+            ..Offer::default()
+        };
+        let offered = Capabilities::from_reply(&offer.reply());
+        assert!(offered.pipelining && offered.eight_bit_mime && offered.enhanced_status_codes);
+        assert!(!offered.chunking && !offered.etrn && !offered.starttls && !offered.dsn);
+        assert_eq!(offered.size_limit(), Some(25_000_000));
+        assert!(offered.others.is_empty());
+
+        offer.extensions = Extensions {
+            chunking: true,
+            dsn: true,
+            smtputf8: true,
+            etrn: true,
+            starttls: true,
+            auth: true,
+            xlinkmail: true,
+        };
+        offer.mechanisms = vec!["SCRAM-SHA-256".into(), "PLAIN".into()];
+        offer.limits = Some(Limits {
+            messages: Some(10),
+            recipients: Some(100),
+        });
+        let offered = Capabilities::from_reply(&offer.reply());
+        assert!(offered.chunking && offered.etrn && offered.starttls && offered.dsn);
+        let lines = offer.reply().lines;
+        for line in [
+            "SMTPUTF8",
+            "AUTH SCRAM-SHA-256 PLAIN",
+            "LIMITS MAILMAX=10 RCPTMAX=100",
+            "XLINKMAIL",
+        ] {
+            assert!(lines.contains(&line.as_bytes().to_vec()), "{line}");
+        }
+    }
+}
