@@ -2,11 +2,15 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
-use rustls::{ClientConfig, RootCertStore, client::Resumption, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::{Resumption, WebPkiServerVerifier},
+    pki_types::ServerName,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -53,7 +57,9 @@ impl Mode {
 }
 
 /// Sessions of so many servers are kept for resumption. A next hop has one name, or a few by its MX records.
-const SESSIONS: usize = 64;
+const SERVERS: usize = 8;
+/// As rustls counts.
+const TICKETS_PER_SERVER: usize = 8;
 
 /// TLS to one next hop. Keep the value: it holds the sessions that later connections resume, which saves the certificates
 /// on the wire and, under TLS 1.2, a round trip.
@@ -140,6 +146,9 @@ impl ClientTls {
     }
 
     /// Shakes hands with `host` within `patience`: after the 220 to STARTTLS, or at once with [`Mode::Implicit`].
+    ///
+    /// Under TLS 1.3 a server judges our certificate after this has ended: that it refuses it is the error of the first
+    /// read, and `TlsError::from` puts it in words.
     ///
     /// # Errors
     /// Why there is no TLS. The connection is closed then.
@@ -234,36 +243,45 @@ fn demand(settings: &ClientSettings) -> Result<Demand, FileError> {
     }
     let chosen = settings.roots.as_ref();
     if settings.pins.is_empty() {
-        return Ok(Demand::Roots(by_roots(roots(
-            chosen.unwrap_or(&Roots::System),
-        )?)?));
+        let chosen = chosen.unwrap_or(&Roots::System);
+        return Ok(Demand::Roots(authorities(chosen)?));
     }
-    let besides = chosen
-        .map(|chosen| roots(chosen).and_then(by_roots))
-        .transpose()?;
+    let besides = chosen.map(authorities).transpose()?;
     Ok(Demand::Pinned(settings.pins.clone(), besides))
 }
 
-fn roots(chosen: &Roots) -> Result<RootCertStore, FileError> {
-    match chosen {
-        Roots::Public => Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()),
-        Roots::File(path) => files::roots(path, &files::read(path)?),
-        Roots::System => {
-            let found = rustls_native_certs::load_native_certs();
-            let mut store = RootCertStore::empty();
-            // Bundles of systems hold certificates that rustls cannot use; those that it can are enough.
-            store.add_parsable_certificates(found.certs);
-            if store.is_empty() {
-                let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-                let why = match errors.as_slice() {
-                    [] => "none were found".to_owned(),
-                    errors => errors.join("; "),
-                };
-                return Err(FileError::NoSystemRoots(why));
-            }
-            Ok(store)
-        }
+/// Those of the system and the public ones are many: next hops share them.
+fn authorities(chosen: &Roots) -> Result<Arc<WebPkiServerVerifier>, FileError> {
+    static SYSTEM: OnceLock<Arc<WebPkiServerVerifier>> = OnceLock::new();
+    static PUBLIC: OnceLock<Arc<WebPkiServerVerifier>> = OnceLock::new();
+    let shared = match chosen {
+        Roots::File(path) => return by_roots(files::roots(path, &files::read(path)?)?),
+        Roots::System => &SYSTEM,
+        Roots::Public => &PUBLIC,
+    };
+    if let Some(there) = shared.get() {
+        return Ok(Arc::clone(there));
     }
+    let read = by_roots(match chosen {
+        Roots::System => system_roots()?,
+        _ => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+    })?;
+    Ok(Arc::clone(shared.get_or_init(|| read)))
+}
+
+fn system_roots() -> Result<RootCertStore, FileError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    // Bundles of systems hold certificates that rustls cannot use; those that it can are enough.
+    store.add_parsable_certificates(found.certs);
+    if !store.is_empty() {
+        return Ok(store);
+    }
+    let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+    Err(FileError::NoSystemRoots(match errors.as_slice() {
+        [] => "none were found".to_owned(),
+        errors => errors.join("; "),
+    }))
 }
 
 fn prepare(
@@ -287,7 +305,7 @@ fn prepare(
         Some(identity) => builder.with_client_cert_resolver(Arc::clone(identity) as _),
         None => builder.with_no_client_auth(),
     };
-    config.resumption = Resumption::in_memory_sessions(SESSIONS * 8);
+    config.resumption = Resumption::in_memory_sessions(SERVERS * TICKETS_PER_SERVER);
     Prepared {
         config: Arc::new(config),
         trust,

@@ -3,7 +3,7 @@
 //! Written octets may wait inside of TLS until they are flushed. `tokio::io::split` gives the two halves.
 
 use std::{
-    io,
+    fmt, io,
     os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -55,6 +55,14 @@ impl Session {
             trust,
             asked_for: None,
         }
+    }
+}
+
+impl fmt::Display for Session {
+    /// One line for a log, such as `TLSv1.3 TLS_AES_256_GCM_SHA384, verified by its issuer, resumed`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}, {}", self.version, self.cipher, self.trust)?;
+        f.write_str(if self.resumed { ", resumed" } else { "" })
     }
 }
 

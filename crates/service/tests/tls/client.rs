@@ -59,6 +59,10 @@ async fn a_good_chain_for_the_name_is_trusted() {
             assert_eq!(session.version, "TLSv1.3");
             assert!(session.cipher.starts_with("TLS_"), "{}", session.cipher);
             assert_eq!(session.trust, Trust::Roots);
+            assert_eq!(
+                session.to_string(),
+                format!("TLSv1.3 {}, verified by its issuer", session.cipher)
+            );
             assert_eq!(session.peer.as_ref().unwrap().subject, format!("CN={HOST}"));
             assert_eq!(far.session().unwrap().asked_for.as_deref(), Some(HOST));
         }

@@ -107,6 +107,27 @@ fn a_record_for_an_authority_asks_for_a_chain_to_it_and_for_a_name() {
     ));
 }
 
+#[test]
+fn a_damaged_certificate_fits_nothing_and_breaks_nothing() {
+    let authority = Authority::new("root");
+    let own = authority.issue(HOST).der;
+    let records = [record(3, 0, 1, &own), record(2, 1, 0, &authority.spki())];
+    assert_eq!(check(&records, slice::from_ref(&own), &[HOST]), Ok(()));
+    let cut = (0..own.len()).map(|length| own[..length].to_vec());
+    let changed = (0..own.len()).flat_map(|at| {
+        let own = &own;
+        [0x01, 0x80, 0xff].map(move |mask| {
+            let mut octets = own.to_vec();
+            octets[at] ^= mask;
+            octets
+        })
+    });
+    for octets in cut.chain(changed) {
+        let damaged = [CertificateDer::from(octets)];
+        assert!(check(&records, &damaged, &[HOST]).is_err());
+    }
+}
+
 #[tokio::test]
 async fn records_decide_in_a_handshake_and_sessions_belong_to_them() {
     let authority = Authority::new("root");

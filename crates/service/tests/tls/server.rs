@@ -244,6 +244,48 @@ async fn a_peer_of_tls_1_2_alone_is_served_and_reached() {
 }
 
 #[tokio::test]
+async fn a_server_that_wants_our_certificate_says_so_at_the_first_read() {
+    use rustls::{
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        server::WebPkiClientVerifier,
+        version::TLS13,
+    };
+    use tokio::io::AsyncReadExt;
+    let authority = Authority::new("root");
+    let own = authority.issue(HOST);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), ring());
+    let config = ServerConfig::builder_with_provider(ring())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(&own.files.certificate).unwrap()],
+            PrivateKeyDer::from_pem_file(&own.files.key).unwrap(),
+        )
+        .unwrap();
+    let theirs = TlsAcceptor::from(Arc::new(config));
+    let with = ClientSettings {
+        identity: Some(authority.issue("site.example").files),
+        ..trusting(&authority)
+    };
+    for (settings, welcome) in [(trusting(&authority), false), (with, true)] {
+        let tls = client(&settings);
+        let (near, far) = duplex(1 << 16);
+        let (near, far) = tokio::join!(tls.connect(near, HOST, PATIENCE), theirs.accept(far));
+        assert_eq!(far.is_ok(), welcome);
+        drop(far);
+        let read = near.unwrap().read(&mut [0; 1]).await;
+        let expected = "it requires a certificate of ours".to_owned();
+        match read.map_err(TlsError::from) {
+            Ok(end) => assert!(welcome && end == 0),
+            Err(error) => assert_eq!(error, TlsError::Refused(expected)),
+        }
+    }
+}
+
+#[tokio::test]
 async fn smtp_on_a_port_of_tls_is_told_as_such() {
     use tokio::io::AsyncWriteExt;
     let authority = Authority::new("root");
