@@ -199,6 +199,21 @@ async fn the_second_connection_resumes_the_first() {
 }
 
 #[tokio::test]
+async fn a_session_is_resumed_after_many_others() {
+    let authority = Authority::new("root");
+    let server = server(authority.issue(HOST).server());
+    let tls = client(&trusting(&authority));
+    meet(&tls, &server, HOST).await.0.unwrap();
+    // More than a server without tickets would remember.
+    for _ in 0..140 {
+        let other = client(&ClientSettings::new(Mode::Opportunistic));
+        meet(&other, &server, HOST).await.0.unwrap();
+    }
+    let near = meet(&tls, &server, HOST).await.0.unwrap();
+    assert!(near.session().unwrap().resumed);
+}
+
+#[tokio::test]
 async fn smtp_in_place_of_tls_is_told_as_such() {
     let tls = client(&ClientSettings::new(Mode::Opportunistic));
     let (near, mut far) = duplex(1 << 16);

@@ -15,6 +15,7 @@ use crate::{
 };
 
 const HOST: &str = "mx.branch.example";
+const DOMAIN: &str = "branch.example";
 
 fn record(usage: u8, selector: u8, matching: u8, of: &[u8]) -> Tlsa {
     let data = match matching {
@@ -137,26 +138,26 @@ async fn records_decide_in_a_handshake_and_sessions_belong_to_them() {
     let tls = client(&ClientSettings::new(Mode::Opportunistic));
     let fits = [record(3, 1, 1, &own.spki)];
     for resumed in [false, true] {
-        let (near, _) = meet_by_dane(&tls, &server, HOST, &fits).await;
+        let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &fits).await;
         let near = near.unwrap();
         assert_eq!(near.session().unwrap().trust, Trust::Dane);
         assert_eq!(near.session().unwrap().resumed, resumed);
     }
     let not = [record(3, 1, 1, b"another")];
-    let (near, _) = meet_by_dane(&tls, &server, HOST, &not).await;
+    let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &not).await;
     let error = near.unwrap_err();
     assert!(matches!(error, TlsError::Dane(_)), "{error}");
     let issuer = [record(2, 0, 1, &authority.der())];
-    let (near, _) = meet_by_dane(&tls, &server, HOST, &issuer).await;
+    let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &issuer).await;
     assert!(matches!(
         near.unwrap_err(),
         TlsError::Dane(DaneError::Chain(_))
     ));
-    let (near, _) = meet_by_dane(&tls, &server, "mx.elsewhere.example", &issuer).await;
+    let (near, _) = meet_by_dane(&tls, &server, ("mx.elsewhere.example", DOMAIN), &issuer).await;
     near.unwrap();
     // Unusable records alone: TLS, and nobody verified.
     let unusable = [record(1, 1, 1, b"another")];
-    let (near, _) = meet_by_dane(&tls, &server, HOST, &unusable).await;
+    let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &unusable).await;
     assert_eq!(near.unwrap().session().unwrap().trust, Trust::Unverified);
 }
 
@@ -164,8 +165,11 @@ async fn records_decide_in_a_handshake_and_sessions_belong_to_them() {
 async fn a_certificate_may_name_the_domain_in_place_of_the_host() {
     let authority = Authority::new("root");
     let own = authority.issue("branch.example");
+    let server = server(own.server());
     let tls = client(&ClientSettings::new(Mode::Opportunistic));
     let issuer = [record(2, 1, 1, &authority.spki())];
-    let (near, _) = meet_by_dane(&tls, &server(own.server()), HOST, &issuer).await;
-    near.unwrap();
+    for (domain, trusted) in [(DOMAIN, true), ("other.example", false), (DOMAIN, true)] {
+        let (near, _) = meet_by_dane(&tls, &server, (HOST, domain), &issuer).await;
+        assert_eq!(near.is_ok(), trusted, "{domain}");
+    }
 }

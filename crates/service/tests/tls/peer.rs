@@ -47,12 +47,12 @@ pub(crate) async fn meet(client: &ClientTls, server: &ServerTls, host: &str) -> 
 pub(crate) async fn meet_by_dane(
     client: &ClientTls,
     server: &ServerTls,
-    host: &str,
+    (host, domain): (&str, &str),
     records: &[Tlsa],
 ) -> Ended {
     let (near, far) = duplex(1 << 16);
     let ended = join!(
-        client.connect_dane(near, host, Some("branch.example"), records, PATIENCE),
+        client.connect_dane(near, host, Some(domain), records, PATIENCE),
         server.accept(far, PATIENCE)
     );
     settle(ended).await
