@@ -104,6 +104,9 @@ fn pure_modules_touch_neither_the_world_nor_its_clock() {
     ] {
         forbid(&format!("monitor-svc/src/{module}"), &IMPURE);
     }
+    for module in ["dane.rs", "pin.rs", "x509.rs"] {
+        forbid(&format!("crates/service/src/tls/{module}"), &IMPURE);
+    }
     forbid("crates/smtp/src", &IMPURE);
     forbid(
         "crates/smtp/src",

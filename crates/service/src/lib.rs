@@ -1,7 +1,7 @@
 //! What both daemons do around their work: configuration, exit codes, telemetry, serving gRPC, shutdown.
 //!
 //! Nothing here knows of mail, links or cycles. A daemon reads its file with [`config`], starts
-//! [`telemetry`], binds with [`listen`], serves its [`api`], runs what its parts ([`tasks`]) do until the
+//! [`telemetry`], binds with [`listen`], serves its [`api`], speaks [`tls`] where it is told to, runs what its parts ([`tasks`]) do until the
 //! signals of [`shutdown`], and ends with an [`exit::Exit`]. Its services share [`errors`], [`page`]s and
 //! [`watch`]es, its client commands use [`command`] and [`client`].
 
@@ -27,6 +27,7 @@ pub mod sqlite;
 pub mod target;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;
 
 mod propagation;

@@ -165,6 +165,12 @@ impl<'d> Table<'d> {
         self.find(key).is_some()
     }
 
+    /// Whether the key stands in the file as a table. Counts as asking for it.
+    pub fn has_table(&self, key: &str) -> bool {
+        self.find(key)
+            .is_some_and(|node| matches!(node.kind, Kind::Table(_)))
+    }
+
     /// Whether no key at all stands in this table.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
