@@ -89,7 +89,7 @@ impl PureClient {
             "quit" => self.session.quit(),
             // What is given for the server side, in a file that drives both.
             "drives:" | "client_name" | "protocol" | "hostname" | "client" | "own" | "unknown"
-            | "held" | "etrn" | "size_limit" | "max_recipients" | "after" => {}
+            | "held" | "etrn" | "chunking" | "size_limit" | "max_recipients" | "after" => {}
             _ => return Err(unknown(transcript, fact, STATEMENTS)),
         }
         Ok(())

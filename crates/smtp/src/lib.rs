@@ -6,8 +6,7 @@
 //! pieces: what stands behind STARTTLS, and, if that is switched on, who pipelines out of turn.
 //!
 //! - [`path`]: domains, mailboxes, reverse and forward paths, kept as the bytes that were written.
-//! - [`command`], [`parameters`], [`dsn`], [`peer_id`], [`etrn`], [`reply`], [`reply_reader`], [`ehlo`], [`base64`]: the
-//!   vocabulary.
+//! - [`command`], [`parameters`], [`dsn`], [`peer_id`], [`etrn`], [`reply`], [`reply_reader`], [`ehlo`]: the vocabulary.
 //! - [`framing`], [`data`]: where a command line and a message end. Only CRLF and CRLF.CRLF count.
 //! - [`server`], [`client`]: the two sides of a session.
 //! - [`replies`]: every reply that the server side gives, in one place.
@@ -15,11 +14,10 @@
 //! - [`submission`]: which fields the header of a new message lacks.
 //! - [`transcript`]: a bounded record of a session, in the form that the transcript tests read.
 //!
-//! Limits: no BINARYMIME. The client session speaks no TLS, AUTH, CHUNKING, SMTPUTF8 or DSN.
+//! Limits: no BINARYMIME. The client session speaks no SMTPUTF8 or DSN.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-pub mod base64;
 pub mod client;
 pub mod command;
 pub mod data;

@@ -4,7 +4,8 @@
 //! of `FROM:` and `TO:`, and spaces at the end of the line. A verb behind which octets would follow that are not commands
 //! (HTTP, BDAT that is not offered or whose size cannot be read) is answered 521, behind which the session closes.
 
-use crate::base64;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+
 use crate::etrn::EtrnNode;
 use crate::parameters::{Extensions, MailParameters, RcptParameters, decimal, words};
 use crate::path::{ForwardPath, MAX_DOMAIN, PathError, ReversePath};
@@ -251,7 +252,7 @@ fn parse_auth(argument: &[u8], grammar: &Grammar) -> Result<Command, Reply> {
     let initial = match words.next() {
         None => None,
         Some(b"=") => Some(Vec::new()),
-        Some(text) => Some(base64::decode(text).ok_or_else(replies::bad_base64)?),
+        Some(text) => Some(BASE64.decode(text).map_err(|_| replies::bad_base64())?),
     };
     if words.next().is_some() {
         return Err(syntax());

@@ -1,6 +1,7 @@
 //! AUTH (RFC 4954): the exchange as lines of base64. What the lines mean is the shell's.
 
-use crate::base64;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+
 use crate::framing::MAX_AUTH_LINE;
 use crate::replies;
 use crate::reply::{Reply, Severity};
@@ -48,7 +49,7 @@ impl ServerSession {
         match answer {
             AuthAnswer::Challenge(challenge) => {
                 // Written as it is: a challenge may be longer than a line of any other reply (RFC 4954 4).
-                let line = format!("334 {}\r\n", base64::encode(&challenge));
+                let line = format!("334 {}\r\n", BASE64.encode(&challenge));
                 self.output.extend_from_slice(line.as_bytes());
                 self.stage = Stage::AuthResponse;
             }
@@ -83,7 +84,7 @@ impl ServerSession {
                 return true;
             }
             // RFC 4954 4: `*` cancels, and an empty line is an empty response.
-            match base64::decode(&text) {
+            match BASE64.decode(&text).ok() {
                 Some(response) => self.steps.push_back(ServerStep::AuthResponse(response)),
                 None if text == b"*" => self.error(replies::authentication_cancelled()),
                 None => self.error(replies::bad_base64()),
