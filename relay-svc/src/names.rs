@@ -16,6 +16,13 @@ pub struct MessageId(Uuid);
 #[serde(transparent)]
 pub struct CycleId(Uuid);
 
+/// Under this id another relay of this project is told of the message.
+impl From<MessageId> for linkmail_smtp::PeerId {
+    fn from(id: MessageId) -> Self {
+        Self::from_octets(id.0.into_bytes())
+    }
+}
+
 macro_rules! uuid_name {
     ($name:ident) => {
         impl $name {

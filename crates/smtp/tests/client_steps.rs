@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use linkmail_smtp::dsn::{EnvelopeId, Notify, OriginalRecipient, Ret};
 use linkmail_smtp::{
     BadBody, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, Fault,
-    FlightLimits, ForwardPath, RecipientOutcome, ReversePath, Room, TlsUse, Transaction,
+    FlightLimits, ForwardPath, PeerId, Recipient, RecipientOutcome, ReversePath, Room, TlsUse,
+    Transaction,
 };
 
 fn session() -> ClientSession {
@@ -23,9 +25,10 @@ fn transaction(recipients: usize) -> Transaction {
         reverse_path: ReversePath::Null,
         recipients: (0..recipients)
             .map(|number| ForwardPath::parse(format!("r{number}@b.example").as_bytes()).unwrap())
+            .map(Recipient::from)
             .collect(),
         size: 100,
-        eight_bit: false,
+        ..Transaction::default()
     }
 }
 
@@ -346,4 +349,34 @@ fn a_bad_octet_in_a_chunk_ends_the_message_and_not_the_session() {
     ));
     session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
     assert!(written(&mut session).starts_with("RSET\r\nMAIL"));
+}
+
+#[test]
+fn what_the_sender_asked_for_is_passed_on_where_it_is_offered() {
+    let asked = Transaction {
+        recipients: vec![Recipient {
+            notify: Notify::parse(b"SUCCESS,DELAY"),
+            original: OriginalRecipient::parse(b"rfc822;r+2B0@b.example", false),
+            ..transaction(1).recipients[0].clone()
+        }],
+        ret: Some(Ret::Headers),
+        envelope_id: EnvelopeId::new("a b"),
+        peer_id: PeerId::parse(b"0193a5c0-4b7e-7c3a-9f00-00000000002a"),
+        ..transaction(1)
+    };
+    for (offer, mail, rcpt) in [
+        (&b"250-s.example\r\n250 PIPELINING\r\n"[..], "", ""),
+        (
+            b"250-s.example\r\n250-PIPELINING\r\n250-DSN\r\n250 XLINKMAIL\r\n",
+            " RET=HDRS ENVID=a+20b XLMID=0193a5c0-4b7e-7c3a-9f00-00000000002a",
+            " NOTIFY=SUCCESS,DELAY ORCPT=rfc822;r+2B0@b.example",
+        ),
+    ] {
+        let mut session = ready(config(), offer);
+        session.transmit(asked.clone(), Content::Streamed);
+        assert_eq!(
+            written(&mut session),
+            format!("MAIL FROM:<>{mail}\r\nRCPT TO:<r0@b.example>{rcpt}\r\nDATA\r\n")
+        );
+    }
 }

@@ -76,6 +76,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Who may send out.
     pub relay_from: Vec<IpNet>,
+    /// Other relays of this project, whose repeats are recognised.
+    pub repeats_from: Vec<IpNet>,
     /// What comes here came over this link.
     pub link: Option<LinkName>,
 }

@@ -233,6 +233,7 @@ pub(super) fn known_link(
 fn listener(table: Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Option<Listener> {
     let address = table.required("address");
     let relay_from = table.list("relay_from");
+    let repeats_from = table.list("repeats_from");
     let link = table.parse_with("link", LinkName::parse);
     if let Some(name) = &link {
         known_link(&table, "link", name, names);
@@ -241,6 +242,7 @@ fn listener(table: Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Option<List
     Some(Listener {
         address: address?,
         relay_from,
+        repeats_from,
         link,
     })
 }

@@ -124,12 +124,13 @@ impl Run {
         let asking = and_ask.then(|| self.ask_beside());
         let host = self.link.smart_host.clone();
         let mut fleet = self.fleet(host.clone(), cancel);
+        let sessions = self.justified(&mut fleet, true).await;
         if let Some(speaking) = self.at_hand(&host) {
             fleet.take(speaking);
         } else if let Some(stream) = self.fresh_connection(&host) {
             fleet.take_connection(stream);
         }
-        fleet.grow(self.justified(&fleet, true).await);
+        fleet.grow(sessions);
         let before = self.tally();
         let sent = self.drain(&mut fleet, before).await;
         self.count(before, &sent.done);
@@ -147,7 +148,7 @@ impl Run {
         }
     }
 
-    async fn justified(&self, fleet: &Fleet, by_octets: bool) -> usize {
+    async fn justified(&self, fleet: &mut Fleet, by_octets: bool) -> usize {
         let justified = fleet.justified(self.link.connections, by_octets).await;
         // A spool that cannot be read is met again by the session.
         justified.unwrap_or(1)

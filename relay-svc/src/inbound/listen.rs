@@ -66,6 +66,7 @@ impl Inbound {
             max_recipients: config.limits.recipients,
             etrn: config.policy.routes.holds().next().is_some(),
             chunking: true,
+            dsn: true,
             ..ServerConfig::default()
         };
         Self {

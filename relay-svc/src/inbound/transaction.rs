@@ -17,7 +17,10 @@ use crate::{
     clock::Stamp,
     names::{LinkName, MessageId},
     policy::Admitted,
-    spool::{Accepted, Draft, NewMessage, NewRecipient, Origin, SpoolError},
+    spool::{
+        Accepted, Draft, Handover, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish,
+        SpoolError,
+    },
     telemetry,
 };
 
@@ -27,11 +30,19 @@ const HOPS: usize = 100;
 pub(super) struct Transaction {
     id: MessageId,
     reverse_path: ReversePath,
-    recipients: Vec<Admitted>,
+    recipients: Vec<Wanted>,
+    wish: MessageWish,
+    handover: Option<Handover>,
     link: Option<LinkName>,
     /// Held until the message is durable or dropped: the link's window sees it as under way.
     arrival: Option<Arrival>,
     data: Option<Data>,
+}
+
+/// A recipient that was admitted, and what the sender asked for.
+struct Wanted {
+    admitted: Admitted,
+    wish: RecipientWish,
 }
 
 struct Data {
@@ -52,6 +63,8 @@ impl Drop for Data {
 impl Transaction {
     pub(super) fn begin(
         reverse_path: ReversePath,
+        wish: MessageWish,
+        handover: Option<Handover>,
         link: Option<LinkName>,
         arrival: Option<Arrival>,
     ) -> Self {
@@ -59,6 +72,8 @@ impl Transaction {
             id: MessageId::new(),
             reverse_path,
             recipients: Vec::new(),
+            wish,
+            handover,
             link,
             arrival,
             data: None,
@@ -66,13 +81,13 @@ impl Transaction {
     }
 
     /// The same mailbox twice is one recipient: a message is delivered once (RFC 5321 4.1.1.3 leaves it open).
-    pub(super) fn add(&mut self, admitted: Admitted) {
+    pub(super) fn add(&mut self, admitted: Admitted, wish: RecipientWish) {
         if !self
             .recipients
             .iter()
-            .any(|known| known.address == admitted.address)
+            .any(|known| known.admitted.address == admitted.address)
         {
-            self.recipients.push(admitted);
+            self.recipients.push(Wanted { admitted, wish });
         }
     }
 
@@ -84,7 +99,7 @@ impl Transaction {
     pub(super) async fn open(&mut self, inbound: &Inbound, peer: SocketAddr, smtp: &ServerSession) {
         let begun = Stamp::now();
         let only = match self.recipients.as_slice() {
-            [one] => Some(ForwardPath::Mailbox(one.address.clone())),
+            [one] => Some(ForwardPath::Mailbox(one.admitted.address.clone())),
             _ => None,
         };
         let id = self.id.to_string();
@@ -144,8 +159,9 @@ impl Transaction {
             return Err(replies::mail_loop());
         }
         let recipients = self.recipients.into_iter().map(|r| NewRecipient {
-            address: r.address,
-            hop: r.hop,
+            address: r.admitted.address,
+            hop: r.admitted.hop,
+            wish: r.wish,
         });
         let message = NewMessage {
             id: self.id,
@@ -157,6 +173,8 @@ impl Transaction {
             traceparent: telemetry::to_text(&data.span),
             accepted: Stamp::now(),
             request: None,
+            wish: self.wish,
+            handover: self.handover,
         };
         let draft = std::mem::replace(&mut data.draft, inbound.spool.draft());
         let accepted = inbound

@@ -6,7 +6,7 @@ use opentelemetry::Context;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectError, End, Feed, Forwarder, Session, Stop, Terms, connect};
+use super::{ConnectError, End, Feed, Forwarder, Session, Stop, Terms, WHOLE, connect};
 use crate::{
     clock::Stamp,
     names::{HostPort, NextHop},
@@ -119,6 +119,7 @@ async fn converse(
         let terms = Terms {
             parent: span,
             until: Instant::now() + STRETCH,
+            share: WHOLE,
             cancel,
             told: &watch::Sender::default(),
         };

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, connect};
+use super::{Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, WHOLE, connect};
 use crate::{clock::Stamp, names::HostPort, spool::SpoolError, telemetry};
 
 /// What TCP sends in the first round trip of a connection: ten segments (RFC 6928 2).
@@ -113,6 +113,7 @@ pub struct Fleet {
     cancel: CancellationToken,
     /// Nothing is left to be sent.
     dry: CancellationToken,
+    share: FlightLimits,
     told: Arc<watch::Sender<Tally>>,
     sessions: JoinSet<Result<Came, End>>,
     begun: usize,
@@ -138,6 +139,7 @@ impl Fleet {
             until,
             cancel,
             dry: CancellationToken::new(),
+            share: WHOLE,
             told: Arc::default(),
             sessions: JoinSet::new(),
             begun: 0,
@@ -146,11 +148,11 @@ impl Fleet {
     }
 
     /// How many sessions the backlog justifies, of at most `limit`: by its octets, or one for each message with a host that
-    /// takes one message per round trip.
+    /// takes one message per round trip. Each has its share of the backlog before the first outcome.
     ///
     /// # Errors
     /// The spool cannot be read.
-    pub async fn justified(&self, limit: usize, by_octets: bool) -> Result<usize, SpoolError> {
+    pub async fn justified(&mut self, limit: usize, by_octets: bool) -> Result<usize, SpoolError> {
         let hop = self.feed.hop().to_owned();
         let spool = self.feed.spool();
         let (messages, octets) = spool.due_weight(hop, Stamp::now(), WEIGHED).await?;
@@ -159,7 +161,13 @@ impl Fleet {
         } else {
             messages
         };
-        Ok(usize::try_from(wanted).unwrap_or(limit).clamp(1, limit))
+        let sessions = usize::try_from(wanted).unwrap_or(limit).clamp(1, limit);
+        let fair = |whole: u64| whole.div_ceil(sessions as u64).max(1);
+        self.share = FlightLimits {
+            messages: usize::try_from(fair(messages)).unwrap_or(usize::MAX),
+            bytes: fair(octets),
+        };
+        Ok(sessions)
     }
 
     /// Sends over a session that is open.
@@ -184,7 +192,7 @@ impl Fleet {
         let (forwarder, feed, host) =
             (self.forwarder.clone(), self.feed.clone(), self.host.clone());
         let (opener, opened) = (self.opener.clone(), self.opened.0.clone());
-        let (until, told) = (self.until, self.told.clone());
+        let (until, told, share) = (self.until, self.told.clone(), self.share);
         let (cancel, dry) = (self.cancel.clone(), self.dry.clone());
         self.sessions.spawn(async move {
             let opening = async {
@@ -203,6 +211,7 @@ impl Fleet {
             let terms = Terms {
                 parent: &span,
                 until,
+                share,
                 cancel: &cancel,
                 told: &told,
             };

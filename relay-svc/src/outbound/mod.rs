@@ -16,7 +16,7 @@ mod settle;
 
 pub use always::run as run_always;
 pub use connect::{ConnectError, connect};
-pub use drain::{Drained, Stop, Terms};
+pub use drain::{Drained, Stop, Terms, WHOLE};
 pub use feed::{Feed, InHandMessage};
 pub use fleet::{Fleet, News, Opener, Speaking, worse};
 pub use forward::{Forwarder, Tally};

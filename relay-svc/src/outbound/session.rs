@@ -148,6 +148,12 @@ impl Session {
         offered.is_some_and(|offered| offered.pipelining && offered.chunking)
     }
 
+    /// Whether what a sender asked for is passed on, and success is told by whoever delivers (RFC 3461 5.2).
+    #[must_use]
+    pub fn passes_wishes(&self) -> bool {
+        self.smtp.capabilities().is_some_and(|offered| offered.dsn)
+    }
+
     /// How much may be given now beyond what is under way.
     #[must_use]
     pub fn room(&self) -> Option<Room> {

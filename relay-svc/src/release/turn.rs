@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     names::{HostPort, Node},
-    outbound::{Drained, Feed, Forwarder, InHand, Session, Stop, Tally, Terms, connect},
+    outbound::{Drained, Feed, Forwarder, InHand, Session, Stop, Tally, Terms, WHOLE, connect},
     spool::{ReleaseRequest, SpoolError},
     telemetry,
 };
@@ -259,6 +259,7 @@ impl Sending<'_> {
         let terms = Terms {
             parent: &span,
             until: Instant::now() + STRETCH,
+            share: WHOLE,
             cancel: self.cancel,
             told: &watch::Sender::default(),
         };

@@ -168,10 +168,11 @@ impl ClientSession {
         let (messages, bytes) = ordered
             .chain(flying)
             .fold((0, 0), |(count, sum), size| (count + 1, sum + size));
-        let most = if offered.pipelining {
-            self.config.flight.messages.max(1)
-        } else {
-            1
+        let most = match (offered.pipelining, offered.chunking) {
+            (true, true) => self.config.flight.messages.max(1),
+            // One is on its way, and the next rides with its end: more would only wait here.
+            (true, false) => 2,
+            (false, _) => 1,
         };
         let left = match offered.limits.mail_max {
             None => most,
@@ -296,10 +297,10 @@ impl ClientSession {
                 } else {
                     Progress::Content
                 };
-                match last.transaction.recipients.get(at) {
+                match last.transaction.recipients.get(at).cloned() {
                     None => self.give_up_envelope(),
-                    Some(path) => {
-                        let line = [b"RCPT TO:<".as_slice(), &path.to_bytes(), b">"].concat();
+                    Some(recipient) => {
+                        let line = self.rcpt_line(&recipient);
                         self.command(&line, Awaited::Rcpt(at));
                     }
                 }
