@@ -141,11 +141,12 @@ class Exim:
             raise AssertionError(f"{self._name}: exit {self.process.returncode}: {self.process.stderr.read()}{self.log()}")
         return "listening for SMTP" in self.log()
 
-    def run_queue(self, runners=1):
-        """Starts that many queue runners over everything that waits, due or not; returns at once."""
+    def run_queue(self, runners=1, two_stages=False):
+        """Starts that many queue runners over everything that waits, due or not; returns at once. `two_stages`: everything is
+        routed first, so that what goes to one host goes over one connection."""
         self._runners += [
             subprocess.Popen(
-                self._command("-qff"),
+                self._command("-qqff" if two_stages else "-qff"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

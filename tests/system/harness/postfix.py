@@ -79,12 +79,12 @@ smtpd_tls_security_level = none
 class Postfix:
     """Runs from `start` to `stop`. `endpoint` is where it listens."""
 
-    def __init__(self, place, name, sink=None, hold=None, refuse=None, settings=None, island=None):
+    def __init__(self, place, name, sink=None, hold=None, refuse=None, settings=None, island=None, endpoint=None):
         """`sink`: ADDRESS:PORT, default: everything waits. `hold`: domain -> ADDRESS:PORT of the site.
         `refuse`: recipient -> reply, such as "550 5.1.1 No such user". `settings` are parameters of main.cf that replace
-        those above; `island` is where it runs."""
+        those above; `island` is where it runs; `endpoint` is a free one of the place unless given."""
         self.folder = place.folder / name
-        self.endpoint = place.endpoint()
+        self.endpoint = endpoint or place.endpoint()
         self.hold = dict(hold or {})
         self.refuse = dict(refuse or {})
         self._address, self._port = self.endpoint.rsplit(":", 1)
