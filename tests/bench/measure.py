@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from harness import smtp, wait
@@ -188,7 +189,9 @@ def _figures(run, line, started, receiver):
     accepted = sorted(receiver.accepted())
     if len(accepted) != run.messages:
         raise Incomplete(f"{len(accepted)} messages instead of {run.messages}")
-    last = accepted[-1]
+    # The stamp of a file may be a tick early; what had not arrived was not accepted.
+    bodies = [one.arrived for one in line.records() if one.outward and one.octets >= FLIGHT]
+    last = max([accepted[-1], *bodies])
 
     def answered():
         """What went back first after the last message was stored: the reply to its end."""
@@ -208,7 +211,7 @@ def _figures(run, line, started, receiver):
         "rtt_ms": run.rtt_ms,
         "messages": run.messages,
         "size": run.size,
-        "connections": len({one.connection for one in records if one.outward and one.octets >= FLIGHT}),
+        "connections": _connections(run, records),
         "seconds": round(seconds, 3),
         "seconds_last_reply": round(reply.arrived - clock, 3),
         "round_trips": round(seconds / rtt, 2) if rtt else None,
@@ -221,6 +224,14 @@ def _figures(run, line, started, receiver):
         "seconds_first": round(accepted[0] - clock, 3),
         "seconds_call": round(last - started, 3),
     }
+
+
+def _connections(run, records):
+    """How many carried at least one message."""
+    carried = Counter()
+    for one in records:
+        carried[one.connection] += one.payload if one.outward else 0
+    return sum(octets >= run.size for octets in carried.values())
 
 
 def _busy(rate, records):
