@@ -17,8 +17,8 @@ It reads orders as lines of JSON and answers each with one. It ends at the end o
     {"do": "cut"}, {"do": "mend"}      resets all connections and refuses new ones; ports only
     {"do": "records"}                  what was carried: [outward, connection, entered, on, off, arrived, octets, payload, mark]
 
-Times are seconds since the epoch. `connection` is a number in the order of opening; `payload` are the octets without the headers
-of a packet; `mark` is true where a command ETRN was seen in the clear, the only thing it looks for.
+Times are seconds since the epoch. `connection` is a number in the order of opening; `payload` are the octets without the
+headers of a packet; `mark` is true where a command ETRN was seen in the clear, the only thing it looks for.
 """
 
 import heapq

@@ -1,8 +1,9 @@
 """Who takes the mail at the far end, and when it took each message.
 
-The moment of acceptance is read off the receiver's own store, where it commits a message right before it says 250: the time of
-change of Postfix's queue file and of Exim's header file (its renaming or, in Postfix, its change of mode), `accepted_ms` of ours.
-That needs no parsing, works behind TLS, and costs the receiver nothing. The kernel stamps files by its tick: 1 to 10 ms early.
+The moment of acceptance is read off the receiver's own store, where it commits a message right before it says 250: the
+time of change of Postfix's queue file and of Exim's header file (its renaming or, in Postfix, its change of mode),
+`accepted_ms` of ours. That needs no parsing, works behind TLS, and costs the receiver nothing. The kernel stamps files by
+its tick: up to 10 ms early.
 
 No receiver hands anything on: Postfix puts it on hold, Exim queues only, ours keeps reports.
 """
