@@ -50,7 +50,10 @@ def measure(run):
         work = {"forward": _forward, "release": _release}[run.work]
         started, receiver, log = work(run, line, stack)
         _wait(run, receiver, log)
-        return _figures(run, line, started, receiver)
+        figures = _figures(run, line, started, receiver)
+        if lost := line.dropped():
+            raise Incomplete(f"{lost} packets found no place in the queue of a device")
+        return figures
 
 
 def _started(stack, thing):
