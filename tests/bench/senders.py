@@ -95,7 +95,14 @@ class OurDaemon(Daemon):
 
     @property
     def binary(self):
+        # Whatever its name.
         return BINARY
+
+    def stop(self):
+        # One that never came up has said why.
+        if self.process is not None and self.process.poll() is not None:
+            self._forget()
+        super().stop()
 
 
 class Edge(OurDaemon):
