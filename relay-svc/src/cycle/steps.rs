@@ -7,14 +7,10 @@ use opentelemetry::{
     KeyValue,
     trace::{SpanKind, TraceContextExt},
 };
-use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    DequeueRequest, Phase,
-    order::Announced,
-    run::{FreshConnection, Run},
-};
+use super::{DequeueRequest, Phase, order::Announced, run::Run};
 use crate::{
     clock::Stamp,
     config::Dequeue,
@@ -23,8 +19,6 @@ use crate::{
     telemetry,
 };
 
-/// The connection that brought the line up is used for so long; later the host may have tired of waiting.
-const DIALLED_FRESH: Duration = Duration::from_secs(5);
 /// Mail that keeps coming is forwarded without a break for so long; then it is others' turn.
 const STRETCH: Duration = Duration::from_secs(300);
 /// While mail flows, its count is kept so often.
@@ -127,8 +121,11 @@ impl Run {
         let sessions = self.justified(&mut fleet, true).await;
         if let Some(speaking) = self.at_hand(&host) {
             fleet.take(speaking);
-        } else if let Some(stream) = self.fresh_connection(&host) {
-            fleet.take_connection(stream);
+        }
+        while fleet.sessions() < sessions
+            && let Some(connection) = self.fresh.take(&host)
+        {
+            fleet.take_connection(connection);
         }
         fleet.grow(sessions);
         let before = self.tally();
@@ -308,8 +305,8 @@ impl Run {
         if let Some(speaking) = self.at_hand(host) {
             return Ok(speaking);
         }
-        let fresh = self.fresh_connection(host);
-        self.opener().open(host, fresh).await
+        let connection = self.fresh.take(host);
+        self.opener().open(host, connection).await
     }
 
     /// The session with a host that is there, if it still is.
@@ -320,14 +317,6 @@ impl Run {
         }
         telemetry::end(&speaking.span, None);
         None
-    }
-
-    /// The connection to a host that brought the line up, if nobody has used it and it is not old.
-    fn fresh_connection(&mut self, host: &HostPort) -> Option<TcpStream> {
-        let is_fresh = |dialled: &mut FreshConnection| {
-            dialled.host == *host && dialled.at.elapsed() < DIALLED_FRESH
-        };
-        self.dialled.take_if(is_fresh).map(|dialled| dialled.stream)
     }
 
     fn opener(&self) -> Opener {
@@ -360,12 +349,14 @@ impl Run {
     }
 
     /// The same beside the forwarding, on connections of their own: what waits on either side moves at once.
-    fn ask_beside(&self) -> Asking {
+    fn ask_beside(&mut self) -> Asking {
         let (link, opener) = (self.link.clone(), self.opener());
+        let hosts = link.dequeue.iter().map(|dequeue| &dequeue.host);
+        let fresh: Vec<_> = hosts.map(|host| self.fresh.take(host)).collect();
         let round = async move {
             let mut round = Vec::new();
-            for Dequeue { host, nodes } in &link.dequeue {
-                let speaking = opener.open(host, None).await;
+            for (Dequeue { host, nodes }, connection) in link.dequeue.iter().zip(fresh) {
+                let speaking = opener.open(host, connection).await;
                 round.push(ask_host(speaking, host, nodes).await);
             }
             (round, Instant::now())

@@ -14,15 +14,17 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, WHOLE, connect};
+use super::{
+    ConnectError, Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, WHOLE, connect,
+};
 use crate::{clock::Stamp, names::HostPort, spool::SpoolError, telemetry};
 
 /// What TCP sends in the first round trip of a connection: ten segments (RFC 6928 2).
 const FIRST_WINDOW: u64 = 14_600;
 /// So many messages are weighed at most.
-const WEIGHED: u32 = 2000;
+pub const WEIGHED: u32 = 2000;
 
 /// A session and its span.
 pub struct Speaking {
@@ -64,11 +66,15 @@ impl Opener {
     ///
     /// # Errors
     /// There is no connection, or the session ended before it was ready for an order.
-    pub async fn open(&self, host: &HostPort, fresh: Option<TcpStream>) -> Result<Speaking, End> {
+    pub async fn open(
+        &self,
+        host: &HostPort,
+        connection: Option<Connection>,
+    ) -> Result<Speaking, End> {
         let span = telemetry::start_session(host, &self.parent);
         let opened = async {
-            let stream = match fresh {
-                Some(stream) => stream,
+            let stream = match connection {
+                Some(connection) => connection.made().await?,
                 None => connect(host, self.patience).await?,
             };
             Session::open(stream, host.clone(), &self.hostname, self.flight).await
@@ -81,6 +87,46 @@ impl Opener {
             }
         }
     }
+}
+
+/// A connection that nobody speaks on yet.
+#[derive(Debug)]
+pub enum Connection {
+    /// It is there.
+    Made(TcpStream),
+    /// It is being made.
+    Making(AbortOnDropHandle<Result<TcpStream, ConnectError>>),
+}
+
+impl Connection {
+    /// Begins to connect.
+    #[must_use]
+    pub fn begin(host: HostPort, patience: Duration) -> Self {
+        let making = async move { connect(&host, patience).await };
+        Self::Making(AbortOnDropHandle::new(tokio::spawn(making)))
+    }
+
+    async fn made(self) -> Result<TcpStream, End> {
+        match self {
+            Self::Made(stream) => Ok(stream),
+            Self::Making(making) => match making.await {
+                Ok(made) => Ok(made?),
+                Err(error) => Err(End::Missing(format!("connecting failed: {error}"))),
+            },
+        }
+    }
+}
+
+/// How many sessions a backlog justifies, of at most `limit`: by its octets, or one for each message with a host that takes
+/// one message per round trip.
+#[must_use]
+pub fn justified(messages: u64, octets: u64, limit: usize, by_octets: bool) -> usize {
+    let wanted = if by_octets {
+        messages.min(octets.div_ceil(FIRST_WINDOW))
+    } else {
+        messages
+    };
+    usize::try_from(wanted).unwrap_or(limit).clamp(1, limit)
 }
 
 /// What a fleet has to tell.
@@ -96,7 +142,7 @@ pub enum News {
 /// Where a session of the fleet begins.
 enum Start {
     Open(Box<Speaking>),
-    Connected(TcpStream),
+    Connected(Connection),
     Anew,
 }
 
@@ -147,8 +193,7 @@ impl Fleet {
         }
     }
 
-    /// How many sessions the backlog justifies, of at most `limit`: by its octets, or one for each message with a host that
-    /// takes one message per round trip. Each has its share of the backlog before the first outcome.
+    /// How many sessions the backlog [justifies](justified). Each has its share of the backlog before the first outcome.
     ///
     /// # Errors
     /// The spool cannot be read.
@@ -156,12 +201,7 @@ impl Fleet {
         let hop = self.feed.hop().to_owned();
         let spool = self.feed.spool();
         let (messages, octets) = spool.due_weight(hop, Stamp::now(), WEIGHED).await?;
-        let wanted = if by_octets {
-            messages.min(octets.div_ceil(FIRST_WINDOW))
-        } else {
-            messages
-        };
-        let sessions = usize::try_from(wanted).unwrap_or(limit).clamp(1, limit);
+        let sessions = justified(messages, octets, limit, by_octets);
         let fair = |whole: u64| whole.div_ceil(sessions as u64).max(1);
         self.share = FlightLimits {
             messages: usize::try_from(fair(messages)).unwrap_or(usize::MAX),
@@ -175,9 +215,15 @@ impl Fleet {
         self.begin(Start::Open(Box::new(speaking)));
     }
 
-    /// Opens a session over a connection that is there.
-    pub fn take_connection(&mut self, stream: TcpStream) {
-        self.begin(Start::Connected(stream));
+    /// Opens a session over a connection.
+    pub fn take_connection(&mut self, connection: Connection) {
+        self.begin(Start::Connected(connection));
+    }
+
+    /// How many sessions were begun.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.begun
     }
 
     /// Opens sessions until there are so many.
@@ -198,7 +244,7 @@ impl Fleet {
             let opening = async {
                 match start {
                     Start::Open(speaking) => Ok(*speaking),
-                    Start::Connected(stream) => opener.open(&host, Some(stream)).await,
+                    Start::Connected(made) => opener.open(&host, Some(made)).await,
                     Start::Anew => opener.open(&host, None).await,
                 }
             };

@@ -18,7 +18,7 @@ pub use always::run as run_always;
 pub use connect::{ConnectError, connect};
 pub use drain::{Drained, Stop, Terms, WHOLE};
 pub use feed::{Feed, InHandMessage};
-pub use fleet::{Fleet, News, Opener, Speaking, worse};
+pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};
 pub use forward::{Forwarder, Tally};
 pub use in_hand::{Hand, InHand};
 pub use session::{End, Event, Session};
