@@ -78,10 +78,12 @@ bounce_wait = "1s"
 {link}
 """
 
-# What a [[link]] says for STARTTLS and AUTH; `--secure-link` replaces it.
+# What our configuration says for STARTTLS and AUTH, behind [[link]]; `--secure-link` replaces it.
 SECURE_LINK = """
-tls = {{ mode = "required", ca = "{certificate}" }}
-auth = {{ user = "{user}", password_file = "{password_file}" }}
+[[host]]
+at = "smtp://{smart_host}"
+tls = {{ mode = "required", roots = "{certificate}" }}
+login = {{ user = "{user}", password_file = "{password_file}" }}
 """
 
 
@@ -134,7 +136,7 @@ class Ours:
 
     def __init__(self, site, smart_host, secret=None, link="", secure_link=SECURE_LINK):
         if secret:
-            link += "\n" + secure_link.format(**secret.fields())
+            link += "\n" + secure_link.format(smart_host=smart_host, **secret.fields())
         self._site = site
         self._edge = Edge(site, smart_host, link=link)
 

@@ -275,6 +275,7 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
     }
     let postmaster = Mailbox::parse(b"postmaster@branch.example").unwrap();
     Config {
+        hosts: relay_svc::outbound::Hosts::new(Default::default()).unwrap(),
         hostname: value("hostname ")
             .unwrap_or_else(|| "relay.test".into())
             .into(),

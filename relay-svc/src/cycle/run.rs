@@ -316,9 +316,10 @@ impl Run {
     /// Everyone the cycle speaks to, the smart host first, each once.
     fn hosts(&self) -> Vec<HostPort> {
         let mut hosts = vec![self.link.smart_host.clone()];
-        for dequeue in &self.link.dequeue {
-            if !hosts.contains(&dequeue.host) {
-                hosts.push(dequeue.host.clone());
+        let others = self.link.dequeue.iter().map(|dequeue| &dequeue.host);
+        for host in self.link.fallback.iter().chain(others) {
+            if !hosts.contains(host) {
+                hosts.push(host.clone());
             }
         }
         hosts

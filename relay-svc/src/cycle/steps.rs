@@ -116,20 +116,8 @@ impl Run {
         }
         self.enter(Phase::Forward).await;
         let asking = and_ask.then(|| self.ask_beside());
-        let host = self.link.smart_host.clone();
-        let mut fleet = self.fleet(host.clone(), cancel);
-        let sessions = self.justified(&mut fleet, true).await;
-        if let Some(speaking) = self.at_hand(&host) {
-            fleet.take(speaking);
-        }
-        while fleet.sessions() < sessions
-            && let Some(connection) = self.fresh.take(&host)
-        {
-            fleet.take_connection(connection);
-        }
-        fleet.grow(sessions);
         let before = self.tally();
-        let sent = self.drain(&mut fleet, before).await;
+        let (host, sent) = self.send(before, cancel).await;
         self.count(before, &sent.done);
         if let Some(asking) = asking {
             // First, for what went out beside it came after it.
@@ -143,6 +131,48 @@ impl Run {
                 self.not_forwarded(&end).await;
             }
         }
+    }
+
+    /// Sends over sessions with the smart host; or, when none comes about, with the next host that there is instead.
+    async fn send(&mut self, before: Tally, cancel: &CancellationToken) -> (HostPort, Sent) {
+        let mut hosts = vec![self.link.smart_host.clone()];
+        hosts.extend(self.link.fallback.iter().cloned());
+        let mut first = None;
+        for host in hosts {
+            let mut sent = self.send_to(&host, before, cancel).await;
+            if sent.stop.is_some() || cancel.is_cancelled() {
+                return (host, sent);
+            }
+            // What the first said counts for the mail that stays.
+            if first.is_none() {
+                first = sent.failed.take();
+            }
+        }
+        let failed = Sent {
+            failed: first,
+            ..Sent::default()
+        };
+        (self.link.smart_host.clone(), failed)
+    }
+
+    async fn send_to(
+        &mut self,
+        host: &HostPort,
+        before: Tally,
+        cancel: &CancellationToken,
+    ) -> Sent {
+        let mut fleet = self.fleet(host.clone(), cancel);
+        let sessions = self.justified(&mut fleet, true).await;
+        if let Some(speaking) = self.at_hand(host) {
+            fleet.take(speaking);
+        }
+        while fleet.sessions() < sessions
+            && let Some(connection) = self.fresh.take(host)
+        {
+            fleet.take_connection(connection);
+        }
+        fleet.grow(sessions);
+        self.drain(&mut fleet, before).await
     }
 
     async fn justified(&self, fleet: &mut Fleet, by_octets: bool) -> usize {
@@ -320,12 +350,8 @@ impl Run {
     }
 
     fn opener(&self) -> Opener {
-        Opener {
-            hostname: self.shared.forwarder.hostname.clone(),
-            patience: self.link.dial.patience,
-            flight: self.link.flight,
-            parent: self.span.clone(),
-        }
+        let (patience, flight) = (self.link.dial.patience, self.link.flight);
+        self.shared.forwarder.opener(patience, flight, &self.span)
     }
 
     fn keep(&mut self, host: HostPort, speaking: Speaking) {

@@ -17,7 +17,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    ConnectError, Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, WHOLE, connect,
+    Beginning, ConnectError, Drained, End, Feed, Forwarder, Hosts, NotOpened, Session, Stop, Tally,
+    Terms, WHOLE, connect,
 };
 use crate::{clock::Stamp, names::HostPort, spool::SpoolError, telemetry};
 
@@ -53,6 +54,8 @@ impl Speaking {
 pub struct Opener {
     /// What the relay calls itself.
     pub hostname: Arc<str>,
+    /// How hosts are spoken to.
+    pub hosts: Hosts,
     /// How long one connect may take.
     pub patience: Duration,
     /// How much one session may have under way.
@@ -72,18 +75,46 @@ impl Opener {
         connection: Option<Connection>,
     ) -> Result<Speaking, End> {
         let span = telemetry::start_session(host, &self.parent);
-        let opened = async {
-            let stream = match connection {
-                Some(connection) => connection.made().await?,
-                None => connect(host, self.patience).await?,
-            };
-            Session::open(stream, host.clone(), &self.hostname, self.flight).await
-        };
+        let opened = self.session(host, connection);
         match opened.await {
             Ok(session) => Ok(Speaking { session, span }),
             Err(end) => {
                 telemetry::end(&span, Some(("session_failed", end.to_string())));
                 Err(end)
+            }
+        }
+    }
+}
+
+impl Opener {
+    /// The same without a span of its own.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub async fn session(
+        &self,
+        host: &HostPort,
+        connection: Option<Connection>,
+    ) -> Result<Session, End> {
+        let mut stream = match connection {
+            Some(connection) => connection.made().await?,
+            None => connect(host, self.patience).await?,
+        };
+        let mut in_clear = false;
+        loop {
+            let beginning = Beginning {
+                hostname: &self.hostname,
+                flight: self.flight,
+                host: self.hosts.of(host),
+                in_clear,
+            };
+            match Session::open(stream, host.clone(), beginning).await {
+                Err(NotOpened { end, may_go_clear }) if may_go_clear && !in_clear => {
+                    tracing::warn!(%host, %end, "TLS failed and is not required: once more in clear");
+                    in_clear = true;
+                    stream = connect(host, self.patience).await?;
+                }
+                opened => return opened.map_err(|not| not.end),
             }
         }
     }

@@ -10,7 +10,9 @@ mod drain;
 mod feed;
 mod fleet;
 mod forward;
+mod hosts;
 mod in_hand;
+mod login;
 mod session;
 mod settle;
 
@@ -20,6 +22,7 @@ pub use drain::{Drained, Stop, Terms, WHOLE};
 pub use feed::{Feed, InHandMessage};
 pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};
 pub use forward::{Forwarder, Tally};
+pub use hosts::{Host, Hosts, Login, Patience, Sasl};
 pub use in_hand::{Hand, InHand};
-pub use session::{End, Event, Session};
+pub use session::{Beginning, End, Event, NotOpened, Session};
 pub use settle::Unrecorded;
