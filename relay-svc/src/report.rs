@@ -174,7 +174,7 @@ pub fn write(subject: &Subject<'_>, told: &[Told], now: Stamp) -> Result<Vec<u8>
             Some("Mail Delivery System".to_owned()),
             address(subject.postmaster),
         ))
-        .to(LettreMailbox::new(None, address(subject.sender)))
+        .raw_header(to(subject.sender)?)
         .subject(if any_failed(told) {
             "Undelivered mail returned to sender"
         } else {
@@ -197,6 +197,28 @@ pub fn write(subject: &Subject<'_>, told: &[Told], now: Stamp) -> Result<Vec<u8>
 fn envelope(subject: &Subject<'_>) -> Result<lettre::address::Envelope, ReportError> {
     lettre::address::Envelope::new(None, vec![address(subject.sender)])
         .map_err(|error| ReportError(error.to_string()))
+}
+
+/// The field To. An address with octets above 127 stands there as it is, which SMTPUTF8 carries (RFC 6532 3.2): lettre would
+/// encode it as if it were a phrase.
+fn to(sender: &Mailbox) -> Result<HeaderValue, ReportError> {
+    let name = HeaderName::new_from_ascii("To".to_owned());
+    let name = name.map_err(|error| ReportError(error.to_string()))?;
+    let text = sender.to_string();
+    Ok(HeaderValue::dangerous_new_pre_encoded(
+        name,
+        text.clone(),
+        text,
+    ))
+}
+
+/// The recipient's type and address (RFC 3464 2.3.2); with octets above 127 in the form that stands in ASCII (RFC 6533 3).
+fn final_recipient(address: &Mailbox) -> String {
+    let utf8 = OriginalRecipient::parse(&[b"utf-8;", &*address.to_bytes()].concat(), true);
+    match utf8 {
+        Some(recipient) if !address.is_ascii() => recipient.encode(false),
+        _ => format!("rfc822; {address}"),
+    }
 }
 
 /// Our own mailboxes are checked more strictly than lettre checks, and kept as they were written.
@@ -257,14 +279,16 @@ fn fields(subject: &Subject<'_>, told: &[Told], now: Stamp) -> String {
     for one in told {
         text.push_str("\r\n");
         if let Some(original) = &one.original {
-            text.push_str(&format!(
-                "Original-Recipient: {}\r\n",
-                original.encode(false)
-            ));
+            // Decoded (RFC 3461 6.3), unless ASCII has no other form of it.
+            let written = match original.address().is_ascii() {
+                true => original.to_string(),
+                false => original.encode(false),
+            };
+            text.push_str(&format!("Original-Recipient: {written}\r\n"));
         }
         text.push_str(&format!(
-            "Final-Recipient: rfc822; {}\r\nAction: {}\r\nStatus: {}\r\n",
-            one.address,
+            "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
+            final_recipient(&one.address),
             one.action.as_str(),
             one.status
         ));
@@ -375,6 +399,40 @@ mod tests {
         }
         assert!(!text.contains("secret"));
         assert!(text.is_ascii());
+    }
+
+    #[test]
+    fn what_was_asked_for_stands_in_the_report_and_success_is_told_as_relayed() {
+        let (postmaster, sender) = (
+            mailbox("MAILER-DAEMON@relay.branch.example"),
+            Mailbox::parse_utf8("j\u{f6}rg@branch.example".as_bytes()).unwrap(),
+        );
+        let id = EnvelopeId::new("an id").unwrap();
+        let subject = Subject {
+            hostname: "relay.branch.example",
+            postmaster: &postmaster,
+            sender: &sender,
+            arrived: Stamp(1_795_458_600_000),
+            envelope_id: Some(&id),
+            head: b"Subject: x\r\n\r\n",
+        };
+        let taken = Reply::new(250, None, "queued as 1");
+        let odd = Mailbox::parse_utf8("ren\u{e9}@else.example".as_bytes()).unwrap();
+        let told = [Told::relayed(odd, &taken, "mail.isp.example".into())
+            .with_original(OriginalRecipient::parse(b"rfc822;r+2B@else.example", false))];
+        let text = write(&subject, &told, Stamp(1_795_458_660_000)).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for expected in [
+            "To: j\u{f6}rg@branch.example\r\n",
+            "Subject: Your message was handed on\r\n",
+            "Original-Envelope-Id: an id\r\n",
+            "Original-Recipient: rfc822;r+@else.example\r\n",
+            "Final-Recipient: utf-8;ren\\x{E9}@else.example\r\nAction: relayed\r\nStatus: 2.0.0\r\n",
+            "Diagnostic-Code: smtp; 250 queued as 1\r\n",
+            "a server that will not report that it arrived",
+        ] {
+            assert!(text.contains(expected), "no {expected:?} in\n{text}");
+        }
     }
 
     #[test]

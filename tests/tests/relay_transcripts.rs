@@ -152,6 +152,7 @@ async fn hold(transcript: &Transcript, spool: &Spool) -> i64 {
             let hop = NextHop::Hold(Node::of(address.domain()));
             let message = NewMessage {
                 wish: Default::default(),
+                utf8_header: false,
                 handover: None,
                 id: MessageId::new(),
                 reverse_path: ReversePath::Null,
@@ -213,10 +214,10 @@ fn as_the_relay_says(text: &str) -> String {
             None => line.to_owned(),
         },
     );
-    // The relay passes on what senders ask for, and says so behind CHUNKING.
+    // The relay passes on what senders ask for, and addresses in any script, and says so behind CHUNKING.
     let lines = lines.map(|line| match line.as_str() {
-        "S: 250-CHUNKING" => "S: 250-CHUNKING\nS: 250-DSN".to_owned(),
-        "S: 250 CHUNKING" => "S: 250-CHUNKING\nS: 250 DSN".to_owned(),
+        "S: 250-CHUNKING" => "S: 250-CHUNKING\nS: 250-DSN\nS: 250-SMTPUTF8".to_owned(),
+        "S: 250 CHUNKING" => "S: 250-CHUNKING\nS: 250-DSN\nS: 250 SMTPUTF8".to_owned(),
         _ => line,
     });
     lines.collect::<Vec<_>>().join("\n") + "\n"

@@ -14,7 +14,7 @@
 //! - [`submission`]: which fields the header of a new message lacks.
 //! - [`transcript`]: a bounded record of a session, in the form that the transcript tests read.
 //!
-//! Limits: no BINARYMIME. The client session speaks no SMTPUTF8.
+//! Limits: no BINARYMIME.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

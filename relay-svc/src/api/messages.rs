@@ -150,6 +150,7 @@ impl Messages {
             accepted: now,
             request,
             wish: MessageWish::default(),
+            utf8_header: false,
             handover: None,
         };
         let stored = self.store(&message, &call.content, peer).await;

@@ -355,7 +355,9 @@ impl Run {
     }
 
     fn keep(&mut self, host: HostPort, speaking: Speaking) {
-        self.sessions.insert(host, speaking);
+        if let Some(other) = self.sessions.insert(host, speaking) {
+            self.leaving.spawn(other.quit());
+        }
     }
 
     /// Asks every provider for every node.
@@ -417,11 +419,7 @@ impl Run {
                     .await;
             }
             match speaking {
-                Some(speaking)
-                    if speaking.session.is_alive() && !self.sessions.contains_key(&host) =>
-                {
-                    self.keep(host, speaking);
-                }
+                Some(speaking) if speaking.session.is_alive() => self.keep(host, speaking),
                 Some(speaking) => {
                     self.leaving.spawn(speaking.quit());
                 }

@@ -67,6 +67,7 @@ impl Inbound {
             etrn: config.policy.routes.holds().next().is_some(),
             chunking: true,
             dsn: true,
+            smtputf8: true,
             ..ServerConfig::default()
         };
         Self {

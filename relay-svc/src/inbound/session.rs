@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbound, etrn, transaction::Transaction};
+use super::{
+    Inbound, etrn,
+    transaction::{Envelope, Transaction},
+};
 use crate::{
     arrivals::Arrival,
     config::Listener,
@@ -124,7 +127,13 @@ impl Session<'_> {
         let handover = peer
             .zip(parameters.peer_id)
             .map(|(peer, id)| Handover { peer, id });
-        Transaction::begin(reverse_path, wish, handover, self.link.clone(), arrival)
+        let envelope = Envelope {
+            reverse_path,
+            wish,
+            smtputf8: parameters.smtputf8,
+            handover,
+        };
+        Transaction::begin(envelope, self.link.clone(), arrival)
     }
 
     /// The steps that are about a message, or about mail that is held.

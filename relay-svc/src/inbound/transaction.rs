@@ -29,14 +29,21 @@ const HOPS: usize = 100;
 
 pub(super) struct Transaction {
     id: MessageId,
-    reverse_path: ReversePath,
+    envelope: Envelope,
     recipients: Vec<Wanted>,
-    wish: MessageWish,
-    handover: Option<Handover>,
     link: Option<LinkName>,
     /// Held until the message is durable or dropped: the link's window sees it as under way.
     arrival: Option<Arrival>,
     data: Option<Data>,
+}
+
+/// What MAIL said.
+pub(super) struct Envelope {
+    pub(super) reverse_path: ReversePath,
+    pub(super) wish: MessageWish,
+    /// Whether the client gave SMTPUTF8.
+    pub(super) smtputf8: bool,
+    pub(super) handover: Option<Handover>,
 }
 
 /// A recipient that was admitted, and what the sender asked for.
@@ -62,18 +69,14 @@ impl Drop for Data {
 
 impl Transaction {
     pub(super) fn begin(
-        reverse_path: ReversePath,
-        wish: MessageWish,
-        handover: Option<Handover>,
+        envelope: Envelope,
         link: Option<LinkName>,
         arrival: Option<Arrival>,
     ) -> Self {
         Self {
             id: MessageId::new(),
-            reverse_path,
+            envelope,
             recipients: Vec::new(),
-            wish,
-            handover,
             link,
             arrival,
             data: None,
@@ -165,7 +168,7 @@ impl Transaction {
         });
         let message = NewMessage {
             id: self.id,
-            reverse_path: self.reverse_path,
+            reverse_path: self.envelope.reverse_path,
             recipients: recipients.collect(),
             origin: Origin::Smtp,
             cycle: self.arrival.as_ref().and_then(Arrival::cycle),
@@ -173,8 +176,9 @@ impl Transaction {
             traceparent: telemetry::to_text(&data.span),
             accepted: Stamp::now(),
             request: None,
-            wish: self.wish,
-            handover: self.handover,
+            wish: self.envelope.wish,
+            utf8_header: self.envelope.smtputf8 && data.scan.eight_bit(),
+            handover: self.envelope.handover,
         };
         let draft = std::mem::replace(&mut data.draft, inbound.spool.draft());
         let accepted = inbound

@@ -438,6 +438,7 @@ fn transaction(message: &Due, recipients: &[DueRecipient]) -> Transaction {
         recipients: recipients.iter().map(wanted).collect(),
         size: message.size,
         eight_bit: message.eight_bit,
+        utf8_header: message.utf8_header,
         ret: message.wish.ret,
         envelope_id: message.wish.envelope_id.clone(),
         // The receiver remembers it by recipient, so one id serves for all transactions and attempts.

@@ -257,6 +257,11 @@ impl Forwarder {
     fn note(&self, message: &Due, recipient: &DueRecipient, settlement: &Settlement, now: Stamp) {
         let (outcome, reply) = match settlement {
             Settlement::Delivered { reply } => ("delivered", reply),
+            Settlement::Retry {
+                in_doubt: true,
+                reply,
+                ..
+            } => ("in_doubt", reply),
             Settlement::Retry { reply, .. } => ("deferred", reply),
             Settlement::Bounced { reply } => ("bounced", reply),
             Settlement::Discarded { reply } => ("discarded", reply),
@@ -328,6 +333,8 @@ impl Forwarder {
             accepted: now,
             request: None,
             wish: MessageWish::default(),
+            // Its own field To names the sender.
+            utf8_header: !sender.is_ascii(),
             handover: None,
         };
         tracing::info!(id = %new.id, about = %message.id, "report written");

@@ -283,7 +283,8 @@ pub(super) fn load_due(
     now: Stamp,
 ) -> Result<Due, SpoolError> {
     let mut message = connection.prepare_cached(
-        "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent, ret, envelope_id FROM messages \
+        "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent, ret, envelope_id, utf8_header \
+         FROM messages \
          WHERE seq = ?1",
     )?;
     let mut rows = message.query([seq])?;
@@ -311,13 +312,14 @@ pub(super) fn load_due(
             ret: wish(row, 8, Ret::parse)?,
             envelope_id: wish(row, 9, EnvelopeId::parse)?,
         },
+        utf8_header: row.get(10)?,
         recipients: Vec::new(),
     };
     while let Some(row) = rows.next()? {
         let address: Vec<u8> = row.get(1)?;
         due.recipients.push(DueRecipient {
             idx: row.get(0)?,
-            address: Mailbox::parse(&address)
+            address: Mailbox::parse_utf8(&address)
                 .map_err(|e| SpoolError::Damaged(format!("message {seq}: {e}")))?,
             attempts: row.get(2)?,
             waited: Duration::from_millis(unsigned(row.get(3)?)),
@@ -423,7 +425,7 @@ fn message_id(row: &Row<'_>, column: usize) -> Result<MessageId, SpoolError> {
 
 fn reverse_path(row: &Row<'_>, column: usize) -> Result<ReversePath, SpoolError> {
     let bytes: Vec<u8> = row.get(column)?;
-    ReversePath::parse(&bytes)
+    ReversePath::parse_utf8(&bytes)
         .map_err(|error| SpoolError::Damaged(format!("reverse path: {error}")))
 }
 

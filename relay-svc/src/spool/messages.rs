@@ -119,6 +119,8 @@ pub struct NewMessage {
     pub request: Option<RequestKey>,
     /// What the sender asked for.
     pub wish: MessageWish,
+    /// Whether its header needs SMTPUTF8 (RFC 6532).
+    pub utf8_header: bool,
     /// The id that another relay gave it.
     pub handover: Option<Handover>,
 }
@@ -197,6 +199,8 @@ pub struct Due {
     pub traceparent: String,
     /// What the sender asked for.
     pub wish: MessageWish,
+    /// Whether its header needs SMTPUTF8 (RFC 6532).
+    pub utf8_header: bool,
     /// The recipients that are due; at least one.
     pub recipients: Vec<DueRecipient>,
 }

@@ -114,6 +114,7 @@ CREATE INDEX nodes_seen ON nodes (seen_ms);
 -- What the sender asked for (RFC 3461); NULL: nothing.
 ALTER TABLE messages ADD COLUMN ret TEXT;          -- FULL, HDRS
 ALTER TABLE messages ADD COLUMN envelope_id TEXT;  -- as xtext
+ALTER TABLE messages ADD COLUMN utf8_header INTEGER NOT NULL DEFAULT 0; -- it needs SMTPUTF8 (RFC 6532)
 ALTER TABLE recipients ADD COLUMN notify TEXT;     -- NEVER, or a list of SUCCESS, FAILURE, DELAY
 ALTER TABLE recipients ADD COLUMN original TEXT;   -- type;xtext
 -- Attempts whose reply was lost.

@@ -133,7 +133,8 @@ fn insert(
     connection
         .prepare_cached(
             "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
-             body_file, traceparent, ret, envelope_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+             body_file, traceparent, ret, envelope_id, utf8_header) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             message.id.as_bytes(),
@@ -149,6 +150,7 @@ fn insert(
             message.traceparent,
             message.wish.ret.map(Ret::encode),
             message.wish.envelope_id.as_ref().map(EnvelopeId::encode),
+            message.utf8_header,
         ])?;
     let seq = connection.last_insert_rowid();
     if let Finished::Inline(content) = body {

@@ -2,7 +2,7 @@
 
 use crate::ehlo::SizeOffer;
 
-use super::{ClientSession, Recipient};
+use super::{ClientSession, Recipient, Transaction};
 
 impl ClientSession {
     /// MAIL of the newest transaction.
@@ -25,6 +25,12 @@ impl ClientSession {
         if offered.eight_bit_mime && transaction.eight_bit {
             add("BODY", &"8BITMIME");
         }
+        if self.uses_utf8(transaction) {
+            line.extend_from_slice(b" SMTPUTF8");
+        }
+        let mut add = |keyword: &str, value: &dyn std::fmt::Display| {
+            line.extend_from_slice(format!(" {keyword}={value}").as_bytes());
+        };
         if let (true, Some(ret)) = (offered.dsn, transaction.ret) {
             add("RET", &ret.encode());
         }
@@ -35,6 +41,14 @@ impl ClientSession {
             add("XLMID", &id);
         }
         line
+    }
+
+    /// Whether the transaction is one of SMTPUTF8: where it is offered, and only if something in it needs it.
+    fn uses_utf8(&self, transaction: &Transaction) -> bool {
+        let offered = self.capabilities.as_ref();
+        let wanted = |recipient: &Recipient| !recipient.path.is_ascii();
+        offered.is_some_and(|offered| offered.smtp_utf8)
+            && (transaction.needs_utf8() || transaction.recipients.iter().any(wanted))
     }
 
     /// RCPT for one recipient.

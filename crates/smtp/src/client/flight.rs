@@ -95,6 +95,21 @@ impl Flying {
         !self.fates.contains(&Fate::Unanswered)
     }
 
+    /// Refuses the recipients that a server without SMTPUTF8 cannot be told of (RFC 6531 3.2).
+    fn refuse_utf8(&mut self) {
+        for (fate, recipient) in self.fates.iter_mut().zip(&self.transaction.recipients) {
+            if !recipient.path.is_ascii() {
+                *fate = Fate::Refused(not_utf8());
+            }
+        }
+    }
+
+    fn all_refused(&self) -> bool {
+        self.fates
+            .iter()
+            .all(|fate| matches!(fate, Fate::Refused(_)))
+    }
+
     /// Refuses, by the same reply, every recipient that is not refused yet.
     pub(super) fn refuse_rest(&mut self, reply: &Reply) {
         for fate in &mut self.fates {
@@ -150,6 +165,12 @@ impl Flying {
                 .collect(),
         }
     }
+}
+
+/// 553 5.6.7: the server has no SMTPUTF8, and the address or header has no other form (RFC 6531 3.2).
+fn not_utf8() -> Reply {
+    let text = "non-ASCII address or header, and the server does not offer SMTPUTF8";
+    Reply::new(553, Enhanced(5, 6, 7), text)
 }
 
 impl ClientSession {
@@ -241,7 +262,14 @@ impl ClientSession {
             fault: faulty.map(Fault::Body),
         };
         flying.verdict = self.answer_for_the_server(&flying.transaction);
-        if flying.fault.is_some() || flying.verdict.is_some() {
+        if !self
+            .capabilities
+            .as_ref()
+            .is_some_and(|offered| offered.smtp_utf8)
+        {
+            flying.refuse_utf8();
+        }
+        if flying.fault.is_some() || flying.verdict.is_some() || flying.all_refused() {
             self.steps
                 .push_back(ClientStep::Transaction(flying.number, flying.outcome()));
             return;
@@ -265,6 +293,9 @@ impl ClientSession {
                 return Some(Reply::new(552, Enhanced(5, 3, 4), text));
             }
             _ => {}
+        }
+        if transaction.needs_utf8() && !offered.smtp_utf8 {
+            return Some(not_utf8());
         }
         if transaction.eight_bit && !offered.eight_bit_mime {
             // RFC 6152 3: it would have to be converted, which we never do.
@@ -297,6 +328,9 @@ impl ClientSession {
                 } else {
                     Progress::Content
                 };
+                if matches!(last.fates.get(at), Some(Fate::Refused(_))) {
+                    return true;
+                }
                 match last.transaction.recipients.get(at).cloned() {
                     None => self.give_up_envelope(),
                     Some(recipient) => {

@@ -21,8 +21,8 @@
 //! What stands behind a 421, or behind an error after which the server closed, was not accepted: it was not tried. When
 //! the connection is lost in any other way, each message that was written to its end is in doubt.
 //!
-//! Limits: addresses are ASCII. A message with octets above 127 is not given to a server without
-//! 8BITMIME: converting it would change what was signed.
+//! Limits: a message with octets above 127 is not given to a server without 8BITMIME, nor one that needs SMTPUTF8 to a
+//! server without that: converting it would change what was signed.
 
 mod content;
 mod envelope;

@@ -21,12 +21,21 @@ pub struct Transaction {
     pub size: u64,
     /// Whether the message holds octets above 127.
     pub eight_bit: bool,
+    /// Whether its header does, as only SMTPUTF8 allows (RFC 6532 3).
+    pub utf8_header: bool,
     /// How much of it a report is to return (RFC 3461 4.3).
     pub ret: Option<Ret>,
     /// The sender's own name for it (RFC 3461 4.4).
     pub envelope_id: Option<EnvelopeId>,
     /// Its id for another relay of this project (XLINKMAIL).
     pub peer_id: Option<PeerId>,
+}
+
+impl Transaction {
+    /// Whether it cannot be sent at all without SMTPUTF8 (RFC 6531 3.2).
+    pub fn needs_utf8(&self) -> bool {
+        self.utf8_header || !self.reverse_path.is_ascii()
+    }
 }
 
 /// One recipient of a message to be sent.

@@ -373,6 +373,9 @@ async fn what_the_sender_asked_for_is_kept_with_the_message() {
         ret: Some(Ret::Headers),
         envelope_id: EnvelopeId::new("a+b c"),
     };
+    new.utf8_header = true;
+    let odd = "j\u{f6}rg@b\u{fc}cher.example";
+    new.recipients[0].address = Mailbox::parse_utf8(odd.as_bytes()).unwrap();
     new.recipients[0].wish = RecipientWish {
         notify: Notify::parse(b"NEVER"),
         original: OriginalRecipient::parse(b"rfc822;x+2By@branch.example", false),
@@ -381,6 +384,10 @@ async fn what_the_sender_asked_for_is_kept_with_the_message() {
     spool.accept(spool.draft(), new).await.unwrap();
     let due = spool.due(hop.to_owned(), Stamp::now(), 1).await.unwrap();
     assert_eq!(due[0].wish, wish);
+    assert!(due[0].utf8_header);
+    assert_eq!(due[0].recipients[0].address.to_string(), odd);
+    let node = Node::of(due[0].recipients[0].address.domain());
+    assert_eq!(node.as_str(), "xn--bcher-kva.example");
     assert_eq!(due[0].recipients[0].wish, of_recipient);
     assert!(!of_recipient.wants_failure() && RecipientWish::default().wants_failure());
 }

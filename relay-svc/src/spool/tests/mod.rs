@@ -43,6 +43,7 @@ fn message(recipients: &[(&str, &str)]) -> NewMessage {
     });
     NewMessage {
         wish: MessageWish::default(),
+        utf8_header: false,
         handover: None,
         id: MessageId::new(),
         reverse_path: ReversePath::Mailbox(mailbox("a@branch.example")),
