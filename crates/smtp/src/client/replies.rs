@@ -97,6 +97,8 @@ impl ClientSession {
     }
 
     fn answer_to_rcpt(&mut self, at: usize, reply: Reply) {
+        #[cfg(linkmail_planted_bug = "client_session")]
+        let at = if self.flying.len() > 1 { 0 } else { at };
         let Some(oldest) = self.flying.front_mut() else {
             return;
         };
