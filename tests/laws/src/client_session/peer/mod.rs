@@ -68,6 +68,8 @@ pub(in crate::client_session) struct Peer<'a> {
     pub(in crate::client_session) answers: Vec<Answer>,
     /// Messages whose end was heard.
     pub(in crate::client_session) ended: Vec<usize>,
+    /// What is being heard was written as a secret.
+    in_secret: bool,
     message: Option<usize>,
     content: Vec<u8>,
     /// A transaction may be open here.
@@ -102,6 +104,7 @@ impl<'a> Peer<'a> {
             pending: VecDeque::from([Said::Connect]),
             answers: Vec::new(),
             ended: Vec::new(),
+            in_secret: false,
             message: None,
             content: Vec::new(),
             may_linger: false,
@@ -116,8 +119,9 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// Takes what the client wrote.
-    pub(in crate::client_session) fn hear(&mut self, bytes: &[u8]) {
+    /// Takes what the client wrote; `in_secret` as a secret.
+    pub(in crate::client_session) fn hear(&mut self, bytes: &[u8], in_secret: bool) {
+        self.in_secret = in_secret;
         self.buffer.extend_from_slice(bytes);
         while self.hear_next() {}
     }
@@ -190,6 +194,7 @@ impl<'a> Peer<'a> {
         let line: Vec<u8> = self.buffer.drain(..end + 2).take(end).collect();
         assert!(line.len() <= 510);
         if matches!(self.hears, Hears::Response) {
+            assert!(self.in_secret, "a login for all to see");
             self.hears = Hears::Commands;
             self.say(Said::Auth);
             return true;
@@ -246,7 +251,10 @@ impl<'a> Peer<'a> {
                 assert!(self.offers(STARTTLS) && !self.encrypted);
                 Said::StartTls
             }
-            "AUTH" => Said::Auth,
+            "AUTH" => {
+                assert!(self.in_secret, "a login for all to see");
+                Said::Auth
+            }
             "RSET" => {
                 self.may_linger = false;
                 Said::Reset
