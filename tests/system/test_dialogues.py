@@ -1,4 +1,4 @@
-"""The same dialogues to the relay and to a real Postfix: the replies are of the same class, or the difference is known."""
+"""The same dialogues to the relay and to a real Postfix: replies of the same class, or a difference that is known."""
 
 import random
 
@@ -71,12 +71,12 @@ class Side:
         return code // 100, text
 
 
-# What a command starts with, our class and Postfix's, a word of Postfix's reply, whether both are in the same state behind
-# it, and why they differ.
+# What a command starts with, our class and Postfix's, a word of Postfix's reply, whether both are in the same state
+# behind it, and why they differ.
 KNOWN = [
     ("ETRN", (5, 4), "unavailable", True, "the site's listener has no ETRN; Postfix asks whether it holds the domain"),
     ("MAIL", (2, 5), "nested MAIL", False, "BDAT before a recipient ends our transaction; at Postfix RSET is needed"),
-    ("MAIL", (2, 5), "MAIL after BDAT", False, "the same without a transaction: Postfix waits for RSET behind any BDAT"),
+    ("MAIL", (2, 5), "MAIL after BDAT", False, "and without a transaction: Postfix waits for RSET behind any BDAT"),
     ("MAIL", (2, 5), "size exceeds", False, "Postfix remembers the SIZE of a MAIL that it refused for it"),
 ]
 
