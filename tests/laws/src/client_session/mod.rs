@@ -3,7 +3,7 @@
 //! - Each transaction that was ordered has one outcome, with a fate for each recipient.
 //! - A recipient is accepted only if the peer took the sender, the recipient and the whole message in its place, and said
 //!   so; with a peer that keeps to the protocol, also if. A refusal is that of a command of the same transaction.
-//! - What is written is as [`peer`] demands it: nothing but a greeting in clear where TLS is required, a message only as
+//! - What is written is as `peer` demands it: nothing but a greeting in clear where TLS is required, a message only as
 //!   it is, no command before its turn.
 //! - No secret is in a Write. Nothing comes behind Closed. The pieces in which replies come do not matter.
 //!

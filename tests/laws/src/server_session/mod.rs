@@ -2,7 +2,7 @@
 //!
 //! - The pieces in which the input comes do not matter, but for the two rules that the crate names.
 //! - Each transaction ends once; data begins only where a recipient was accepted in it.
-//! - Each command has its replies, and what stands in a message or a chunk is never taken for a command ([`follow`]).
+//! - Each command has its replies, and what stands in a message or a chunk is never taken for a command (`follow`).
 //! - A message that is taken is the one that was sent.
 //! - No line that is written has more than 512 octets. Nothing comes behind Close. Memory does not grow with the input.
 //!
