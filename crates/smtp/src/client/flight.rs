@@ -79,7 +79,7 @@ pub(super) struct Flying {
     pub(super) fates: Vec<Fate>,
     /// Replies that are awaited.
     pub(super) unanswered: usize,
-    /// The end of data was given out for writing.
+    /// The end of data is on its way to the server.
     pub(super) end_sent: bool,
     /// The reply that all recipients share that were not refused before.
     pub(super) verdict: Option<Reply>,
@@ -426,10 +426,27 @@ impl ClientSession {
         }
     }
 
+    /// The session dies with these ends of data still in its hands: the server cannot have their messages.
+    pub(super) fn take_back_unwritten_ends(&mut self) {
+        let unwritten = self.awaited.iter().rev().take(self.unwritten);
+        let count = unwritten
+            .filter(|awaited| **awaited == Awaited::End)
+            .count();
+        let ended = self
+            .flying
+            .iter_mut()
+            .rev()
+            .filter(|flying| flying.end_sent);
+        for flying in ended.take(count) {
+            flying.end_sent = false;
+        }
+    }
+
     /// Notes that a reply will come for what was just written.
     pub(super) fn await_reply(&mut self, awaited: Awaited) {
         use Awaited as A;
         self.awaited.push_back(awaited);
+        self.unwritten += 1;
         if let A::Mail | A::Rcpt(_) | A::Data | A::Chunk | A::End | A::EmptyEnd = awaited
             && let Some(last) = self.flying.back_mut()
         {

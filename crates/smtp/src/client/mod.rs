@@ -108,6 +108,8 @@ pub struct ClientSession {
     output_is_secret: bool,
     steps: VecDeque<ClientStep>,
     awaited: VecDeque<Awaited>,
+    /// So many of the last in `awaited` were not given out for writing.
+    unwritten: usize,
     orders: VecDeque<Order>,
     /// Transactions that were begun and have no outcome, the oldest first; only the last is still being sent.
     flying: VecDeque<Flying>,
@@ -139,6 +141,7 @@ impl ClientSession {
             output_is_secret: false,
             steps: VecDeque::new(),
             awaited: VecDeque::from([Awaited::Greeting]),
+            unwritten: 0,
             orders: VecDeque::new(),
             flying: VecDeque::new(),
             streaming: None,
@@ -260,6 +263,7 @@ impl ClientSession {
             }
             if !self.output.is_empty() {
                 let bytes = std::mem::take(&mut self.output);
+                self.unwritten = 0;
                 return if std::mem::take(&mut self.output_is_secret) {
                     ClientStep::WriteSecret(bytes)
                 } else {
@@ -371,6 +375,7 @@ impl ClientSession {
             CloseReason::PeerClosed { .. } => self.last_was_refusal,
             _ => false,
         };
+        self.take_back_unwritten_ends();
         for flying in std::mem::take(&mut self.flying) {
             let number = flying.number;
             let outcome = flying.outcome_of_loss(refused, &reason);

@@ -11,8 +11,12 @@ impl ClientSession {
         self.replies_read += 1;
         self.last_was_refusal =
             matches!(reply.severity(), Severity::Transient | Severity::Permanent);
-        let Some(awaited) = self.awaited.pop_front() else {
+        // What came in one piece with an answer is no answer to what is said because of it.
+        if self.awaited.len() <= self.unwritten {
             return self.unasked(reply);
+        }
+        let Some(awaited) = self.awaited.pop_front() else {
+            return;
         };
         let last = (reply.code == 421).then(|| reply.clone());
         match awaited {
@@ -41,7 +45,7 @@ impl ClientSession {
         let is_refusal = matches!(reply.severity(), Severity::Transient | Severity::Permanent);
         if reply.code == 421 {
             self.die(CloseReason::Refused(reply));
-        } else if self.streaming.is_some() && is_refusal {
+        } else if is_refusal && (self.streaming.is_some() || self.awaited.contains(&Awaited::End)) {
             if let Some(oldest) = self.flying.front_mut() {
                 oldest.refuse_rest(&reply);
             }
@@ -93,6 +97,8 @@ impl ClientSession {
     }
 
     fn answer_to_rcpt(&mut self, at: usize, reply: Reply) {
+        #[cfg(linkmail_planted_bug = "client_session")]
+        let at = if self.flying.len() > 1 { 0 } else { at };
         let Some(oldest) = self.flying.front_mut() else {
             return;
         };

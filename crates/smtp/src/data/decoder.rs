@@ -75,6 +75,11 @@ impl DataDecoder {
     /// Decodes as much of `input` as belongs to the data and appends it to `out`.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Decoded {
         let mut read = 0;
+        #[cfg(linkmail_planted_bug = "data_decoder")]
+        if self.at == At::Cr && input.starts_with(b"\n.") {
+            self.put(b"\r\n", out);
+            (self.at, read) = (At::Text, 1);
+        }
         while read < input.len() {
             if let At::Over(state) = self.at {
                 return Decoded {

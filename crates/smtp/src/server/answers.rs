@@ -73,11 +73,17 @@ impl ServerSession {
     }
 
     fn begin(&mut self, parameters: &MailParameters) {
+        #[cfg(linkmail_planted_bug = "server_session")]
+        let kept = self.lost.take().map_or(0, |lost| lost.recipients);
         self.lost = None;
         self.open = Some(Open {
             smtputf8: parameters.smtputf8,
             ..Open::default()
         });
+        #[cfg(linkmail_planted_bug = "server_session")]
+        if let Some(open) = &mut self.open {
+            open.recipients = kept;
+        }
     }
 
     /// The message is taken or not, for one recipient or the other; the transaction is over.

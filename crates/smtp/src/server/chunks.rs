@@ -87,6 +87,8 @@ impl ServerSession {
             }
             (Some(open), _) => {
                 let before = open.text.as_ref().map_or(0, TextCheck::seen);
+                #[cfg(linkmail_planted_bug = "bdat")]
+                let (before, size) = (0_u64, before.wrapping_add(size));
                 if before.checked_add(size).is_some_and(|whole| whole <= limit) {
                     return None;
                 }

@@ -130,7 +130,10 @@ impl ServerSession {
         if self.open.is_some() {
             return self.error(replies::out_of_order("sender already given"));
         }
-        self.lost = Some(Lost::default());
+        #[cfg(not(linkmail_planted_bug = "server_session"))]
+        {
+            self.lost = Some(Lost::default());
+        }
         if let Some(reply) = self.security_refusal() {
             return self.error(reply);
         }
