@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use linkmail_smtp::{
     ClientConfig, ClientSession, ClientStep, Content, FlightLimits, ForwardPath, Protocol,
-    ReversePath, TlsUse, Transaction, TransactionOutcome,
+    Recipient, ReversePath, TlsUse, Transaction, TransactionOutcome,
 };
 
 use crate::input::{Input, find};
@@ -112,9 +112,11 @@ impl Message {
             reverse_path: ReversePath::parse(sender.as_bytes()).expect("a path"),
             recipients: (0..self.recipients)
                 .map(|at| ForwardPath::parse(path(at).as_bytes()).expect("a path"))
+                .map(Recipient::from)
                 .collect(),
             size: self.octets.len() as u64,
             eight_bit: self.eight_bit,
+            ..Transaction::default()
         }
     }
 }
