@@ -15,7 +15,7 @@ mod session;
 mod settle;
 
 pub use always::run as run_always;
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, connect, connect_any};
 pub use drain::{Drained, Stop, Terms};
 pub use feed::{Feed, InHandMessage};
 pub use fleet::{Fleet, News, Opener, Speaking, worse};
