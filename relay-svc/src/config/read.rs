@@ -14,7 +14,11 @@ use super::{
     read_link::{self, ReadLink},
     read_route,
 };
-use crate::{names::LinkName, policy::Policy, queue::RetryPolicy};
+use crate::{
+    names::{HostPort, LinkName, Scheme},
+    policy::Policy,
+    queue::RetryPolicy,
+};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -183,6 +187,22 @@ fn retry(root: &Table<'_>) -> RetryPolicy {
         table.finish();
     }
     retry
+}
+
+/// A host by its address.
+pub(super) fn host(text: &str) -> Result<HostPort, String> {
+    HostPort::parse_url(text).and_then(|host| spoken(&host).map(|()| host))
+}
+
+/// Whether sessions speak to a host as its address asks: until they do, it is refused here rather than found out there.
+pub(super) fn spoken(host: &HostPort) -> Result<(), String> {
+    match host.scheme {
+        Scheme::Smtp => Ok(()),
+        Scheme::Smtps | Scheme::Lmtp => Err(format!(
+            "{}:// is not spoken yet; expected smtp://{host}",
+            host.scheme.as_str()
+        )),
+    }
 }
 
 /// A duration that may not be zero.
