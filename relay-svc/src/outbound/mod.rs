@@ -6,6 +6,7 @@
 
 mod always;
 mod connect;
+pub mod direct;
 mod drain;
 mod feed;
 mod fleet;

@@ -1,0 +1,6 @@
+//! Delivery straight to the mail exchangers of each domain.
+
+pub mod exchangers;
+pub mod name_servers;
+#[cfg(test)]
+mod test_zone;
