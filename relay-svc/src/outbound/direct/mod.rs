@@ -1,5 +1,6 @@
 //! Delivery straight to the mail exchangers of each domain.
 
+pub mod dane;
 pub mod exchangers;
 pub mod name_servers;
 #[cfg(test)]

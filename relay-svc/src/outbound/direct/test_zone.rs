@@ -1,15 +1,19 @@
-//! A name server for one test: it answers from a table, over UDP, on a port of its own.
+//! A name server for one test: it answers from a table, over UDP, on a port of its own; signed, if the test asks for that.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts},
     proto::{
-        dnssec::TrustAnchors,
+        dnssec::{
+            DnssecSigner, SigningKey, TrustAnchors,
+            crypto::Ed25519SigningKey,
+            rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG},
+        },
         op::{Message, MessageType, ResponseCode},
         rr::{
-            Name, RData, Record, RecordType,
-            rdata::{CNAME, MX, SOA, TXT},
+            DNSClass, Name, RData, Record, RecordSet, RecordType,
+            rdata::{CNAME, MX, NS, SOA, TLSA, TXT},
         },
     },
 };
@@ -29,12 +33,18 @@ pub(super) enum Reply {
 }
 
 /// What the name server knows. Names that are above a known one exist; others do not.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Zone {
     records: Vec<Record>,
     replies: HashMap<Name, Reply>,
     authentic: Vec<Name>,
+    signer: Option<Arc<DnssecSigner>>,
+    unsigned: Vec<Name>,
+    forged: Vec<Name>,
 }
+
+/// The zone that is signed.
+const APEX: &str = "example.";
 
 /// It serves until it is dropped.
 pub(super) struct Served {
@@ -80,6 +90,38 @@ impl Zone {
     /// Answers for this name have the AD bit, if it was asked for.
     pub(super) fn authentic(mut self, at: &str) -> Self {
         self.authentic.push(name(at));
+        self
+    }
+
+    pub(super) fn tlsa(self, at: &str, usage: u8, data: &[u8]) -> Self {
+        let data = TLSA::new(usage.into(), 1.into(), 1.into(), data.to_vec());
+        self.record(at, RData::TLSA(data))
+    }
+
+    /// Signs all of it with a new key; whoever validates starts from this anchor.
+    pub(super) fn signed(mut self) -> (Self, TrustAnchors) {
+        let pkcs8 = Ed25519SigningKey::generate_pkcs8().unwrap();
+        let key = Ed25519SigningKey::from_pkcs8(&pkcs8).unwrap();
+        let public = key.to_public_key().unwrap();
+        let mut anchors = TrustAnchors::empty();
+        anchors.insert_with_name(&public, name(APEX).into());
+        let dnskey = DNSKEY::from_key(&public);
+        self = self.record(APEX, RData::DNSSEC(DNSSECRData::DNSKEY(dnskey.clone())));
+        let years = Duration::from_secs(20 * 365 * 86_400);
+        let signer = DnssecSigner::new(dnskey, Box::new(key), name(APEX), years);
+        self.signer = Some(Arc::new(signer));
+        (self, anchors)
+    }
+
+    /// A zone of its own below the signed one, proven not to be signed.
+    pub(super) fn unsigned(mut self, at: &str) -> Self {
+        self.unsigned.push(name(at));
+        self.record(at, RData::NS(NS(name("ns.example."))))
+    }
+
+    /// What is at this name has a signature that is none.
+    pub(super) fn forged(mut self, at: &str) -> Self {
+        self.forged.push(name(at));
         self
     }
 
@@ -159,12 +201,69 @@ impl Zone {
                 60,
                 60,
             );
-            answer.add_authority(Record::from_rdata(name("example."), 60, RData::SOA(soa)));
+            let zone = self.cut(&at).filter(|_| query.query_type != RecordType::DS);
+            let zone = zone.unwrap_or(name(APEX));
+            answer.add_authority(Record::from_rdata(zone, 60, RData::SOA(soa)));
             if !exists {
                 answer.metadata.response_code = ResponseCode::NXDomain;
             }
         }
+        if question
+            .edns
+            .as_ref()
+            .is_some_and(|edns| edns.flags().dnssec_ok)
+        {
+            self.sign(&at, &mut answer);
+        }
         Some(answer)
+    }
+
+    /// The unsigned zone that a name is in.
+    fn cut(&self, at: &Name) -> Option<Name> {
+        self.unsigned.iter().find(|zone| zone.zone_of(at)).cloned()
+    }
+
+    /// Signatures for all that is there, and a denial of what is not.
+    fn sign(&self, at: &Name, answer: &mut Message) {
+        let Some(signer) = &self.signer else { return };
+        let kind = answer.queries[0].query_type;
+        let cut = |at: &Name| self.cut(at);
+        let within = cut(at).filter(|zone| zone != at || kind != RecordType::DS);
+        if within.is_none() && answer.answers.is_empty() {
+            let of_it = self.records.iter().filter(|record| record.name == *at);
+            let mut kinds: Vec<_> = of_it.map(Record::record_type).collect();
+            if cut(at).is_some() {
+                kinds = vec![RecordType::NS];
+            }
+            let next = at.prepend_label("0").unwrap();
+            let denial = DNSSECRData::NSEC(NSEC::new_cover_self(next, kinds));
+            answer.add_authority(Record::from_rdata(at.clone(), 60, RData::DNSSEC(denial)));
+        }
+        for section in [&mut answer.answers, &mut answer.authorities] {
+            let mut sets = Vec::<RecordSet>::new();
+            for record in section
+                .iter()
+                .filter(|r| cut(&r.name).is_none_or(|_| within.is_none()))
+            {
+                let kind = record.record_type();
+                match sets
+                    .iter_mut()
+                    .find(|set| *set.name() == record.name && set.record_type() == kind)
+                {
+                    Some(set) => _ = set.insert(record.clone(), 0),
+                    None => sets.push(record.clone().into()),
+                }
+            }
+            for set in sets {
+                let since = rcgen::date_time_ymd(2025, 1, 1);
+                let mut signature = RRSIG::from_rrset(&set, DNSClass::IN, since, signer).unwrap();
+                if self.forged.contains(set.name()) {
+                    signature = RRSIG::from_sig(signature.input().clone(), vec![7; 64]);
+                }
+                let data = RData::DNSSEC(DNSSECRData::RRSIG(signature));
+                section.push(Record::from_rdata(set.name().clone(), 60, data));
+            }
+        }
     }
 }
 
