@@ -3,5 +3,6 @@
 pub mod dane;
 pub mod exchangers;
 pub mod name_servers;
+pub mod sts;
 #[cfg(test)]
 mod test_zone;
