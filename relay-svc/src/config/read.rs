@@ -227,7 +227,7 @@ pub(super) fn spoken(host: &HostPort) -> Result<(), String> {
     match host.scheme {
         Scheme::Smtp => Ok(()),
         Scheme::Smtps | Scheme::Lmtp => Err(format!(
-            "{}:// is not spoken yet; expected smtp://{host}",
+            "{}:// is not spoken yet; expected smtp://HOST or smtp://HOST:PORT",
             host.scheme.as_str()
         )),
     }
