@@ -7,6 +7,7 @@ import pytest
 from harness import dns, smtp, wait
 from harness.dns import Dns
 from harness.mailbox import Mailbox
+from harness.peer import Peer
 from harness.relay import Relay
 from harness.smtp import Dialogue
 from test_refusal import assert_report
@@ -40,6 +41,9 @@ class Straight:
     def listen(self, n, **settings):
         return self.running(Mailbox(f"{self.addresses[n]}:{self.port}", **settings))
 
+    def peer(self, n, **settings):
+        return self.running(Peer(f"{self.addresses[n]}:{self.port}", **settings))
+
     def send(self, *recipients, body="Hello."):
         content, id = smtp.message(body=body)
         smtp.submit(self.relay.site, "alice@branch.example", recipients or (BOB,), content)
@@ -61,27 +65,42 @@ def one_host(addresses):
 
 
 def test_the_next_exchanger_is_tried_when_one_does_not_take_it(straight):
-    """The first refuses the connection, the second has no address, the third takes the mail; the last is left alone."""
+    """One refuses the connection, one has no address, one wants no mail, the next takes it; the last is left alone."""
     stage = straight(
         lambda addresses: {
             "remote.example": [
                 ("MX", 30, "third.remote.example"),
                 ("MX", 10, "first.remote.example"),
+                ("MX", 25, "closed.remote.example"),
                 ("MX", 40, "last.remote.example"),
                 ("MX", 20, "second.remote.example"),
             ],
             "first.remote.example": [("A", addresses[0])],
+            "closed.remote.example": [("A", addresses[3])],
             "third.remote.example": [("A", addresses[1])],
             "last.remote.example": [("A", addresses[2])],
         }
     )
     third, last = stage.listen(1), stage.listen(2)
+    closed = stage.peer(3, greeting="554 5.3.2 no mail here")
     ids = {stage.send(BOB, "carol@Remote.Example") for _ in range(3)}
     assert {mail.id for mail in third.wait_for(3)} == ids
     assert all(set(mail.recipients) == {BOB, "carol@Remote.Example"} for mail in third.mails)
     stage.relay.wait_for_states({BOB: "DELIVERED", "carol@Remote.Example": "DELIVERED"})
     assert stage.relay.recipients()[BOB] == ("DELIVERED", 1), "one attempt"
-    assert last.mails == [] and stage.mailbox.mails == []
+    assert last.mails == [] and stage.mailbox.mails == [] and closed.sessions > 0 and closed.bodies == []
+
+
+def test_a_host_that_has_had_enough_gets_the_rest_in_further_sessions(straight):
+    """421 behind five messages of a session: further sessions at once, none counted as a failure."""
+    stage = straight(one_host)
+    for _ in range(23):
+        stage.send()
+    wait.until(lambda: stage.relay.recipients()[BOB][1] >= 1, "an attempt")
+    host = stage.peer(0, per_session=5)
+    wait.until(lambda: len(host.bodies) >= 23, lambda: f"23 messages, have {len(host.bodies)}", 30)
+    wait.until(lambda: {state for state, _ in stage.relay.recipients().values()} == {"DELIVERED"}, "all recorded")
+    assert len(host.bodies) == 23 and host.sessions >= 5
 
 
 def test_without_mx_the_domain_itself_takes_mail(straight):

@@ -140,10 +140,11 @@ impl Direct {
         found: &Exchangers,
         cancel: &CancellationToken,
     ) -> Came {
-        let policy = match &self.policies {
-            Some(policies) if domain.literal().is_none() => {
-                policies.of(names, domain.as_str(), Stamp::now()).await
-            }
+        let policy = match (&self.policies, found.domain.as_deref()) {
+            (Some(policies), Some(domain)) => tokio::select! {
+                policy = policies.of(names, domain, Stamp::now()) => policy,
+                () = cancel.cancelled() => return Came::Cancelled,
+            },
             _ => None,
         };
         let nothing = format!("{domain}: no exchanger was tried");
@@ -153,7 +154,8 @@ impl Direct {
             let span = telemetry::start_session(&self.peer(host), &Context::new());
             let opening = async {
                 let dane = dane::look_up(names, found.proven, host, self.port).await;
-                let demand = demand::of(domain, &host.host, dane, policy.as_ref())?;
+                let demand =
+                    demand::of(found.domain.as_deref(), &host.host, dane, policy.as_ref())?;
                 let opened = self.open(host, &demand).await;
                 opened.map_err(|end| end.to_string())
             };

@@ -9,7 +9,6 @@ use super::{
     dane::Dane,
     sts::policy::{self, Policy},
 };
-use crate::names::Destination;
 
 /// What TLS must come to, or no mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +46,12 @@ impl TlsDemand {
     }
 }
 
-/// What is demanded of one exchanger of a domain.
+/// What is demanded of one exchanger of a domain; `domain` as certificates have it, nothing for an address literal.
 ///
 /// # Errors
 /// Why it must not be used.
 pub fn of(
-    domain: &Destination,
+    domain: Option<&str>,
     host: &str,
     dane: Dane,
     policy: Option<&Policy>,
@@ -64,7 +63,7 @@ pub fn of(
         Dane::Records { base, records } => {
             return Ok(TlsDemand::Dane {
                 base,
-                domain: domain.literal().is_none().then(|| domain.to_string()),
+                domain: domain.map(str::to_owned),
                 records,
             });
         }
@@ -73,7 +72,7 @@ pub fn of(
     match policy.map(|policy| policy.demand(host)) {
         Some(policy::Demand::Verified) => Ok(TlsDemand::Verified),
         Some(policy::Demand::NotThisHost) => Err(format!(
-            "{host}: the MTA-STS policy of {domain} does not name it"
+            "{host}: the MTA-STS policy of the domain does not name it"
         )),
         Some(policy::Demand::Nothing) | None => Ok(TlsDemand::Opportunistic),
     }
@@ -86,7 +85,6 @@ mod tests {
 
     #[test]
     fn dnssec_decides_before_the_policy_and_the_policy_before_nobody() {
-        let domain = Destination::of(&"remote.example".parse().unwrap());
         let policy = |mode| Policy {
             mode,
             mx: vec!["mx.remote.example".into()],
@@ -119,7 +117,7 @@ mod tests {
             ("mx.remote.example", unknown(), Some(&enforce), None),
             ("mx.remote.example", unknown(), None, None),
         ] {
-            let demand = of(&domain, host, dane, policy);
+            let demand = of(Some("remote.example"), host, dane, policy);
             assert_eq!(demand.as_ref().ok().map(TlsDemand::by), expected, "{host}");
             let clear = demand.is_ok_and(|demand| demand.may_go_clear());
             assert_eq!(clear, expected == Some("nobody"));

@@ -1,7 +1,8 @@
 //! Which hosts take the mail of a domain (RFC 5321 5.1, RFC 7505), in the order in which they are tried.
 //!
 //! Limits: of a domain with more exchangers than [`EXCHANGERS`] only the first are tried, and of their addresses only
-//! [`ADDRESSES`] together; the last of an order can then be missing.
+//! [`ADDRESSES`] together; the last of an order can then be missing. Where the system lets anybody bind any address
+//! (`ip_nonlocal_bind`), who listens everywhere takes every exchanger for itself.
 
 use std::{
     collections::BTreeMap,
@@ -39,6 +40,8 @@ pub struct Exchanger {
 /// The hosts that take mail of a domain, in the order in which they are tried; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchangers {
+    /// The domain as DNS and certificates have it, with A-labels; nothing for an address literal.
+    pub domain: Option<String>,
     /// The hosts.
     pub hosts: Vec<Exchanger>,
     /// Whether DNSSEC proves which hosts they are. Where there is no MX record, that there is none is as good as the
@@ -125,6 +128,7 @@ pub async fn find(
         answer.proven
     };
     Ok(Exchangers {
+        domain: Some(plain(&name)),
         hosts: hosts.into_iter().map(|(_, host)| host).collect(),
         proven,
     })
@@ -148,6 +152,7 @@ fn literal(address: IpAddr, ourselves: &Ourselves) -> Result<Exchangers, NoExcha
         return Err(NoExchanger::Never(leads_back(&address.to_string())));
     }
     Ok(Exchangers {
+        domain: None,
         hosts: vec![Exchanger {
             host: address.to_string(),
             canonical: address.to_string(),
@@ -341,6 +346,7 @@ mod tests {
             .mx("nearly.example.", 0, ".")
             .mx("nearly.example.", 10, "mx1.two.example.")
             .a("implicit.example.", "198.51.100.3")
+            .mx("xn--bcher-kva.example.", 10, "mx2.two.example.")
             .cname("alias.example.", "two.example.")
             .txt("mailless.example.", "no address, no exchanger")
             .mx("gone.example.", 10, "nobody.gone.example.")
@@ -430,6 +436,12 @@ mod tests {
         ] {
             let domain = Destination::of(&domain.parse().unwrap());
             let found = find(&names, &domain, &ourselves, &mut || 0).await;
+            if let Ok(found) = &found {
+                let ascii = found.domain.as_deref().unwrap_or("[]");
+                assert!(
+                    ascii == "xn--bcher-kva.example" || domain.as_str() == ascii || ascii == "[]"
+                );
+            }
             assert_eq!(told(found), expected, "{domain}");
         }
     }

@@ -35,7 +35,7 @@ pub async fn run(direct: Direct, at_once: usize, cancel: CancellationToken) {
         let rests = rest_until.filter(|until| *until > now);
         let mut wake = rests.unwrap_or(now + LOOK_AGAIN);
         if rests.is_none() {
-            match look(&direct, &mut turns, at_once).await {
+            match look(&direct, &mut turns, at_once, running.len()).await {
                 Ok((hops, at)) => {
                     wake = at.unwrap_or(wake).min(wake);
                     for hop in hops {
@@ -93,8 +93,9 @@ async fn look(
     direct: &Direct,
     turns: &mut Turns,
     at_once: usize,
+    running: usize,
 ) -> Result<(Vec<String>, Option<Instant>), SpoolError> {
-    let free = at_once.saturating_sub(turns.busy());
+    let free = at_once.saturating_sub(running);
     if free == 0 {
         return Ok((Vec::new(), None));
     }

@@ -28,11 +28,6 @@ struct Rest {
 }
 
 impl Turns {
-    /// How many are at it.
-    pub(super) fn busy(&self) -> usize {
-        self.busy.len()
-    }
-
     /// The one behind which the next look begins.
     pub(super) fn last(&self) -> &str {
         &self.last
@@ -92,7 +87,7 @@ mod tests {
             turns.begin(hops(&["a", "b", "c"]), 2, now),
             hops(&["a", "b"])
         );
-        assert_eq!((turns.busy(), turns.last()), (2, "mx:b"));
+        assert_eq!(turns.last(), "mx:b");
         assert_eq!(turns.begin(hops(&["a", "b", "c"]), 5, now), hops(&["c"]));
         turns.done("mx:b");
         turns.broke("mx:a", now);
