@@ -1,5 +1,8 @@
 """Mail goes straight to the exchangers of its domain: `to = "mx"`."""
 
+import hashlib
+import ssl
+import subprocess
 from collections import Counter
 
 import pytest
@@ -208,22 +211,46 @@ def test_nobody_relays_through_a_route_to_exchangers(straight):
         assert client.command(f"RCPT TO:<{BOB}>") in (550, 554)
 
 
-def test_what_dane_demands_is_met_or_the_mail_waits(straight):
-    """Proven TLSA records, and an exchanger without TLS: the mail does not go in the clear (RFC 7672 2.2)."""
+def certificate(place, name):
+    """A certificate for a name that nobody vouches for: an SSL context that shows it, and its DER form."""
+    own, key = place.folder / "own.pem", place.folder / "own.key"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    made += ["-subj", f"/CN={name}", "-keyout", key, "-out", own]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    return context, ssl.PEM_cert_to_DER_cert(own.read_text())
 
-    def answer(addresses):
-        return {
-            "remote.example": [("MX", 10, "mx.remote.example"), "AD"],
-            "mx.remote.example": [("A", addresses[0]), "AD"],
-            f"_{port[0]}._tcp.mx.remote.example": [("TLSA", 3, 1, 1, bytes(32)), "AD"],
-        }
 
-    port = [0]
-    stage = straight(answer, mx='dnssec = "trust-ad"')
-    port[0] = stage.port
-    stage.dns.answer = answer(stage.addresses)
-    host = stage.listen(0)
+@pytest.mark.parametrize("case", ["fits", "another", "no-tls", "not-proven", "hidden"])
+def test_what_dane_demands_is_met_or_the_mail_waits(straight, place, case):
+    """Proven TLSA records: a certificate that fits them, whoever vouches for it, or no mail (RFC 7672 2.2). Records that
+    nobody proves demand nothing; those that are kept from us keep the mail."""
+    context, der = certificate(place, "elsewhere.example")
+    stage = straight(one_host, mx='dnssec = "trust-ad"')
+    digest = bytes(32) if case == "another" else hashlib.sha256(der).digest()
+    records = [("TLSA", 3, 0, 1, digest)] + ["AD"] * (case != "not-proven")
+    stage.dns.answer = {
+        "remote.example": [("MX", 10, "mx.remote.example"), "AD"],
+        "mx.remote.example": [("A", stage.addresses[0]), "AD"],
+        f"_{stage.port}._tcp.mx.remote.example": dns.SERVFAIL if case == "hidden" else records,
+    }
+    host = stage.listen(0, tls=None if case in ("no-tls", "not-proven") else context)
     stage.send()
+    if case in ("fits", "not-proven"):
+        [mail] = host.wait_for(1)
+        assert mail.tls == ("TLSv1.3" if case == "fits" else "")
+        return
     wait.until(lambda: stage.relay.recipients()[BOB][1] >= 1, "an attempt")
     assert "DANE" in stage.last_reply()
     assert host.mails == []
+
+
+def test_tls_is_taken_where_it_is_offered_and_nobody_is_verified(straight, place):
+    """Opportunistic: a certificate of another name, that nobody vouches for, is better than none (RFC 7435)."""
+    context, _ = certificate(place, "elsewhere.example")
+    stage = straight(one_host)
+    host = stage.listen(0, tls=context)
+    stage.send()
+    [mail] = host.wait_for(1)
+    assert mail.tls == "TLSv1.3"

@@ -3,6 +3,7 @@
 //! Reading it checks everything that can be known from the file alone, and reports all that is wrong at once.
 
 mod read;
+mod read_host;
 mod read_link;
 mod read_route;
 
@@ -14,7 +15,7 @@ use linkmail_smtp::{EtrnNode, FlightLimits, Mailbox};
 
 use crate::{
     names::{HostPort, LinkName},
-    outbound::direct::name_servers::Dnssec,
+    outbound::{Hosts, direct::name_servers::Dnssec},
     policy::Policy,
     queue::RetryPolicy,
 };
@@ -44,6 +45,8 @@ pub struct Config {
     pub policy: Arc<Policy>,
     /// The lines to the outside.
     pub links: Vec<Link>,
+    /// How next hops are spoken to.
+    pub hosts: Hosts,
     /// How mail goes straight to the exchangers of its domain.
     pub mx: Mx,
 }
@@ -92,6 +95,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Who may send out.
     pub relay_from: Vec<IpNet>,
+    /// Other relays of this project, whose repeats are recognised.
+    pub repeats_from: Vec<IpNet>,
     /// What comes here came over this link.
     pub link: Option<LinkName>,
 }
@@ -103,6 +108,8 @@ pub struct Link {
     pub name: LinkName,
     /// The next hop over it.
     pub smart_host: HostPort,
+    /// The hosts that are tried in its place, in this order, when no session with it comes about.
+    pub fallback: Vec<HostPort>,
     /// The most connections to the smart host at once; at least one.
     pub connections: usize,
     /// How much each of them may have under way.

@@ -10,7 +10,7 @@ use linkmail_service::{
 use linkmail_smtp::{Domain, Mailbox};
 
 use super::{
-    Config, Grpc, Limits, Listener, Mx,
+    Config, Grpc, Limits, Listener, Mx, read_host,
     read_link::{self, ReadLink},
     read_route,
 };
@@ -74,6 +74,7 @@ fn read(document: &Document) -> Option<Config> {
     if listeners.is_empty() {
         root.error("listener", "missing; at least one [[listener]] is required");
     }
+    let hosts = read_host::hosts(document, &root);
     let routes = read_route::routes(&root, names.as_ref());
     root.finish();
     let hostname = hostname?;
@@ -97,6 +98,7 @@ fn read(document: &Document) -> Option<Config> {
             postmaster: postmaster.clone().or(fallback),
         }),
         postmaster: postmaster.unwrap_or(own),
+        hosts: hosts?,
         links: links
             .into_iter()
             .map(|read| read.link)
@@ -242,6 +244,15 @@ pub(super) fn positive(table: &Table<'_>, key: &str, default: Duration) -> Durat
     value
 }
 
+/// The same for one that has no default here.
+pub(super) fn positive_if_said(table: &Table<'_>, key: &str) -> Option<Duration> {
+    let value: Duration = table.optional(key)?;
+    if value.is_zero() {
+        table.error(key, "expected a duration above zero");
+    }
+    Some(value)
+}
+
 /// The names that a listener or a route may refer to. `None`: a link has no good name, and nothing can be said of
 /// what refers to it.
 fn link_names(document: &Document, links: &[ReadLink]) -> Option<BTreeSet<LinkName>> {
@@ -281,6 +292,7 @@ pub(super) fn known_link(
 fn listener(table: Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Option<Listener> {
     let address = table.required("address");
     let relay_from = table.list("relay_from");
+    let repeats_from = table.list("repeats_from");
     let link = table.parse_with("link", LinkName::parse);
     if let Some(name) = &link {
         known_link(&table, "link", name, names);
@@ -289,6 +301,7 @@ fn listener(table: Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Option<List
     Some(Listener {
         address: address?,
         relay_from,
+        repeats_from,
         link,
     })
 }

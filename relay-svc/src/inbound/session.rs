@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use linkmail_smtp::{Recorder, Reply, ServerPhase, ServerSession, ServerStep, replies};
+use linkmail_smtp::{
+    MailParameters, RcptParameters, Recorder, Reply, ReversePath, ServerPhase, ServerSession,
+    ServerStep, replies,
+};
 use opentelemetry::KeyValue;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,8 +14,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbound, etrn, transaction::Transaction};
-use crate::{config::Listener, policy};
+use super::{
+    Inbound, etrn,
+    transaction::{Envelope, Transaction},
+};
+use crate::{
+    arrivals::Arrival,
+    config::Listener,
+    policy,
+    spool::{Handover, MessageWish, RecipientWish},
+};
 
 /// The wait for a client to take our replies.
 const WRITE: Duration = Duration::from_secs(60);
@@ -34,6 +45,7 @@ pub(super) async fn run(
     let _ = stream.set_nodelay(true);
     let mut session = Session {
         inbound,
+        listener,
         link: inbound.link_of(listener, peer),
         may_relay: policy::contains(&listener.relay_from, peer.ip()),
         peer,
@@ -46,6 +58,9 @@ pub(super) async fn run(
         refused: false,
         trouble: None,
     };
+    if policy::peer_of(&listener.repeats_from, peer.ip()).is_some() {
+        session.smtp.trust_peer();
+    }
     session.goes_on();
     session.converse(&mut stream, &cancel).await;
     session.close(stream).await;
@@ -53,6 +68,7 @@ pub(super) async fn run(
 
 struct Session<'a> {
     inbound: &'a Inbound,
+    listener: &'a Listener,
     link: Option<crate::names::LinkName>,
     may_relay: bool,
     peer: SocketAddr,
@@ -97,31 +113,53 @@ impl Session<'_> {
         }
     }
 
+    fn begin(
+        &self,
+        reverse_path: ReversePath,
+        parameters: MailParameters,
+        arrival: Option<Arrival>,
+    ) -> Transaction {
+        let wish = MessageWish {
+            ret: parameters.ret,
+            envelope_id: parameters.envelope_id,
+        };
+        let peer = policy::peer_of(&self.listener.repeats_from, self.peer.ip());
+        let handover = peer
+            .zip(parameters.peer_id)
+            .map(|(peer, id)| Handover { peer, id });
+        let envelope = Envelope {
+            reverse_path,
+            wish,
+            smtputf8: parameters.smtputf8,
+            handover,
+        };
+        Transaction::begin(envelope, self.link.clone(), arrival)
+    }
+
     /// The steps that are about a message, or about mail that is held.
     async fn transact(&mut self, step: ServerStep) {
         match step {
             ServerStep::Mail {
                 reverse_path,
-                parameters: _,
+                parameters,
             } => {
                 let context = self
                     .link
                     .as_ref()
                     .map(|link| self.inbound.arrivals.begin(link));
-                self.transaction =
-                    Some(Transaction::begin(reverse_path, self.link.clone(), context));
+                self.transaction = Some(self.begin(reverse_path, parameters, context));
                 self.smtp.answer(replies::sender_ok());
             }
             ServerStep::Recipient {
                 forward_path,
-                parameters: _,
+                parameters: RcptParameters { notify, original },
             } => {
                 let admitted = self.inbound.policy.recipient(&forward_path, self.may_relay);
                 let answer = match admitted {
                     Ok(admitted) => {
-                        self.transaction
-                            .iter_mut()
-                            .for_each(|t| t.add(admitted.clone()));
+                        if let Some(transaction) = &mut self.transaction {
+                            transaction.add(admitted, RecipientWish { notify, original });
+                        }
                         replies::recipient_ok()
                     }
                     Err(denied) => denied.reply(),

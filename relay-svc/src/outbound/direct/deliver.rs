@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use linkmail_service::tls::FileError;
+use linkmail_service::tls::{ClientSettings, ClientTls, FileError, Mode, Roots};
 use opentelemetry::Context;
 use tokio::{
     sync::watch,
@@ -23,7 +23,10 @@ use super::{
 use crate::{
     clock::Stamp,
     names::{Destination, HostPort, NextHop},
-    outbound::{End, Feed, Forwarder, Session, Stop, Terms, connect_any, settle::Attempt},
+    outbound::{
+        Beginning, End, Feed, Forwarder, Host, NotOpened, Patience, Session, Stop, Terms, WHOLE,
+        connect_any, settle::Attempt,
+    },
     queue::Outcome,
     spool::SpoolError,
     telemetry,
@@ -67,6 +70,8 @@ pub struct Direct {
     port: u16,
     dnssec: Dnssec,
     policies: Option<Policies>,
+    /// For the exchangers that a policy names.
+    verified: Arc<Host>,
 }
 
 impl Direct {
@@ -82,12 +87,17 @@ impl Direct {
         mta_sts: bool,
     ) -> Result<Self, FileError> {
         let hostname = Arc::clone(&forwarder.hostname);
+        let verified = ClientTls::new(&ClientSettings {
+            roots: Some(Roots::Public),
+            ..ClientSettings::new(Mode::Require)
+        })?;
         Ok(Self {
             forwarder,
             ourselves: Arc::new(Ourselves::new(hostname, listening, port)),
             port,
             dnssec,
             policies: mta_sts.then(Policies::new).transpose()?,
+            verified: Arc::new(plainly(verified)),
         })
     }
 
@@ -187,19 +197,50 @@ impl Direct {
     ///
     /// # Errors
     /// There is no session, or none that the demand allows.
-    async fn open(&self, host: &Exchanger, demand: &TlsDemand) -> Result<Session, End> {
-        let peer = self.peer(host);
-        // Sessions speak no TLS yet. Until they do, a demand for it keeps the mail here, as one that is not met must.
-        if !demand.may_go_clear() {
-            let by = demand.by();
-            return Err(End::Failed(format!(
-                "{peer}: {by} demands TLS, which is not spoken yet"
-            )));
+    async fn open(&self, exchanger: &Exchanger, demand: &TlsDemand) -> Result<Session, End> {
+        let peer = self.peer(exchanger);
+        let host = self.speak(&peer, demand)?;
+        let mut in_clear = false;
+        loop {
+            let deadline = Instant::now() + PATIENCE;
+            let stream = connect_any(&peer, &exchanger.addresses, deadline).await?;
+            let beginning = Beginning {
+                hostname: &self.forwarder.hostname,
+                flight: self.forwarder.flight,
+                host: Arc::clone(&host),
+                in_clear,
+            };
+            match Session::open(stream, peer.clone(), beginning).await {
+                Err(NotOpened { end, may_go_clear }) if may_go_clear && !in_clear => {
+                    tracing::warn!(host = %peer, %end, "TLS failed and is not required: once more in clear");
+                    in_clear = true;
+                }
+                opened => {
+                    let by = demand.by();
+                    return opened.map_err(|not| match not.end {
+                        End::Failed(why) if !demand.may_go_clear() => {
+                            End::Failed(format!("{why} (TLS is demanded by {by})"))
+                        }
+                        end => end,
+                    });
+                }
+            }
         }
-        let deadline = Instant::now() + PATIENCE;
-        let stream = connect_any(&peer, &host.addresses, deadline).await?;
-        let (hostname, flight) = (&self.forwarder.hostname, self.forwarder.flight);
-        Session::open(stream, peer, hostname, flight).await
+    }
+
+    /// How an exchanger is spoken to.
+    fn speak(&self, peer: &HostPort, demand: &TlsDemand) -> Result<Arc<Host>, End> {
+        let tls = match demand {
+            TlsDemand::Opportunistic => return Ok(self.forwarder.hosts.of(peer)),
+            TlsDemand::Verified => return Ok(Arc::clone(&self.verified)),
+            TlsDemand::Dane {
+                base,
+                domain,
+                records,
+            } => ClientTls::dane(base, domain.as_deref(), records),
+        };
+        let tls = tls.map_err(|error| End::Failed(format!("{peer}: {error}")))?;
+        Ok(Arc::new(plainly(tls)))
     }
 
     async fn send(
@@ -214,6 +255,7 @@ impl Direct {
         let terms = Terms {
             parent: span,
             until: Instant::now() + STRETCH,
+            share: WHOLE,
             cancel,
             told: &watch::Sender::default(),
         };
@@ -267,6 +309,15 @@ impl Direct {
                 forwarder.settle(&mut attempt, &whole, &outcomes).await?;
             }
         }
+    }
+}
+
+/// A host that is spoken to so, without a login, and as patiently as RFC 5321 asks for.
+fn plainly(tls: ClientTls) -> Host {
+    Host {
+        tls,
+        login: None,
+        patience: Patience::default(),
     }
 }
 
