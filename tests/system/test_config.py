@@ -82,7 +82,8 @@ def test_every_commented_default_is_accepted(tmp_path):
     for line in text.splitlines():
         # A commented key; alternatives of `dial` and `dequeue` would be second values of the same key.
         key = re.match(r"# ([a-z_]+) = ", line)
-        uncommented.append(line[2:] if key and key.group(1) not in ("dial", "dequeue") else line)
+        # And what names a file that is not there.
+        uncommented.append(line[2:] if key and key.group(1) not in ("dial", "dequeue", "login") else line)
     assert sum(one != other for one, other in zip(text.splitlines(), uncommented, strict=True)) >= 15
     path = tmp_path / "relay.toml"
     path.write_text("\n".join(uncommented))

@@ -37,7 +37,7 @@ pub enum Stop {
     Idle,
     /// More is due, and has been for long: it is others' turn.
     Stretch,
-    /// The host takes no more in this session, which is in order.
+    /// The session takes no more, for no fault of the host: it takes so many, or a message could not be sent to its end.
     Exhausted,
     /// The session ended.
     Ended(End),
@@ -176,6 +176,10 @@ impl Drain<'_> {
                     Event::Etrn(_) => {}
                     Event::Idle if self.is_over(session) => break,
                     Event::Idle => self.dry = false,
+                    Event::Closed if session.ended_by_message() => {
+                        self.stop.get_or_insert(Stop::Exhausted);
+                        break;
+                    }
                     Event::Closed => {
                         let end = session.end().cloned();
                         let end = end.unwrap_or_else(|| End::Failed("the session ended".into()));

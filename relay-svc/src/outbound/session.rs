@@ -92,6 +92,7 @@ pub struct Session {
     unflushed: bool,
     login: Option<Exchange>,
     tls_failed: bool,
+    source_failed: bool,
     smtp: ClientSession,
     recorder: Recorder,
     /// What is to be written, and how much of it was.
@@ -141,6 +142,7 @@ impl Session {
             unflushed: false,
             login: None,
             tls_failed: false,
+            source_failed: false,
             smtp: ClientSession::new(config),
             recorder: Recorder::new(),
             out: Vec::new(),
@@ -180,10 +182,11 @@ impl Session {
         quiet && self.end.is_none() && !self.smtp.is_exhausted()
     }
 
-    /// Whether the host has taken as many messages as it takes in one session.
+    /// Whether it was ended by a message of ours that cannot be sent to its end, and not by the host.
     #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.smtp.is_exhausted()
+    pub fn ended_by_message(&self) -> bool {
+        let reason = self.smtp.closed();
+        self.source_failed || matches!(reason, Some(CloseReason::BadBody(_)))
     }
 
     /// Whether the host takes many messages per round trip.
@@ -228,6 +231,7 @@ impl Session {
 
     /// The message that [`Event::Body`] asks for cannot be read to its end.
     pub fn abandon_body(&mut self, why: &str) {
+        self.source_failed = true;
         self.smtp.abandon_body(why);
     }
 
