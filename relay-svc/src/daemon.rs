@@ -22,7 +22,7 @@ use crate::{
     cycle::{self, Desk, Keeper, Shared},
     inbound::{self, Inbound},
     names::NextHop,
-    outbound::{self, Forwarder, Unrecorded},
+    outbound::{self, Forwarder, Unrecorded, direct::Direct},
     release,
     spool::{Spool, SpoolError},
     telemetry::{Instruments, SCOPE},
@@ -57,6 +57,9 @@ pub enum StartError {
     /// The gRPC address could not be bound.
     #[error("grpc.listen: {0}")]
     Grpc(#[from] BindError),
+    /// The authorities for the policies of domains could not be read.
+    #[error(transparent)]
+    Authorities(#[from] linkmail_service::tls::FileError),
     /// The signals could not be caught.
     #[error("signals: {0}")]
     Signals(std::io::Error),
@@ -82,7 +85,9 @@ impl StartError {
             Self::Listen { source, .. } if denied(source) => Exit::NoPermission,
             Self::Grpc(BindError::Refused { source, .. }) if denied(source) => Exit::NoPermission,
             Self::Defect(_) => Exit::Software,
-            Self::Listen { .. } | Self::Grpc(_) | Self::Signals(_) => Exit::OsError,
+            Self::Listen { .. } | Self::Grpc(_) | Self::Signals(_) | Self::Authorities(_) => {
+                Exit::OsError
+            }
         }
     }
 }
@@ -202,6 +207,12 @@ async fn start(
             );
         }
     }
+    if config.policy.routes.use_mx() {
+        tasks.spawn(
+            "direct",
+            direct(config, forwarder.clone(), &sockets, tasks)?,
+        );
+    }
     tasks.spawn("release", release::run(forwarder, tasks.cancel().clone()));
     let inbound = Arc::new(Inbound::new(
         config,
@@ -220,6 +231,24 @@ async fn start(
     }
     tasks.spawn("forget", forget(spool.clone(), tasks.cancel().clone()));
     Ok(desk)
+}
+
+/// Delivery to the exchangers of domains. The addresses are those that were bound: they are what leads back to us.
+fn direct(
+    config: &Config,
+    forwarder: Forwarder,
+    sockets: &[TcpListener],
+    tasks: &Tasks,
+) -> Result<impl Future<Output = ()> + use<>, StartError> {
+    let listening = sockets.iter().filter_map(|socket| socket.local_addr().ok());
+    let listening: Vec<_> = listening.collect();
+    let mx = config.mx;
+    let direct = Direct::new(forwarder, &listening, mx.port, mx.dnssec, mx.mta_sts)?;
+    Ok(outbound::direct::run(
+        direct,
+        mx.domains,
+        tasks.cancel().clone(),
+    ))
 }
 
 /// Forgets finished messages that are older than they need to be kept.

@@ -24,6 +24,7 @@ use relay_svc::{
     config::{self, Config},
     inbound::{self, Inbound},
     names::{HostPort, MessageId, NextHop, Node},
+    outbound::direct::name_servers::Dnssec,
     policy::Policy,
     queue::RetryPolicy,
     route::{Hold, Pattern, Routes, Target},
@@ -309,6 +310,12 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
             postmaster: Some(postmaster),
         }),
         links: Vec::new(),
+        mx: config::Mx {
+            port: 25,
+            domains: 20,
+            dnssec: Dnssec::Off,
+            mta_sts: false,
+        },
     }
 }
 

@@ -15,7 +15,7 @@ use linkmail_smtp::{EtrnNode, FlightLimits, Mailbox};
 
 use crate::{
     names::{HostPort, LinkName},
-    outbound::Hosts,
+    outbound::{Hosts, direct::name_servers::Dnssec},
     policy::Policy,
     queue::RetryPolicy,
 };
@@ -47,6 +47,21 @@ pub struct Config {
     pub links: Vec<Link>,
     /// How next hops are spoken to.
     pub hosts: Hosts,
+    /// How mail goes straight to the exchangers of its domain.
+    pub mx: Mx,
+}
+
+/// `[mx]`
+#[derive(Debug, Clone, Copy)]
+pub struct Mx {
+    /// The port of the exchangers.
+    pub port: u16,
+    /// Domains that are delivered to at once; at least one.
+    pub domains: usize,
+    /// Who says whether an answer of a name server is proven.
+    pub dnssec: Dnssec,
+    /// Whether the policies of domains are fetched and followed.
+    pub mta_sts: bool,
 }
 
 /// `[grpc]`

@@ -3,18 +3,23 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use linkmail_service::{
-    config::{ByteSize, ConfigErrors, Document, Position, Table},
+    config::{ByteSize, ConfigErrors, Document, Position, Table, choice},
     listen::GrpcAddress,
     settings::{Listen, Telemetry},
 };
 use linkmail_smtp::{Domain, Mailbox};
 
 use super::{
-    Config, Grpc, Limits, Listener, read_host,
+    Config, Grpc, Limits, Listener, Mx, read_host,
     read_link::{self, ReadLink},
     read_route,
 };
-use crate::{names::LinkName, policy::Policy, queue::RetryPolicy};
+use crate::{
+    names::{HostPort, LinkName, Scheme},
+    outbound::direct::name_servers::Dnssec,
+    policy::Policy,
+    queue::RetryPolicy,
+};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -53,6 +58,7 @@ fn read(document: &Document) -> Option<Config> {
     let telemetry = Telemetry::read(&root);
     let limits = limits(&root);
     let retry = retry(&root);
+    let mx = mx(&root);
     let links: Vec<ReadLink> = root
         .tables("link")
         .into_iter()
@@ -97,6 +103,7 @@ fn read(document: &Document) -> Option<Config> {
             .into_iter()
             .map(|read| read.link)
             .collect::<Option<_>>()?,
+        mx,
     })
 }
 
@@ -185,6 +192,47 @@ fn retry(root: &Table<'_>) -> RetryPolicy {
         table.finish();
     }
     retry
+}
+
+fn mx(root: &Table<'_>) -> Mx {
+    let mut mx = Mx {
+        port: 25,
+        domains: 20,
+        dnssec: Dnssec::Off,
+        mta_sts: false,
+    };
+    if let Some(table) = root.table("mx") {
+        mx.port = table.or("port", mx.port);
+        mx.domains = table.or("domains", mx.domains);
+        if table.has("dnssec") {
+            let word = table.parse_with("dnssec", |text| choice("setting", text, &Dnssec::WORDS));
+            mx.dnssec = word.unwrap_or_default();
+        }
+        mx.mta_sts = table.or("mta_sts", mx.mta_sts);
+        for (key, is_zero) in [("port", mx.port == 0), ("domains", mx.domains == 0)] {
+            if is_zero {
+                table.error(key, "expected at least 1");
+            }
+        }
+        table.finish();
+    }
+    mx
+}
+
+/// A host by its address.
+pub(super) fn host(text: &str) -> Result<HostPort, String> {
+    HostPort::parse_url(text).and_then(|host| spoken(&host).map(|()| host))
+}
+
+/// Whether sessions speak to a host as its address asks: until they do, it is refused here rather than found out there.
+pub(super) fn spoken(host: &HostPort) -> Result<(), String> {
+    match host.scheme {
+        Scheme::Smtp => Ok(()),
+        Scheme::Smtps | Scheme::Lmtp => Err(format!(
+            "{}:// is not spoken yet; expected smtp://HOST or smtp://HOST:PORT",
+            host.scheme.as_str()
+        )),
+    }
 }
 
 /// A duration that may not be zero.

@@ -8,7 +8,7 @@ use linkmail_service::{
     tls::{ClientTls, Mode},
 };
 
-use super::read::positive_if_said;
+use super::read::{host as named, positive_if_said};
 use crate::{
     names::HostPort,
     outbound::{Host, Hosts, Login, Patience, Sasl},
@@ -32,7 +32,7 @@ pub(super) fn hosts(document: &Document, root: &Table<'_>) -> Option<Hosts> {
 }
 
 fn host(table: Table<'_>) -> Option<(HostPort, Host)> {
-    let at = table.required_with("at", HostPort::parse_url);
+    let at = table.required_with("at", named);
     let has_login = table.has("login");
     let login = has_login.then(|| table.table("login").and_then(login));
     // A password never goes to somebody who was not asked who he is.

@@ -7,7 +7,7 @@ use linkmail_smtp::{EtrnNode, FlightLimits};
 
 use super::{
     Dequeue, Dial, Driver, Link, Triggers,
-    read::{HOUR, MINUTE, SECOND, positive},
+    read::{HOUR, MINUTE, SECOND, host, positive},
 };
 use crate::names::{HostPort, LinkName};
 
@@ -29,9 +29,9 @@ pub(super) fn link(document: &Document, table: Table<'_>) -> ReadLink {
 }
 
 fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option<Link> {
-    let smart_host = table.required_with("smart_host", HostPort::parse_url);
+    let smart_host = table.required_with("smart_host", host);
     let fallback = if table.has("fallback") {
-        table.required_list_with("fallback", "host", HostPort::parse_url)
+        table.required_list_with("fallback", "host", host)
     } else {
         Vec::new()
     };
@@ -150,7 +150,7 @@ fn command(table: &Table<'_>) -> Option<Driver> {
 
 fn dequeue(table: Table<'_>, smart_host: Option<&HostPort>) -> Option<Dequeue> {
     let host = if table.has("host") {
-        table.parse_with("host", HostPort::parse_url)
+        table.parse_with("host", host)
     } else {
         smart_host.cloned()
     };

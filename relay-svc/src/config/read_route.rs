@@ -4,9 +4,9 @@ use std::{cell::RefCell, collections::BTreeSet};
 
 use linkmail_service::config::Table;
 
-use super::read::known_link;
+use super::read::{host, known_link, spoken};
 use crate::{
-    names::{HostPort, LinkName, NextHop},
+    names::{LinkName, NextHop},
     route::{Hold, Pattern, RecipientPattern, Routes, Target},
 };
 
@@ -53,39 +53,44 @@ pub(super) fn routes(root: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Ro
 
 /// Whether mail goes on to another host by itself.
 fn forwards(target: &Target) -> bool {
-    matches!(target, Target::Hop(NextHop::Link(_) | NextHop::Smtp(_)))
+    matches!(
+        target,
+        Target::Mx | Target::Hop(NextHop::Link(_) | NextHop::Smtp(_))
+    )
 }
 
 fn target(table: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Option<Target> {
     enum To {
         Hold,
+        Mx,
         Hop(NextHop),
     }
     let to = table.required_with("to", |text| match text {
         "hold" => Ok(To::Hold),
-        _ => NextHop::parse(text).map(To::Hop),
+        "mx" => Ok(To::Mx),
+        _ => NextHop::parse(text).and_then(|hop| match &hop {
+            NextHop::Smtp(host) => spoken(host).map(|()| To::Hop(hop)),
+            _ => Ok(To::Hop(hop)),
+        }),
     });
-    match to {
-        None => {
-            // Whether these belong here depends on what is wrong: only that is told.
-            for key in OF_HOLD {
-                let _ = table.has(key);
-            }
-            None
-        }
-        Some(To::Hold) => Some(Target::Hold(hold(table)?)),
+    let target = match to {
+        Some(To::Hold) => return Some(Target::Hold(hold(table)?)),
+        Some(To::Mx) => Some(Target::Mx),
         Some(To::Hop(hop)) => {
             if let NextHop::Link(name) = &hop {
                 known_link(table, "to", name, links);
             }
-            for key in OF_HOLD {
-                if table.has(key) {
-                    table.error(key, "only a route to = \"hold\" has this key");
-                }
-            }
             Some(Target::Hop(hop))
         }
+        None => None,
+    };
+    for key in OF_HOLD {
+        // Whether they belong to a route whose next hop is wrong depends on what is wrong: only that is told.
+        if table.has(key) && target.is_some() {
+            table.error(key, "only a route to = \"hold\" has this key");
+        }
     }
+    target
 }
 
 fn hold(table: &Table<'_>) -> Option<Hold> {
@@ -96,7 +101,7 @@ fn hold(table: &Table<'_>) -> Option<Hold> {
             "missing; to = \"hold\" needs the host that released mail is sent to, such as \"smtp://mx.branch.example:25\"",
         );
     }
-    let release_to = table.parse_with("release_to", HostPort::parse_url)?;
+    let release_to = table.parse_with("release_to", host)?;
     Some(Hold {
         release_to,
         etrn_from,

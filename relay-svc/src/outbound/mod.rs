@@ -6,6 +6,7 @@
 
 mod always;
 mod connect;
+pub mod direct;
 mod drain;
 mod feed;
 mod fleet;
@@ -17,7 +18,7 @@ mod session;
 mod settle;
 
 pub use always::run as run_always;
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, connect, connect_any};
 pub use drain::{Drained, Stop, Terms, WHOLE};
 pub use feed::{Feed, InHandMessage};
 pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};

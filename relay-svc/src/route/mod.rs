@@ -2,7 +2,8 @@
 //!
 //! A pattern of recipients wins over domains, and the most exact one of them first. Then the most exact domain wins: by
 //! name, then the longest `*.suffix`, then `*`.
-//! What a route names, or covers by suffix, and that does not go to a link is *our own*: everyone may deliver to it.
+//! What a route names, or covers by suffix, and that goes neither to a link nor to the exchangers of its domain is *our
+//! own*: everyone may deliver to it.
 
 mod pattern;
 
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use ipnet::IpNet;
 use linkmail_smtp::Mailbox;
 
-use crate::names::{HostPort, NextHop, Node};
+use crate::names::{Destination, HostPort, NextHop, Node};
 
 pub use pattern::{Pattern, RecipientPattern};
 
@@ -29,6 +30,8 @@ pub struct Hold {
 pub enum Target {
     /// The same next hop for every recipient.
     Hop(NextHop),
+    /// To the mail exchangers of the recipient's domain.
+    Mx,
     /// Held, for the node that is the recipient's domain.
     Hold(Hold),
 }
@@ -39,12 +42,14 @@ impl Target {
     pub fn hop(&self, address: &Mailbox) -> NextHop {
         match self {
             Self::Hop(hop) => hop.clone(),
+            Self::Mx => NextHop::Mx(Destination::of(address.domain())),
             Self::Hold(_) => NextHop::Hold(Node::of(address.domain())),
         }
     }
 
-    fn is_link(&self) -> bool {
-        matches!(self, Self::Hop(NextHop::Link(_)))
+    /// Whether it leads to the outside, where only those may send whom a listener names.
+    fn leads_out(&self) -> bool {
+        matches!(self, Self::Hop(NextHop::Link(_)) | Self::Mx)
     }
 }
 
@@ -52,6 +57,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Hop(hop) => hop.fmt(f),
+            Self::Mx => f.write_str("mx"),
             Self::Hold(_) => f.write_str("hold"),
         }
     }
@@ -80,7 +86,7 @@ impl<'a> Route<'a> {
     fn named(target: &'a Target) -> Self {
         Self {
             target,
-            own: !target.is_link(),
+            own: !target.leads_out(),
         }
     }
 }
@@ -156,7 +162,7 @@ impl Routes {
     pub fn hold_of(&self, node: &Node) -> Option<&Hold> {
         match self.by_domain(node.as_str())? {
             Target::Hold(hold) => Some(hold),
-            Target::Hop(_) => None,
+            Target::Hop(_) | Target::Mx => None,
         }
     }
 
@@ -172,7 +178,7 @@ impl Routes {
         let own = own.filter(move |_| is_above);
         at_or_below.chain(own).filter_map(|target| match target {
             Target::Hold(hold) => Some(hold),
-            Target::Hop(_) => None,
+            Target::Hop(_) | Target::Mx => None,
         })
     }
 
@@ -180,7 +186,7 @@ impl Routes {
     pub fn holds(&self) -> impl Iterator<Item = &Hold> {
         self.targets().filter_map(|target| match target {
             Target::Hold(hold) => Some(hold),
-            Target::Hop(_) => None,
+            Target::Hop(_) | Target::Mx => None,
         })
     }
 
@@ -208,9 +214,15 @@ impl Routes {
         self.targets()
             .filter_map(|target| match target {
                 Target::Hop(hop) => Some(hop),
-                Target::Hold(_) => None,
+                Target::Mx | Target::Hold(_) => None,
             })
             .collect()
+    }
+
+    /// Whether mail goes to the exchangers of its domain by any route.
+    #[must_use]
+    pub fn use_mx(&self) -> bool {
+        self.targets().any(|target| *target == Target::Mx)
     }
 
     fn targets(&self) -> impl Iterator<Item = &Target> {
@@ -267,6 +279,7 @@ mod tests {
                 release_to: HostPort::parse_url("smtp://mx.site.example").unwrap(),
                 etrn_from: vec![from.parse().unwrap()],
             }),
+            None if to == "mx" => Target::Mx,
             None => Target::Hop(NextHop::parse(to).unwrap()),
         }
     }
@@ -278,6 +291,7 @@ mod tests {
             ("*.branch.example", "smtp://sub.branch.example:25"),
             ("*.lab.branch.example", "smtp://lab.branch.example:25"),
             ("partner.example", "link:vsat"),
+            ("*.straight.example", "mx"),
             ("ship.example", "hold 10.1.0.0/16"),
             ("*.ship.example", "hold 10.2.0.0/16"),
             ("*.yard.ship.example", "hold 10.3.0.0/16"),
@@ -316,6 +330,7 @@ mod tests {
             ),
             ("a@partner.example", "link:vsat", false),
             ("a@elsewhere.example", "link:isp", false),
+            ("a@A.Straight.example", "mx:a.straight.example", false),
             ("probe-1@branch.example", "report", true),
             ("probe-x1@branch.example", "link:vsat", false),
             ("probe-xy@branch.example", "link:isp", false),

@@ -20,6 +20,7 @@
 mod age;
 mod body;
 mod cycles;
+mod due_hops;
 mod held;
 mod look;
 mod messages;
@@ -46,6 +47,7 @@ use rusqlite::{Connection, ErrorCode};
 
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
+pub use due_hops::DueHops;
 pub use held::{HeldPlace, TooOld};
 pub use look::DuePlace;
 pub use messages::{
@@ -204,7 +206,10 @@ impl Spool {
         Draft::new(self.inner.folder.join("bodies"))
     }
 
-    /// Wakes each time mail is queued for a next hop, or the fate of some of it changed.
+    /// Wakes each time mail is queued for a next hop, or the fate of some of it changed. [`NextHop::MX`] stands for all
+    /// domains whose mail goes to their exchangers.
+    ///
+    /// [`NextHop::MX`]: crate::names::NextHop::MX
     #[must_use]
     pub fn watch_hop(&self, hop: &str) -> tokio::sync::watch::Receiver<u64> {
         self.inner.signals.hop(hop).subscribe()

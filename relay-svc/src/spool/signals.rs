@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use crate::names::Node;
+use crate::names::{NextHop, Node};
 
 /// So many nodes are remembered that were asked for; what does not fit is found by looking.
 const ASKED: usize = 10_000;
@@ -43,7 +43,13 @@ impl Signals {
     pub(super) fn wake<'a>(&self, hops: impl IntoIterator<Item = &'a str>) {
         let known = self.hops.lock().unwrap_or_else(PoisonError::into_inner);
         for hop in hops {
-            if let Some(listened) = known.get(hop) {
+            // One listens for all domains whose mail goes straight to their exchangers.
+            let every = hop.starts_with(NextHop::MX).then_some(NextHop::MX);
+            for listened in every
+                .into_iter()
+                .chain([hop])
+                .filter_map(|hop| known.get(hop))
+            {
                 listened.send_modify(|count| *count = count.wrapping_add(1));
             }
         }

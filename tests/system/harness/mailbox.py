@@ -13,12 +13,14 @@ from .place import split
 
 @dataclass(frozen=True)
 class Mail:
-    """One accepted message. `reverse_path` is "" for the null one; `content` is after removal of dot-stuffing."""
+    """One accepted message. `reverse_path` is "" for the null one; `content` is after removal of dot-stuffing;
+    `tls` is the version of TLS, if it came over that."""
 
     reverse_path: str
     recipients: tuple
     content: bytes
     peer: str
+    tls: str = ""
 
     @property
     def parsed(self):
@@ -31,8 +33,9 @@ class Mail:
 
 
 class _Handler:
-    def __init__(self, refuse):
+    def __init__(self, refuse, tls):
         self.refuse = refuse
+        self.tls = tls
         self.mails = []
 
     async def handle_RCPT(self, server, session, envelope, address, options):
@@ -48,6 +51,7 @@ class _Handler:
                 tuple(envelope.rcpt_tos),
                 envelope.original_content,
                 session.peer[0],
+                server.transport.get_extra_info("ssl_object").version() if session.ssl else "",
             )
         )
         return "250 2.0.0 OK"
@@ -55,16 +59,23 @@ class _Handler:
 
 class _Server(Controller):
     def factory(self):
-        return SMTP(self.handler, data_size_limit=60_000_000, hostname="mailbox.test", ident="mailbox")
+        return SMTP(
+            self.handler,
+            data_size_limit=60_000_000,
+            hostname="mailbox.test",
+            ident="mailbox",
+            tls_context=self.handler.tls,
+        )
 
 
 class Mailbox:
-    """Listens at `endpoint` from construction to `stop`. `refuse`: recipient -> reply, may be changed while it runs."""
+    """Listens at `endpoint` from construction to `stop`. `refuse`: recipient -> reply, may be changed while it runs.
+    `tls`: an SSL context, for STARTTLS."""
 
-    def __init__(self, endpoint, refuse=None):
+    def __init__(self, endpoint, refuse=None, tls=None):
         self.endpoint = endpoint
         host, port = split(endpoint)
-        self._handler = _Handler(refuse if refuse is not None else {})
+        self._handler = _Handler(refuse if refuse is not None else {}, tls)
         self._server = _Server(self._handler, hostname=host, port=port)
         self._server.start()
 

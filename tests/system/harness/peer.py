@@ -14,7 +14,7 @@ class _Session(socketserver.StreamRequestHandler):
         peer = self.server.peer
         peer.sessions += 1
         taken = 0
-        self.reply("220 peer.test ESMTP")
+        self.reply(peer.greeting)
         while line := self.rfile.readline():
             verb = line.split(b" ")[0].strip().upper()
             if verb == b"EHLO":
@@ -46,10 +46,12 @@ class _Session(socketserver.StreamRequestHandler):
 
 class Peer:
     """`per_session`: after so many messages MAIL is answered 421. `stall`: DATA is never answered; `stalled` is set.
-    `on_body` is called with each message, before it is answered for; `on_etrn` with each ETRN, behind its answer."""
+    `on_body` is called with each message, before it is answered for; `on_etrn` with each ETRN, behind its answer.
+    `greeting` is its first line."""
 
-    def __init__(self, endpoint, per_session=None, stall=False):
+    def __init__(self, endpoint, per_session=None, stall=False, greeting="220 peer.test ESMTP"):
         self.endpoint = endpoint
+        self.greeting = greeting
         self.per_session, self.stall = per_session, stall
         self.sessions, self.bodies = 0, []
         self.on_body = lambda: None

@@ -114,6 +114,28 @@ impl ClientTls {
         })
     }
 
+    /// STARTTLS, or no mail, verified by TLSA records alone, as [`ClientTls::connect_dane`] does: for one next hop, whose
+    /// every connection is verified so. `base` is the name that the records are of.
+    ///
+    /// # Errors
+    /// A name is none that a certificate could have.
+    pub fn dane(base: &str, domain: Option<&str>, records: &[Tlsa]) -> Result<Self, TlsError> {
+        let names: Vec<_> = domain.map(parse_name).transpose()?.into_iter().collect();
+        let records = dane::usable(records);
+        Ok(Self {
+            mode: Mode::Require,
+            server_name: Some(parse_name(base)?),
+            identity: None,
+            plain: Arc::new(prepare(
+                by_records(&records, &names),
+                None,
+                &records,
+                &names,
+            )),
+            dane: Mutex::new(None),
+        })
+    }
+
     /// Whether TLS is used.
     #[must_use]
     pub fn mode(&self) -> Mode {
@@ -204,14 +226,19 @@ impl ClientTls {
         {
             return Arc::clone(last);
         }
-        let demand = if records.is_empty() {
-            Demand::Anything
-        } else {
-            Demand::Dane(records.clone(), names.clone())
-        };
+        let demand = by_records(&records, &names);
         let new = Arc::new(prepare(demand, self.identity.as_ref(), &records, &names));
         *last = Some(Arc::clone(&new));
         new
+    }
+}
+
+/// With no usable record nobody is verified (RFC 7672 2.2).
+fn by_records(records: &[Tlsa], names: &[ServerName<'static>]) -> Demand {
+    if records.is_empty() {
+        Demand::Anything
+    } else {
+        Demand::Dane(records.to_vec(), names.to_vec())
     }
 }
 

@@ -1,9 +1,13 @@
 //! Names of things, parsed once at the edge: messages, links, cycles, nodes, next hops.
 
+mod next_hop;
+
 use std::fmt;
 
 use linkmail_smtp::Domain;
 use uuid::Uuid;
+
+pub use next_hop::{Destination, HostPort, NextHop, Scheme};
 
 /// The identity of a message in the spool: a UUID (version 7, so that ids sort by time of acceptance).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -167,151 +171,9 @@ pub enum NodeScope {
     AtOrBelow(Node),
 }
 
-/// A host and its port, as in `smtp://HOST:PORT`. The host is a name or an address; an IPv6 address stands in brackets.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostPort {
-    /// A domain name or an IP address, without brackets.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
-impl HostPort {
-    /// Reads `smtp://HOST[:PORT]`; the port is 25 unless named.
-    ///
-    /// # Errors
-    /// A sentence for a person: what is wrong and what would be right.
-    pub fn parse_url(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is not a next hop; expected smtp://HOST or smtp://HOST:PORT");
-        let rest = text.strip_prefix("smtp://").ok_or_else(wrong)?;
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(v6) => {
-                let (host, after) = v6.split_once(']').ok_or_else(wrong)?;
-                host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
-                match after.strip_prefix(':') {
-                    Some(port) => (host, Some(port)),
-                    None if after.is_empty() => (host, None),
-                    None => return Err(wrong()),
-                }
-            }
-            None => match rest.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (rest, None),
-            },
-        };
-        let is_address = host.parse::<std::net::IpAddr>().is_ok();
-        let is_name = Domain::parse(host.as_bytes()).is_ok() && !host.starts_with('[');
-        if !is_address && !is_name {
-            return Err(wrong());
-        }
-        let port = match port {
-            None => 25,
-            Some(digits) => digits.parse().ok().filter(|p| *p != 0).ok_or_else(wrong)?,
-        };
-        Ok(Self {
-            host: host.to_ascii_lowercase(),
-            port,
-        })
-    }
-}
-
-impl HostPort {
-    /// No host at all.
-    #[must_use]
-    pub fn nowhere() -> Self {
-        Self {
-            host: String::new(),
-            port: 0,
-        }
-    }
-
-    /// A host as RFC 3464 2.1.2 names it: a domain, or an address as a domain literal.
-    #[must_use]
-    pub fn mta_name(host: &str) -> String {
-        match host.parse() {
-            Ok(std::net::IpAddr::V4(address)) => format!("[{address}]"),
-            Ok(std::net::IpAddr::V6(address)) => format!("[IPv6:{address}]"),
-            Err(_) => host.to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// Where a recipient's mail goes next.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum NextHop {
-    /// Over a link, in its next cycle.
-    Link(LinkName),
-    /// Straight to a host that is always reachable.
-    Smtp(HostPort),
-    /// Nowhere until the node's site asks for it.
-    Hold(Node),
-    /// To a program that reads reports over gRPC.
-    Report,
-}
-
-impl NextHop {
-    /// Reads the `to` of a route, but for `hold`, which names its node only with a recipient.
-    ///
-    /// # Errors
-    /// A sentence for a person: what is wrong and what would be right.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(name) = text.strip_prefix("link:") {
-            return LinkName::parse(name).map(Self::Link);
-        }
-        if text.starts_with("smtp://") {
-            return HostPort::parse_url(text).map(Self::Smtp);
-        }
-        if text == "report" {
-            return Ok(Self::Report);
-        }
-        Err(format!(
-            "{text:?} is not a next hop; one of link:NAME, smtp://HOST:PORT, hold, report"
-        ))
-    }
-}
-
-impl fmt::Display for NextHop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Link(name) => write!(f, "link:{name}"),
-            Self::Smtp(host) => write!(f, "smtp://{host}"),
-            Self::Hold(node) => write!(f, "hold:{node}"),
-            Self::Report => f.write_str("report"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn next_hops_are_read_and_written_alike() {
-        for text in [
-            "link:isp",
-            "smtp://mail.example:2525",
-            "smtp://[2001:db8::1]:25",
-            "smtp://192.0.2.1:25",
-            "report",
-        ] {
-            assert_eq!(NextHop::parse(text).unwrap().to_string(), text);
-        }
-        assert_eq!(
-            NextHop::parse("smtp://mail.example").unwrap().to_string(),
-            "smtp://mail.example:25"
-        );
-    }
 
     #[test]
     fn what_is_below_a_node_begins_as_the_node_does() {
@@ -327,25 +189,5 @@ mod tests {
                 .reversed()
                 .starts_with("example.branch.")
         );
-    }
-
-    #[test]
-    fn next_hops_that_are_none_are_refused() {
-        for text in [
-            "",
-            "mail.example",
-            "hold",
-            "hold:branch.example",
-            "link:",
-            "link:a b",
-            "smtp://",
-            "smtp://a..b",
-            "smtp://a:0",
-            "smtp://a:x",
-            "smtp://[::1",
-            "smtp://[::1]x",
-        ] {
-            assert!(NextHop::parse(text).is_err(), "{text}");
-        }
     }
 }

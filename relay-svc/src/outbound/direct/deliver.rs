@@ -1,0 +1,330 @@
+//! One turn of one domain: its exchangers, a session with the first that takes it, and all that is due.
+//!
+//! Limits: one session for each domain at a time. What an exchanger refuses for now waits for its next attempt; another
+//! exchanger of the domain is not asked in the same turn.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use linkmail_service::tls::{ClientSettings, ClientTls, FileError, Mode, Roots};
+use opentelemetry::Context;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    dane,
+    demand::{self, TlsDemand},
+    exchangers::{self, Exchanger, Exchangers, NoExchanger, Ourselves},
+    name_servers::{Dnssec, NameServers},
+    sts::{Policies, policy::Policy, policy::PolicyMode},
+};
+use crate::{
+    clock::Stamp,
+    names::{Destination, HostPort, NextHop},
+    outbound::{
+        Beginning, End, Feed, Forwarder, Host, NotOpened, Patience, Session, Stop, Terms, WHOLE,
+        connect_any, settle::Attempt,
+    },
+    queue::Outcome,
+    spool::SpoolError,
+    telemetry,
+};
+
+/// All addresses of one exchanger have so long together.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// All look-ups before the first connection have so long together.
+const LOOK_UPS: Duration = Duration::from_secs(60);
+/// Mail that keeps coming is sent without a break for so long.
+const STRETCH: Duration = Duration::from_secs(300);
+/// So many messages are settled in one go when there is no session.
+const BATCH: u32 = 50;
+
+/// How a turn ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Came {
+    /// What was due has its outcome, or goes on in another turn.
+    ToItsEnd,
+    /// The session broke, or could not go on: the rest waits a little.
+    Broke(String),
+    /// No name server says anything. Nothing was attempted.
+    NoNameServer(String),
+    /// The spool cannot be read or written.
+    Spool(String),
+    /// The relay is stopping.
+    Cancelled,
+}
+
+impl From<SpoolError> for Came {
+    fn from(error: SpoolError) -> Self {
+        Self::Spool(error.to_string())
+    }
+}
+
+/// What delivery to exchangers needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Direct {
+    pub(super) forwarder: Forwarder,
+    ourselves: Arc<Ourselves>,
+    port: u16,
+    dnssec: Dnssec,
+    policies: Option<Policies>,
+    /// For the exchangers that a policy names.
+    verified: Arc<Host>,
+}
+
+impl Direct {
+    /// Delivers to `port` of the exchangers, but not to where we listen ourselves.
+    ///
+    /// # Errors
+    /// Never by what is outside: see [`Policies::new`].
+    pub fn new(
+        forwarder: Forwarder,
+        listening: &[SocketAddr],
+        port: u16,
+        dnssec: Dnssec,
+        mta_sts: bool,
+    ) -> Result<Self, FileError> {
+        let hostname = Arc::clone(&forwarder.hostname);
+        let verified = ClientTls::new(&ClientSettings {
+            roots: Some(Roots::Public),
+            ..ClientSettings::new(Mode::Require)
+        })?;
+        Ok(Self {
+            forwarder,
+            ourselves: Arc::new(Ourselves::new(hostname, listening, port)),
+            port,
+            dnssec,
+            policies: mta_sts.then(Policies::new).transpose()?,
+            verified: Arc::new(plainly(verified)),
+        })
+    }
+
+    /// One turn of a domain.
+    pub(super) async fn turn(&self, domain: &Destination, cancel: &CancellationToken) -> Came {
+        let looked_up = tokio::select! {
+            () = cancel.cancelled() => return Came::Cancelled,
+            looked_up = timeout(LOOK_UPS, self.look_up(domain)) => looked_up.unwrap_or_else(|_| {
+                let why = format!("{domain}: the look-ups take too long");
+                Err(NoExchanger::NotNow(why))
+            }),
+        };
+        match looked_up {
+            Ok((names, found)) => self.try_each(domain, &names, &found, cancel).await,
+            Err(none) => self.without(domain, none).await,
+        }
+    }
+
+    async fn look_up(
+        &self,
+        domain: &Destination,
+    ) -> Result<(NameServers, Exchangers), NoExchanger> {
+        let names = NameServers::of_system(self.dnssec)?;
+        let mut random = || uuid::Uuid::new_v4().as_u64_pair().1;
+        match exchangers::find(&names, domain, &self.ourselves, &mut random).await {
+            // One domain may have name servers that never answer; that none does for any is another matter.
+            Err(NoExchanger::NoNameServer(why)) if names.answer().await => {
+                Err(NoExchanger::NotNow(why))
+            }
+            found => Ok((names, found?)),
+        }
+    }
+
+    /// There is no exchanger to be tried.
+    async fn without(&self, domain: &Destination, none: NoExchanger) -> Came {
+        let (outcome, why) = match none {
+            NoExchanger::NoNameServer(why) => return Came::NoNameServer(why),
+            NoExchanger::NotNow(why) => (Outcome::Failed(why.clone()), why),
+            NoExchanger::Never(reply) => (Outcome::Refused(reply.clone()), reply.to_string()),
+        };
+        tracing::info!(%domain, why, "no mail exchanger");
+        let host = Arc::clone(&self.forwarder.hostname);
+        self.settle_all(domain, &host, &outcome).await
+    }
+
+    async fn try_each(
+        &self,
+        domain: &Destination,
+        names: &NameServers,
+        found: &Exchangers,
+        cancel: &CancellationToken,
+    ) -> Came {
+        let policy = match (&self.policies, found.domain.as_deref()) {
+            (Some(policies), Some(domain)) => tokio::select! {
+                policy = policies.of(names, domain, Stamp::now()) => policy,
+                () = cancel.cancelled() => return Came::Cancelled,
+            },
+            _ => None,
+        };
+        let nothing = format!("{domain}: no exchanger was tried");
+        let mut last = (self.forwarder.hostname.to_string(), nothing);
+        for host in &found.hosts {
+            note_test(domain, &host.host, policy.as_ref());
+            let span = telemetry::start_session(&self.peer(host), &Context::new());
+            let opening = async {
+                let dane = dane::look_up(names, found.proven, host, self.port).await;
+                let demand =
+                    demand::of(found.domain.as_deref(), &host.host, dane, policy.as_ref())?;
+                let opened = self.open(host, &demand).await;
+                opened.map_err(|end| end.to_string())
+            };
+            let opened = tokio::select! {
+                opened = opening => opened,
+                () = cancel.cancelled() => {
+                    telemetry::end(&span, None);
+                    return Came::Cancelled;
+                }
+            };
+            match opened {
+                Ok(session) => return self.send(domain, session, &span, cancel).await,
+                Err(why) => {
+                    telemetry::end(&span, Some(("session_failed", why.clone())));
+                    tracing::info!(%domain, host = host.host, why, "mail exchanger passed over");
+                    last = (host.host.clone(), why);
+                }
+            }
+        }
+        let (host, why) = last;
+        self.settle_all(domain, &host, &Outcome::Failed(why)).await
+    }
+
+    fn peer(&self, host: &Exchanger) -> HostPort {
+        HostPort::exchanger(&host.host, self.port)
+    }
+
+    /// The one place where what is demanded of TLS meets the session.
+    ///
+    /// # Errors
+    /// There is no session, or none that the demand allows.
+    async fn open(&self, exchanger: &Exchanger, demand: &TlsDemand) -> Result<Session, End> {
+        let peer = self.peer(exchanger);
+        let host = self.speak(&peer, demand)?;
+        let mut in_clear = false;
+        loop {
+            let deadline = Instant::now() + PATIENCE;
+            let stream = connect_any(&peer, &exchanger.addresses, deadline).await?;
+            let beginning = Beginning {
+                hostname: &self.forwarder.hostname,
+                flight: self.forwarder.flight,
+                host: Arc::clone(&host),
+                in_clear,
+            };
+            match Session::open(stream, peer.clone(), beginning).await {
+                Err(NotOpened { end, may_go_clear }) if may_go_clear && !in_clear => {
+                    tracing::warn!(host = %peer, %end, "TLS failed and is not required: once more in clear");
+                    in_clear = true;
+                }
+                opened => {
+                    let by = demand.by();
+                    return opened.map_err(|not| match not.end {
+                        End::Failed(why) if !demand.may_go_clear() => {
+                            End::Failed(format!("{why} (TLS is demanded by {by})"))
+                        }
+                        end => end,
+                    });
+                }
+            }
+        }
+    }
+
+    /// How an exchanger is spoken to.
+    fn speak(&self, peer: &HostPort, demand: &TlsDemand) -> Result<Arc<Host>, End> {
+        let tls = match demand {
+            TlsDemand::Opportunistic => return Ok(self.forwarder.hosts.of(peer)),
+            TlsDemand::Verified => return Ok(Arc::clone(&self.verified)),
+            TlsDemand::Dane {
+                base,
+                domain,
+                records,
+            } => ClientTls::dane(base, domain.as_deref(), records),
+        };
+        let tls = tls.map_err(|error| End::Failed(format!("{peer}: {error}")))?;
+        Ok(Arc::new(plainly(tls)))
+    }
+
+    async fn send(
+        &self,
+        domain: &Destination,
+        mut session: Session,
+        span: &Context,
+        cancel: &CancellationToken,
+    ) -> Came {
+        let hop = NextHop::Mx(domain.clone());
+        let feed = Feed::of_due(self.forwarder.spool.clone(), &hop);
+        let terms = Terms {
+            parent: span,
+            until: Instant::now() + STRETCH,
+            share: WHOLE,
+            cancel,
+            told: &watch::Sender::default(),
+        };
+        let drained = self.forwarder.drain(&feed, &mut session, &terms).await;
+        let came = match drained.stop {
+            Stop::Idle | Stop::Stretch => Came::ToItsEnd,
+            // Nothing came of it, and the next session would end alike.
+            Stop::Exhausted if drained.last.is_none() => {
+                Came::Broke(format!("{}: takes no message in a session", session.peer()))
+            }
+            Stop::Exhausted => Came::ToItsEnd,
+            // Many hosts end a session after so many messages: the rest goes in the next.
+            Stop::Ended(_) if drained.tally.progressed() => Came::ToItsEnd,
+            Stop::Ended(end) => Came::Broke(end.to_string()),
+            Stop::Cancelled => Came::Cancelled,
+            Stop::Spool(error) => error.into(),
+        };
+        let failed = session.end().map(ToString::to_string);
+        telemetry::end(span, failed.map(|reason| ("session_failed", reason)));
+        session.quit().await;
+        came
+    }
+
+    /// The same outcome for all that is due for a domain now.
+    async fn settle_all(&self, domain: &Destination, host: &str, outcome: &Outcome) -> Came {
+        match self.settle_due(domain, host, outcome).await {
+            Ok(()) => Came::ToItsEnd,
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn settle_due(
+        &self,
+        domain: &Destination,
+        host: &str,
+        outcome: &Outcome,
+    ) -> Result<(), SpoolError> {
+        let (forwarder, hop) = (&self.forwarder, NextHop::Mx(domain.clone()).to_string());
+        forwarder.record_leftovers(&hop).await?;
+        // What is tried again is due later than this, so that each message comes up once.
+        let now = Stamp::now();
+        loop {
+            let due = forwarder.spool.due(hop.clone(), now, BATCH).await?;
+            if due.is_empty() {
+                return Ok(());
+            }
+            for message in due {
+                let outcomes = vec![outcome.clone(); message.recipients.len()];
+                let mut attempt = Attempt::new(message, hop.clone(), host, Context::new());
+                let whole = attempt.whole();
+                forwarder.settle(&mut attempt, &whole, &outcomes).await?;
+            }
+        }
+    }
+}
+
+/// A host that is spoken to so, without a login, and as patiently as RFC 5321 asks for.
+fn plainly(tls: ClientTls) -> Host {
+    Host {
+        tls,
+        login: None,
+        patience: Patience::default(),
+    }
+}
+
+/// A policy that is being tested keeps nothing back; its domain wants to know what it would have (RFC 8461 5).
+fn note_test(domain: &Destination, host: &str, policy: Option<&Policy>) {
+    let tested = policy.filter(|policy| policy.mode == PolicyMode::Testing);
+    if tested.is_some_and(|policy| !policy.names(host)) {
+        tracing::info!(%domain, host, "an MTA-STS policy that is being tested does not name this exchanger");
+    }
+}

@@ -1,0 +1,125 @@
+//! Which next hops of many have mail that is due: those whose names begin alike, such as `mx:`.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Spool, SpoolError};
+use crate::clock::Stamp;
+
+/// The next hops with mail that is due.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DueHops {
+    /// In alphabetical order.
+    pub hops: Vec<String>,
+    /// When mail of those that were passed over becomes due.
+    pub next_due: Option<Stamp>,
+}
+
+impl Spool {
+    /// Up to `limit` next hops that begin with `prefix`, stand behind `after`, and have mail that is due.
+    ///
+    /// One look into the index for each next hop that is passed, however much mail waits for it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn due_hops(
+        &self,
+        prefix: &'static str,
+        after: String,
+        now: Stamp,
+        limit: usize,
+    ) -> Result<DueHops, SpoolError> {
+        self.read(move |connection| {
+            let mut next = connection.prepare_cached(NEXT)?;
+            let mut found = DueHops::default();
+            let mut at = if after.is_empty() {
+                prefix.to_owned()
+            } else {
+                after
+            };
+            while found.hops.len() < limit {
+                let row = next.query_row(params![at], |row| {
+                    Ok((row.get::<_, String>(0)?, Stamp(row.get(1)?)))
+                });
+                let Some((hop, due)) = row.optional()?.filter(|(hop, _)| hop.starts_with(prefix))
+                else {
+                    break;
+                };
+                if due <= now {
+                    found.hops.push(hop.clone());
+                } else {
+                    found.next_due = Some(found.next_due.map_or(due, |next| next.min(due)));
+                }
+                at = hop;
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// The next hop behind one, and when the first of its mail is due.
+const NEXT: &str = "SELECT hop, due_ms FROM recipients INDEXED BY recipients_due \
+                    WHERE state = 1 AND hop > ?1 ORDER BY hop, due_ms LIMIT 1";
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_hop_with_due_mail_is_found_once_and_none_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path()).unwrap();
+        let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+        let message = "INSERT INTO messages (seq, id, accepted_ms, reverse_path, origin, size, eight_bit, hash, traceparent) \
+                       VALUES (1, x'01', 0, x'', 'smtp', 0, 0, x'', '')";
+        other.execute(message, []).unwrap();
+        for (idx, (hop, state, due)) in [
+            ("link:isp", 1, 10),
+            ("mx:a.example", 1, 10),
+            ("mx:a.example", 1, 11),
+            ("mx:a.example", 1, 90),
+            ("mx:b.example", 1, 50),
+            ("mx:b.example", 1, 60),
+            ("mx:c.example", 1, 20),
+            ("mx:d.example", 2, 10),
+            ("mx:e.example", 1, 30),
+            ("report", 1, 10),
+            ("smtp://a:25", 1, 10),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let sql = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (1, ?1, x'', ?2, ?3, ?4)";
+            let idx = i64::try_from(idx).unwrap();
+            other.execute(sql, params![idx, hop, state, due]).unwrap();
+        }
+        for (after, now, limit, hops, next) in [
+            ("", 30, 9, &["a", "c", "e"][..], Some(50)),
+            ("", 30, 2, &["a", "c"], Some(50)),
+            ("mx:a.example", 30, 9, &["c", "e"], Some(50)),
+            ("mx:c.example", 30, 9, &["e"], None),
+            ("mx:e.example", 30, 9, &[], None),
+            ("", 5, 9, &[], Some(10)),
+            ("", 100, 9, &["a", "b", "c", "e"], None),
+        ] {
+            let found = spool
+                .due_hops("mx:", after.to_owned(), Stamp(now), limit)
+                .await
+                .unwrap();
+            let hops: Vec<_> = hops.iter().map(|hop| format!("mx:{hop}.example")).collect();
+            let next_due = next.map(Stamp);
+            assert_eq!(
+                found,
+                DueHops { hops, next_due },
+                "after {after:?} at {now}"
+            );
+        }
+        let plan = format!("EXPLAIN QUERY PLAN {NEXT}");
+        let plan: String = other
+            .query_row(&plan, ["mx:"], |row| row.get("detail"))
+            .unwrap();
+        assert!(plan.starts_with("SEARCH recipients USING"), "{plan}");
+    }
+}
