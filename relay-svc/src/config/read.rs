@@ -15,7 +15,7 @@ use super::{
     read_route,
 };
 use crate::{
-    names::{HostPort, LinkName, Scheme},
+    names::{HostPort, LinkName},
     outbound::direct::name_servers::Dnssec,
     policy::Policy,
     queue::RetryPolicy,
@@ -221,18 +221,7 @@ fn mx(root: &Table<'_>) -> Mx {
 
 /// A host by its address.
 pub(super) fn host(text: &str) -> Result<HostPort, String> {
-    HostPort::parse_url(text).and_then(|host| spoken(&host).map(|()| host))
-}
-
-/// Whether sessions speak to a host as its address asks: until they do, it is refused here rather than found out there.
-pub(super) fn spoken(host: &HostPort) -> Result<(), String> {
-    match host.scheme {
-        Scheme::Smtp => Ok(()),
-        Scheme::Smtps | Scheme::Lmtp => Err(format!(
-            "{}:// is not spoken yet; expected smtp://HOST or smtp://HOST:PORT",
-            host.scheme.as_str()
-        )),
-    }
+    HostPort::parse_url(text)
 }
 
 /// A duration that may not be zero.

@@ -10,7 +10,7 @@ use linkmail_service::{
 
 use super::read::{host as named, positive_if_said};
 use crate::{
-    names::HostPort,
+    names::{HostPort, Scheme},
     outbound::{Host, Hosts, Login, Patience, Sasl},
 };
 
@@ -36,12 +36,19 @@ fn host(table: Table<'_>) -> Option<(HostPort, Host)> {
     let has_login = table.has("login");
     let login = has_login.then(|| table.table("login").and_then(login));
     // A password never goes to somebody who was not asked who he is.
-    let default = if has_login {
-        Mode::Require
-    } else {
-        Mode::Opportunistic
+    let is_smtps = at.as_ref().is_some_and(|at| at.scheme == Scheme::Smtps);
+    let default = match (is_smtps, has_login) {
+        (true, _) => Mode::Implicit,
+        (false, true) => Mode::Require,
+        (false, false) => Mode::Opportunistic,
     };
     let tls = ClientTls::read(&table, "tls", default);
+    if is_smtps && tls.as_ref().is_some_and(|tls| tls.mode() != Mode::Implicit) {
+        table.error(
+            "tls",
+            "smtps:// is TLS from the first octet; expected mode \"implicit\"",
+        );
+    }
     let patience = Patience {
         hello: positive_if_said(&table, "hello_timeout"),
         command: positive_if_said(&table, "command_timeout"),

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeSet};
 
 use linkmail_service::config::Table;
 
-use super::read::{host, known_link, spoken};
+use super::read::{host, known_link};
 use crate::{
     names::{LinkName, NextHop},
     route::{Hold, Pattern, RecipientPattern, Routes, Target},
@@ -68,10 +68,7 @@ fn target(table: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Option<Targe
     let to = table.required_with("to", |text| match text {
         "hold" => Ok(To::Hold),
         "mx" => Ok(To::Mx),
-        _ => NextHop::parse(text).and_then(|hop| match &hop {
-            NextHop::Smtp(host) => spoken(host).map(|()| To::Hop(hop)),
-            _ => Ok(To::Hop(hop)),
-        }),
+        _ => NextHop::parse(text).map(To::Hop),
     });
     let target = match to {
         Some(To::Hold) => return Some(Target::Hold(hold(table)?)),

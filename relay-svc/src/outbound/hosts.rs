@@ -4,10 +4,10 @@
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use linkmail_sasl::{Mechanism, Name};
-use linkmail_service::tls::{ClientSettings, ClientTls, Mode};
+use linkmail_service::tls::{ClientSettings, ClientTls, FileError, Mode, Roots};
 use linkmail_smtp::ClientPhase;
 
-use crate::names::HostPort;
+use crate::names::{HostPort, Scheme};
 
 /// How one host is spoken to.
 pub struct Host {
@@ -100,31 +100,46 @@ impl Patience {
 pub struct Hosts {
     named: Arc<HashMap<HostPort, Arc<Host>>>,
     other: Arc<Host>,
+    /// What is named `smtps://` and has no entry.
+    implicit: Arc<Host>,
 }
 
 impl Hosts {
-    /// Those that are named; all others are spoken to over TLS where they offer it.
+    /// Those that are named; all others are spoken to over TLS where they offer it, or where their URL says so.
     ///
     /// # Errors
     /// TLS cannot be set up.
     pub fn new(named: HashMap<HostPort, Arc<Host>>) -> io::Result<Self> {
-        let tls = ClientTls::new(&ClientSettings::new(Mode::Opportunistic))
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        let other = Host {
-            tls,
-            login: None,
-            patience: Patience::default(),
+        let implicit = ClientSettings::new(Mode::Implicit);
+        // An image from scratch may have no roots of the system.
+        let public = ClientSettings {
+            roots: Some(Roots::Public),
+            ..implicit.clone()
+        };
+        let implicit = ClientTls::new(&implicit).or_else(|_| ClientTls::new(&public));
+        let other = ClientTls::new(&ClientSettings::new(Mode::Opportunistic));
+        let host = |tls: Result<ClientTls, FileError>| {
+            io::Result::Ok(Arc::new(Host {
+                tls: tls.map_err(|error| io::Error::other(error.to_string()))?,
+                login: None,
+                patience: Patience::default(),
+            }))
         };
         Ok(Self {
             named: Arc::new(named),
-            other: Arc::new(other),
+            other: host(other)?,
+            implicit: host(implicit)?,
         })
     }
 
     /// How a host is spoken to.
     #[must_use]
     pub fn of(&self, host: &HostPort) -> Arc<Host> {
-        Arc::clone(self.named.get(host).unwrap_or(&self.other))
+        let unnamed = match host.scheme {
+            Scheme::Smtps => &self.implicit,
+            Scheme::Smtp | Scheme::Lmtp => &self.other,
+        };
+        Arc::clone(self.named.get(host).unwrap_or(unnamed))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{io, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use linkmail_service::tls::{Class, MaybeTls, Mode, TlsError};
 use linkmail_smtp::{
     ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, EtrnNode,
-    FlightLimits, RecipientOutcome, Recorder, Reply, Room, TlsUse, Transaction,
+    FlightLimits, Protocol, RecipientOutcome, Recorder, Reply, Room, TlsUse, Transaction,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
@@ -20,7 +20,10 @@ use super::{
     hosts::Host,
     login::{self, Exchange},
 };
-use crate::{names::HostPort, queue::Outcome};
+use crate::{
+    names::{HostPort, Scheme},
+    queue::Outcome,
+};
 
 /// The wait for what a side said before it closed.
 const LAST_WORDS: (Duration, usize) = (Duration::from_secs(2), 256 * 1024);
@@ -133,7 +136,10 @@ impl Session {
             tls,
             authenticate: host.login.is_some(),
             flight,
-            ..ClientConfig::default()
+            protocol: match peer.scheme {
+                Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
+                Scheme::Lmtp => Protocol::Lmtp,
+            },
         };
         let mut session = Self {
             peer,
