@@ -254,6 +254,7 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
         let hold = Target::Hold(Hold {
             release_to: HostPort::parse_url("smtp://127.0.0.1:9").unwrap(),
             etrn_from: client(transcript, "in etrn_from"),
+            etrn_by: Vec::new(),
         });
         let pattern = Pattern::parse(&domain).unwrap();
         routes.insert(pattern, hold).unwrap();
@@ -279,7 +280,10 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
             sessions: 10,
             command_timeout: Duration::from_secs(60),
             data_timeout: Duration::from_secs(60),
+            ..config::Limits::default()
         },
+        credentials: None,
+        recipient_lists: config::RecipientLists::new(),
         retry: RetryPolicy {
             first: Duration::from_secs(300),
             longest: Duration::from_secs(7200),
@@ -304,9 +308,8 @@ async fn listen(
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let listener = config::Listener {
-        address,
         relay_from,
-        link: None,
+        ..config::Listener::at(address)
     };
     let inbound = Arc::new(Inbound::new(
         config,
