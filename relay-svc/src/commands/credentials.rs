@@ -152,8 +152,7 @@ fn password(name: &Name, file: Option<&Path>) -> Result<String, Exit> {
     if !io::stdin().is_terminal() {
         return line().map_err(failed);
     }
-    let first = ask(&format!("Password for {name}: ")).map_err(failed)?;
-    let second = ask("Once more: ").map_err(failed)?;
+    let (first, second) = twice(name).map_err(failed)?;
     if first == second {
         Ok(first)
     } else {
@@ -172,18 +171,22 @@ struct Unseen(Termios);
 
 impl Drop for Unseen {
     fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
     }
 }
 
-fn ask(prompt: &str) -> io::Result<String> {
+fn twice(name: &Name) -> io::Result<(String, String)> {
     let before = tcgetattr(io::stdin())?;
     let mut quiet = before.clone();
     quiet.local_modes.remove(LocalModes::ECHO);
-    eprint!("{prompt}");
-    tcsetattr(io::stdin(), OptionalActions::Flush, &quiet)?;
+    // Before the question: what is typed at once must not be shown either.
+    tcsetattr(io::stdin(), OptionalActions::Now, &quiet)?;
     let _unseen = Unseen(before);
-    let line = line();
-    eprintln!();
-    line
+    let ask = |prompt: &str| {
+        eprint!("{prompt}");
+        let line = line();
+        eprintln!();
+        line
+    };
+    Ok((ask(&format!("Password for {name}: "))?, ask("Once more: ")?))
 }
