@@ -41,7 +41,15 @@ pub(super) fn listener(table: Table<'_>, around: &Around<'_>) -> Option<Listener
         table.error("require_tls", "needs tls = { certificate, key }");
     }
     auth(&table, &mut listener, around.has_credentials);
-    listener.relay_by = table.list_with("relay_by", Identity::parse);
+    listener.relay_by = table.list_with("relay_by", |text| match Identity::parse(text)? {
+        Identity::Name(_) => Err(format!(
+            "{text:?}: who authenticates may send out anyway; expected sha256: and the hash of a certificate's public key"
+        )),
+        key => Ok(key),
+    });
+    if table.has("relay_by") && !table.has("tls") {
+        table.error("relay_by", "needs tls = { certificate, key, client_roots }");
+    }
     listener.submission = table.or("submission", false);
     listener.sender_map = sender_map(&table, listener.submission);
     listener.proxy_from = proxy_from(&table);

@@ -85,7 +85,7 @@ fn check(table: &Table<'_>, target: Option<&Target>, lists: &mut RecipientLists)
             _ if index > 0 => "expected one of recipients_file and verify",
             _ if !table.has("domains") => "only a route with domains has this key",
             Some(Target::Hop(NextHop::Link(_))) => {
-                "whose recipients are somewhere else is not ours to say: not for a link"
+                "not for a link: whom another host takes is not ours to say"
             }
             Some(Target::Hop(NextHop::Report)) => "not for to = \"report\"",
             Some(Target::Hold(_)) if *key == "verify" => {
