@@ -112,6 +112,8 @@ impl Inbound {
         };
         ServerConfig {
             lmtp: listener.lmtp,
+            // Asking for mail belongs to SMTP.
+            etrn: self.smtp.etrn && !listener.lmtp,
             starttls: listener.tls.as_ref().is_some_and(|tls| !tls.implicit),
             require_tls: listener.require_tls,
             auth_in_clear: names(&listener.auth_in_clear),

@@ -60,34 +60,38 @@ impl Pace {
 
     /// Until when the client is waited for now, and what it has failed to do then.
     pub(super) fn deadline(&mut self, phase: ServerPhase, now: Instant) -> (Instant, Slow) {
-        let limits = &self.limits;
-        let mut ends = vec![(
+        let limits = self.limits;
+        let whole = (
             self.begun + limits.session_time,
             Slow::Session(limits.session_time),
-        )];
-        match phase {
+        );
+        let (silent, more) = match phase {
             ServerPhase::Command => {
-                let silent = limits.command_timeout;
-                let next = *self.next_command.get_or_insert(now + silent);
-                ends.push((next, Slow::Silent(silent)));
+                let next = self
+                    .next_command
+                    .get_or_insert(now + limits.command_timeout);
                 let left = limits.between_messages.saturating_sub(self.commands);
-                ends.push((now + left, Slow::NoMessage(limits.between_messages)));
+                let no_message = Slow::NoMessage(limits.between_messages);
+                (
+                    (*next, Slow::Silent(limits.command_timeout)),
+                    Some((now + left, no_message)),
+                )
             }
             ServerPhase::Data => {
                 let window = limits.data_timeout;
-                ends.push((now + window, Slow::Silent(window)));
                 let (waited, octets) = self.data;
-                if octets < self.fewest() {
-                    let left = window.saturating_sub(waited);
-                    ends.push((now + left, Slow::Dribbles(window)));
-                }
+                let is_short = octets < self.fewest();
+                let left = window.saturating_sub(waited);
+                (
+                    (now + window, Slow::Silent(window)),
+                    is_short.then_some((now + left, Slow::Dribbles(window))),
+                )
             }
-        }
-        let last = (
-            now + limits.command_timeout,
-            Slow::Silent(limits.command_timeout),
-        );
-        ends.into_iter().min_by_key(|(at, _)| *at).unwrap_or(last)
+        };
+        let sooner = |one: (Instant, Slow), other: (Instant, Slow)| {
+            if other.0 < one.0 { other } else { one }
+        };
+        sooner(more.into_iter().fold(silent, sooner), whole)
     }
 
     /// What a window of data must bring.

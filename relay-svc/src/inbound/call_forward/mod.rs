@@ -103,3 +103,33 @@ impl CallForward {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_loses_nobody_mail_and_is_left_alone() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let host = HostPort {
+            host: "127.0.0.1".into(),
+            port,
+        };
+        let recipient = Mailbox::parse(b"a@branch.example").unwrap();
+        let other = Mailbox::parse(b"b@branch.example").unwrap();
+        let asking = CallForward::new("relay.test".into());
+        let begun = Instant::now();
+        assert!(asking.takes(&host, &recipient).await);
+        let after = begun.elapsed();
+        assert!(after >= PATIENCE && after < 2 * PATIENCE, "{after:?}");
+        assert!(asking.takes(&host, &other).await);
+        assert_eq!(begun.elapsed(), after, "not asked again");
+        let (_, _) = silent.accept().await.unwrap();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        drop(silent);
+        assert!(asking.takes(&host, &other).await);
+    }
+}

@@ -1,11 +1,14 @@
 //! One session with a client: the pure server session over a socket, with a named timer for each wait.
+//!
+//! - `proof`: TLS and AUTH, and what a client may do by them.
+
+mod proof;
 
 use std::{io, mem::MaybeUninit, net::SocketAddr, pin::Pin, task::ready, time::Duration};
 
-use linkmail_service::tls::{MaybeTls, Trust};
+use linkmail_service::tls::MaybeTls;
 use linkmail_smtp::{
-    AuthAnswer, Enhanced, Recorder, Reply, ReversePath, ServerPhase, ServerSession, ServerStep,
-    replies,
+    Recorder, Reply, ReversePath, ServerPhase, ServerSession, ServerStep, replies,
 };
 use opentelemetry::KeyValue;
 use tokio::{
@@ -16,14 +19,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Inbound,
-    authority::{Answer, Exchange, Refusal},
-    connection::Door,
-    etrn,
-    pace::Pace,
-    transaction::Transaction,
+    Inbound, authority::Exchange, connection::Door, etrn, pace::Pace, transaction::Transaction,
 };
-use crate::policy::{self, Client, Identity};
+use crate::policy::Client;
 
 /// The wait for a client to take our replies.
 const WRITE: Duration = Duration::from_secs(60);
@@ -34,8 +32,6 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 /// needs the greeting, EHLO and perhaps RSET; a stranger with NOOP would keep the line dialled.
 const IDLE_REPLIES: u8 = 4;
 
-/// The wait for the TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(60);
 /// A client that must not speak first is given so long to do it.
 const EARLY: Duration = Duration::from_secs(2);
 /// So much is read at once.
@@ -113,14 +109,6 @@ impl<'a> Session<'a> {
         session
     }
 
-    /// What the client may do follows from who it is.
-    fn weigh(&mut self) {
-        let listener = &self.door.listener;
-        self.may_relay = policy::contains(&listener.relay_from, self.peer.ip())
-            || self.client.name().is_some()
-            || self.client.is_any_of(&listener.relay_by);
-    }
-
     /// What comes before the greeting. None: the connection is gone.
     async fn begin(
         &mut self,
@@ -148,44 +136,6 @@ impl<'a> Session<'a> {
             }
         }
         Some(stream)
-    }
-
-    /// Shakes hands. None: it failed, and the connection is gone with it.
-    async fn handshake(
-        &mut self,
-        stream: TcpStream,
-        cancel: &CancellationToken,
-    ) -> Option<MaybeTls<TcpStream>> {
-        let tls = self.door.listener.tls.as_ref()?;
-        let shaken = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return None,
-            shaken = tls.server.accept(stream, HANDSHAKE) => shaken,
-        };
-        match shaken {
-            Ok(stream) => {
-                self.encrypted(&stream);
-                Some(stream)
-            }
-            Err(error) => {
-                self.trouble = Some(format!("no TLS: {error}"));
-                None
-            }
-        }
-    }
-
-    /// What was known of the client before is forgotten (RFC 3207 4.2); its certificate may tell more.
-    fn encrypted(&mut self, stream: &MaybeTls<TcpStream>) {
-        self.recorder.mark("!tls");
-        self.exchange = None;
-        self.client.identities.clear();
-        if let Some(tls) = stream.session() {
-            self.tls = Some(tls.to_string());
-            let proved = tls.peer.as_ref().filter(|_| tls.trust == Trust::Roots);
-            let key = proved.and_then(|peer| peer.key_fingerprint.clone());
-            self.client.identities.extend(key.map(Identity::Key));
-        }
-        self.weigh();
     }
 
     /// Goes on until the session ends; None if the connection is gone.
@@ -297,69 +247,10 @@ impl<'a> Session<'a> {
                 let answer = etrn::answer(self.inbound, &node, &self.client).await;
                 self.smtp.answer(answer);
             }
-            ServerStep::Auth { mechanism, initial } => {
-                let answer = match (&self.inbound.authority, mechanism.parse()) {
-                    (Some(authority), Ok(mechanism)) => {
-                        authority.start(self.peer.ip(), mechanism, initial).await
-                    }
-                    _ => Answer::Unavailable,
-                };
-                self.authenticated(answer);
-            }
-            ServerStep::AuthResponse(response) => {
-                let answer = match (&self.inbound.authority, self.exchange.take()) {
-                    (Some(authority), Some(exchange)) => {
-                        let client = self.peer.ip();
-                        authority.respond(client, exchange, &response).await
-                    }
-                    _ => Answer::Unavailable,
-                };
-                self.authenticated(answer);
-            }
+            ServerStep::Auth { mechanism, initial } => self.begin_auth(&mechanism, initial).await,
+            ServerStep::AuthResponse(response) => self.go_on_with_auth(&response).await,
             ServerStep::Write(_) | ServerStep::Read | ServerStep::StartTls | ServerStep::Close => {}
         }
-    }
-
-    /// Tells the client what its AUTH came to.
-    fn authenticated(&mut self, answer: Answer) {
-        let answer = match answer {
-            Answer::Challenge(exchange, challenge) => {
-                self.exchange = Some(exchange);
-                AuthAnswer::Challenge(challenge)
-            }
-            Answer::Accepted(name) => {
-                let identity = name.as_str().to_owned();
-                let proved = Identity::Name(identity.clone());
-                self.client.identities.push(proved);
-                self.weigh();
-                AuthAnswer::Accepted { identity }
-            }
-            Answer::Malformed(refusal) => {
-                self.not_authenticated(&refusal);
-                let malformed = Enhanced(5, 5, 2);
-                AuthAnswer::Refused(Reply::new(
-                    501,
-                    malformed,
-                    "malformed authentication response",
-                ))
-            }
-            Answer::Refused(refusal) => {
-                self.not_authenticated(&refusal);
-                AuthAnswer::Refused(replies::bad_credentials())
-            }
-            Answer::Unavailable => AuthAnswer::Refused(replies::authentication_unavailable()),
-        };
-        self.smtp.answer_auth(answer);
-    }
-
-    fn not_authenticated(&self, refusal: &Refusal) {
-        tracing::warn!(
-            peer = %self.peer,
-            mechanism = %refusal.mechanism,
-            name = refusal.name.as_ref().map(linkmail_sasl::Name::as_str),
-            reason = %refusal.why,
-            "authentication failed"
-        );
     }
 
     /// A sender as it is called outside, if mail starts here.
