@@ -184,6 +184,7 @@ async fn start(
         instruments: Instruments::default(),
         unrecorded: Unrecorded::default(),
         flight: linkmail_smtp::FlightLimits::default(),
+        hosts: config.hosts.clone(),
     };
     let (desk, places) = Desk::new(&config.links);
     let shared = Shared {

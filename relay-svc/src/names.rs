@@ -16,6 +16,13 @@ pub struct MessageId(Uuid);
 #[serde(transparent)]
 pub struct CycleId(Uuid);
 
+/// Under this id another relay of this project is told of the message.
+impl From<MessageId> for linkmail_smtp::PeerId {
+    fn from(id: MessageId) -> Self {
+        Self::from_octets(id.0.into_bytes())
+    }
+}
+
 macro_rules! uuid_name {
     ($name:ident) => {
         impl $name {
@@ -116,7 +123,8 @@ impl fmt::Display for LinkName {
     }
 }
 
-/// A domain whose mail is held until its site asks for it, in lower case (RFC 1985 5.2).
+/// A domain whose mail is held until its site asks for it, in lower case (RFC 1985 5.2). One with U-labels is known by its
+/// A-labels: ETRN has no other form of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Node(String);
 
@@ -124,7 +132,11 @@ impl Node {
     /// Of a domain as it was written.
     #[must_use]
     pub fn of(domain: &Domain) -> Self {
-        Self(String::from_utf8_lossy(domain.as_bytes()).to_ascii_lowercase())
+        let text = String::from_utf8_lossy(domain.as_bytes()).to_ascii_lowercase();
+        match domain.is_ascii() {
+            true => Self(text),
+            false => Self(idna::domain_to_ascii(&text).unwrap_or(text)),
+        }
     }
 
     /// The domain as text.

@@ -151,6 +151,15 @@ fn is_postmaster(address: &Mailbox) -> bool {
     address.local().eq_ignore_ascii_case(b"postmaster")
 }
 
+/// The peer that a client is, if it is listed as another relay: its network, so that a site whose address changes
+/// within it stays the same peer.
+#[must_use]
+pub fn peer_of(networks: &[IpNet], address: IpAddr) -> Option<String> {
+    let address = address.to_canonical();
+    let network = networks.iter().find(|network| network.contains(&address))?;
+    Some(network.trunc().to_string())
+}
+
 impl Policy {
     /// Whether a client may send to a recipient, and where that goes.
     ///

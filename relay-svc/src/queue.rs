@@ -89,6 +89,8 @@ pub enum Settlement {
         waited: Duration,
         /// When this attempt was.
         tried: Stamp,
+        /// The message may be delivered all the same: its reply was lost.
+        in_doubt: bool,
         /// The reply or error.
         reply: String,
     },
@@ -141,7 +143,11 @@ pub fn settle(
         Outcome::Failed(reason) => later(history, reason.clone(), policy, now, give_up),
         Outcome::InDoubt(reason) => {
             let reason = format!("in doubt, may be delivered twice: {reason}");
-            later(history, reason, policy, now, give_up)
+            let mut settlement = later(history, reason, policy, now, give_up);
+            if let Settlement::Retry { in_doubt, .. } = &mut settlement {
+                *in_doubt = true;
+            }
+            settlement
         }
     })
 }
@@ -175,6 +181,7 @@ fn later(
         attempts,
         waited,
         tried: now,
+        in_doubt: false,
         reply,
     }
 }

@@ -1,4 +1,5 @@
-//! Delivery status notifications: what the sender is told of recipients that were given up. Pure.
+//! Delivery status notifications: what the sender is told of recipients that were given up, and of those that were handed
+//! on to a server which tells nobody, where the sender asked for it. Pure.
 //!
 //! A `multipart/report` (RFC 6522) of a text for people, a `message/delivery-status` (RFC 3464) and the header of the
 //! returned message: never its body, which the sender has and a dear line should not carry. It goes from the null
@@ -14,18 +15,43 @@ use lettre::{
         header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue},
     },
 };
-use linkmail_smtp::{Mailbox, Reply};
+use linkmail_smtp::{
+    Mailbox, Reply,
+    dsn::{EnvelopeId, OriginalRecipient},
+};
 
 use crate::clock::Stamp;
 
 /// Of the returned header at most so many octets.
 pub const HEADER_LIMIT: usize = 32 * 1024;
 
-/// A recipient that was given up.
+/// What became of a recipient, for the report (RFC 3464 2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It was given up.
+    Failed,
+    /// It was handed on to a server that sends no reports of success (RFC 3461 6.2.7).
+    Relayed,
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+/// What is told of a recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct Told {
+    /// What became of it.
+    pub action: Action,
     /// Who.
     pub address: Mailbox,
+    /// The recipient as the sender wrote it (RFC 3464 2.3.1), if it said.
+    pub original: Option<OriginalRecipient>,
     /// RFC 3463, class 5.
     pub status: String,
     /// The reply or the error.
@@ -45,7 +71,7 @@ pub enum Diagnostic {
     Words(String),
 }
 
-impl Failure {
+impl Told {
     /// A recipient that the next hop refused for good.
     #[must_use]
     pub fn refused(address: Mailbox, reply: &Reply, remote: String) -> Self {
@@ -54,6 +80,8 @@ impl Failure {
             None => "5.0.0".to_owned(),
         };
         Self {
+            action: Action::Failed,
+            original: None,
             address,
             status,
             diagnostic: Diagnostic::Smtp(reply.to_string()),
@@ -62,10 +90,28 @@ impl Failure {
         }
     }
 
+    /// A recipient that was handed on to a server which does not tell of success.
+    #[must_use]
+    pub fn relayed(address: Mailbox, reply: &Reply, remote: String) -> Self {
+        Self {
+            action: Action::Relayed,
+            status: "2.0.0".to_owned(),
+            ..Self::refused(address, reply, remote)
+        }
+    }
+
+    /// The same with the recipient as the sender wrote it.
+    #[must_use]
+    pub fn with_original(self, original: Option<OriginalRecipient>) -> Self {
+        Self { original, ..self }
+    }
+
     /// A recipient whose attempts failed for too long (RFC 3463 X.4.7).
     #[must_use]
     pub fn expired(address: Mailbox, last: Diagnostic, remote: String) -> Self {
         Self {
+            action: Action::Failed,
+            original: None,
             address,
             status: "5.4.7".to_owned(),
             diagnostic: last,
@@ -95,6 +141,8 @@ pub struct Subject<'a> {
     pub sender: &'a Mailbox,
     /// When the message was accepted.
     pub arrived: Stamp,
+    /// The sender's own name for the message (RFC 3464 2.2.1).
+    pub envelope_id: Option<&'a EnvelopeId>,
     /// The start of the message, with its header.
     pub head: &'a [u8],
 }
@@ -108,11 +156,7 @@ pub struct ReportError(String);
 ///
 /// # Errors
 /// The mail library refuses a part; never seen, and then the failure is logged instead.
-pub fn write(
-    subject: &Subject<'_>,
-    failures: &[Failure],
-    now: Stamp,
-) -> Result<Vec<u8>, ReportError> {
+pub fn write(subject: &Subject<'_>, told: &[Told], now: Stamp) -> Result<Vec<u8>, ReportError> {
     let wrong = |error: &dyn std::fmt::Display| ReportError(error.to_string());
     let boundary = format!("=_{}", uuid::Uuid::new_v4().as_simple());
     let report_type =
@@ -120,14 +164,8 @@ pub fn write(
     let parts = MultiPart::builder()
         .header(ContentType::parse(&report_type).map_err(|error| wrong(&error))?)
         .build()
-        .singlepart(part(
-            "text/plain; charset=us-ascii",
-            words(subject, failures),
-        )?)
-        .singlepart(part(
-            "message/delivery-status",
-            fields(subject, failures, now),
-        )?)
+        .singlepart(part("text/plain; charset=us-ascii", words(subject, told))?)
+        .singlepart(part("message/delivery-status", fields(subject, told, now))?)
         .singlepart(part("text/rfc822-headers", header_of(subject.head))?);
     let auto =
         HeaderName::new_from_ascii("Auto-Submitted".to_owned()).map_err(|error| wrong(&error))?;
@@ -136,8 +174,12 @@ pub fn write(
             Some("Mail Delivery System".to_owned()),
             address(subject.postmaster),
         ))
-        .to(LettreMailbox::new(None, address(subject.sender)))
-        .subject("Undelivered mail returned to sender")
+        .raw_header(to(subject.sender)?)
+        .subject(if any_failed(told) {
+            "Undelivered mail returned to sender"
+        } else {
+            "Your message was handed on"
+        })
         .date(now.system_time())
         .message_id(Some(format!(
             "<{}@{}>",
@@ -157,6 +199,28 @@ fn envelope(subject: &Subject<'_>) -> Result<lettre::address::Envelope, ReportEr
         .map_err(|error| ReportError(error.to_string()))
 }
 
+/// The field To. An address with octets above 127 stands there as it is, which SMTPUTF8 carries (RFC 6532 3.2): lettre would
+/// encode it as if it were a phrase.
+fn to(sender: &Mailbox) -> Result<HeaderValue, ReportError> {
+    let name = HeaderName::new_from_ascii("To".to_owned());
+    let name = name.map_err(|error| ReportError(error.to_string()))?;
+    let text = sender.to_string();
+    Ok(HeaderValue::dangerous_new_pre_encoded(
+        name,
+        text.clone(),
+        text,
+    ))
+}
+
+/// The recipient's type and address (RFC 3464 2.3.2); with octets above 127 in the form that stands in ASCII (RFC 6533 3).
+fn final_recipient(address: &Mailbox) -> String {
+    let utf8 = OriginalRecipient::parse(&[b"utf-8;", &*address.to_bytes()].concat(), true);
+    match utf8 {
+        Some(recipient) if !address.is_ascii() => recipient.encode(false),
+        _ => format!("rfc822; {address}"),
+    }
+}
+
 /// Our own mailboxes are checked more strictly than lettre checks, and kept as they were written.
 fn address(mailbox: &Mailbox) -> Address {
     Address::new_dangerous(
@@ -172,45 +236,70 @@ fn part(content_type: &str, text: String) -> Result<SinglePart, ReportError> {
     Ok(SinglePart::builder().header(content_type).body(body))
 }
 
-fn words(subject: &Subject<'_>, failures: &[Failure]) -> String {
-    let mut text = format!(
-        "This is the mail relay {}.\r\n\r\nYour message could not be delivered to the recipients below. It will not be \
-         tried again.\r\nIts header is attached.\r\n",
-        subject.hostname
-    );
-    for failure in failures {
-        let said = match &failure.diagnostic {
-            Diagnostic::Smtp(reply) => format!("{} said: {reply}", failure.remote),
-            Diagnostic::Words(words) => words.clone(),
-        };
-        text.push_str(&format!(
-            "\r\n<{}>:\r\n    {}\r\n",
-            failure.address,
-            one_line(&said)
-        ));
+fn any_failed(told: &[Told]) -> bool {
+    told.iter().any(|one| one.action == Action::Failed)
+}
+
+fn words(subject: &Subject<'_>, told: &[Told]) -> String {
+    let mut text = format!("This is the mail relay {}.\r\n", subject.hostname);
+    let sections = [
+        (
+            Action::Failed,
+            "Your message could not be delivered to the recipients below. It will not be tried again.",
+        ),
+        (
+            Action::Relayed,
+            "Your message was handed on for the recipients below, to a server that will not report that it arrived.",
+        ),
+    ];
+    for (action, what) in sections {
+        let mut of_it = told.iter().filter(|one| one.action == action).peekable();
+        if of_it.peek().is_some() {
+            text.push_str(&format!("\r\n{what}\r\n"));
+        }
+        for one in of_it {
+            let said = match &one.diagnostic {
+                Diagnostic::Smtp(reply) => format!("{} said: {reply}", one.remote),
+                Diagnostic::Words(words) => words.clone(),
+            };
+            let said = one_line(&said);
+            text.push_str(&format!("\r\n<{}>:\r\n    {said}\r\n", one.address));
+        }
     }
+    text.push_str("\r\nThe header of the message is attached.\r\n");
     ascii(&text)
 }
 
-fn fields(subject: &Subject<'_>, failures: &[Failure], now: Stamp) -> String {
-    let mut text = format!(
-        "Reporting-MTA: dns; {}\r\nArrival-Date: {}\r\n",
-        subject.hostname,
-        subject.arrived.rfc2822()
-    );
-    for failure in failures {
+fn fields(subject: &Subject<'_>, told: &[Told], now: Stamp) -> String {
+    let mut text = format!("Reporting-MTA: dns; {}\r\n", subject.hostname);
+    if let Some(id) = subject.envelope_id {
+        text.push_str(&format!("Original-Envelope-Id: {}\r\n", id.as_str()));
+    }
+    text.push_str(&format!("Arrival-Date: {}\r\n", subject.arrived.rfc2822()));
+    for one in told {
+        text.push_str("\r\n");
+        if let Some(original) = &one.original {
+            // Decoded (RFC 3461 6.3), unless ASCII has no other form of it.
+            let written = match original.address().is_ascii() {
+                true => original.to_string(),
+                false => original.encode(false),
+            };
+            text.push_str(&format!("Original-Recipient: {written}\r\n"));
+        }
         text.push_str(&format!(
-            "\r\nFinal-Recipient: rfc822; {}\r\nAction: failed\r\nStatus: {}\r\n",
-            failure.address, failure.status
+            "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
+            final_recipient(&one.address),
+            one.action.as_str(),
+            one.status
         ));
-        if let Diagnostic::Smtp(reply) = &failure.diagnostic {
+        if let Diagnostic::Smtp(reply) = &one.diagnostic {
             text.push_str(&format!(
                 "Remote-MTA: dns; {}\r\nDiagnostic-Code: smtp; {}\r\n",
-                failure.remote,
+                one.remote,
                 one_line(reply)
             ));
         }
-        if failure.attempted {
+        if one.attempted {
             text.push_str(&format!("Last-Attempt-Date: {}\r\n", now.rfc2822()));
         }
     }
@@ -264,6 +353,7 @@ mod tests {
             postmaster: &postmaster,
             sender: &sender,
             arrived: Stamp(1_795_458_600_000),
+            envelope_id: None,
             head,
         };
         let refused = Reply::new(
@@ -272,12 +362,12 @@ mod tests {
             "no such\u{e9} user",
         );
         let failures = [
-            Failure::refused(
+            Told::refused(
                 mailbox("nobody@else.example"),
                 &refused,
                 "mail.isp.example:25".into(),
             ),
-            Failure::expired(
+            Told::expired(
                 mailbox("late@else.example"),
                 Diagnostic::Words("connection refused".into()),
                 "mail.isp.example:25".into(),
@@ -309,6 +399,40 @@ mod tests {
         }
         assert!(!text.contains("secret"));
         assert!(text.is_ascii());
+    }
+
+    #[test]
+    fn what_was_asked_for_stands_in_the_report_and_success_is_told_as_relayed() {
+        let (postmaster, sender) = (
+            mailbox("MAILER-DAEMON@relay.branch.example"),
+            Mailbox::parse_utf8("j\u{f6}rg@branch.example".as_bytes()).unwrap(),
+        );
+        let id = EnvelopeId::new("an id").unwrap();
+        let subject = Subject {
+            hostname: "relay.branch.example",
+            postmaster: &postmaster,
+            sender: &sender,
+            arrived: Stamp(1_795_458_600_000),
+            envelope_id: Some(&id),
+            head: b"Subject: x\r\n\r\n",
+        };
+        let taken = Reply::new(250, None, "queued as 1");
+        let odd = Mailbox::parse_utf8("ren\u{e9}@else.example".as_bytes()).unwrap();
+        let told = [Told::relayed(odd, &taken, "mail.isp.example".into())
+            .with_original(OriginalRecipient::parse(b"rfc822;r+2B@else.example", false))];
+        let text = write(&subject, &told, Stamp(1_795_458_660_000)).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for expected in [
+            "To: j\u{f6}rg@branch.example\r\n",
+            "Subject: Your message was handed on\r\n",
+            "Original-Envelope-Id: an id\r\n",
+            "Original-Recipient: rfc822;r+@else.example\r\n",
+            "Final-Recipient: utf-8;ren\\x{E9}@else.example\r\nAction: relayed\r\nStatus: 2.0.0\r\n",
+            "Diagnostic-Code: smtp; 250 queued as 1\r\n",
+            "a server that will not report that it arrived",
+        ] {
+            assert!(text.contains(expected), "no {expected:?} in\n{text}");
+        }
     }
 
     #[test]

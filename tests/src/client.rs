@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use linkmail_smtp::{
     ClientConfig, ClientPhase, ClientSession, ClientStep, Content, ForwardPath, Protocol,
-    RecipientOutcome, ReversePath, Transaction, TransactionOutcome,
+    Recipient, RecipientOutcome, ReversePath, Transaction, TransactionOutcome,
 };
 
 use crate::given::{body, bracketed, unknown, value};
@@ -19,7 +19,7 @@ const STATEMENTS: &str = "one of: drives: | client_name | protocol lmtp | send |
 #[derive(Debug)]
 pub struct PureClient {
     session: ClientSession,
-    sent: Vec<(Vec<ForwardPath>, Vec<u8>)>,
+    sent: Vec<(Vec<Recipient>, Vec<u8>)>,
     /// Messages whose body was given, and whose end was not.
     fed: HashSet<u64>,
     awaiting: Option<ClientPhase>,
@@ -141,7 +141,8 @@ impl PureClient {
         let sent = usize::try_from(number).ok().and_then(|n| self.sent.get(n));
         let recipients = sent.map(|(recipients, _)| recipients.clone());
         let recipients = recipients.unwrap_or_default();
-        for (path, outcome) in recipients.iter().zip(&outcome.recipients) {
+        for (recipient, outcome) in recipients.iter().zip(&outcome.recipients) {
+            let path = &recipient.path;
             let fate = match outcome {
                 RecipientOutcome::Accepted(reply) => format!("accepted {reply}"),
                 RecipientOutcome::Refused(reply) => format!("refused {reply}"),
@@ -170,9 +171,10 @@ fn parse_send(rest: &str) -> Option<(Transaction, Vec<u8>)> {
         .collect::<Option<Vec<_>>>()?;
     let transaction = Transaction {
         reverse_path: ReversePath::parse(sender.as_bytes()).ok()?,
-        recipients,
+        recipients: recipients.into_iter().map(Recipient::from).collect(),
         size: body.len() as u64,
         eight_bit,
+        ..Transaction::default()
     };
     Some((transaction, body))
 }

@@ -10,7 +10,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from harness import smtp, strace
+from harness import smtp, strace, wait
+from harness.exim import Exim
 from harness.line import Line
 from harness.mailbox import Mailbox
 from harness.otlp import Collector
@@ -70,6 +71,37 @@ def test_postfix_holds_until_etrn(provider):
         dialogue.expect(250, "ETRN branch.example")
     [mail] = site.wait_for(1)
     assert mail.id == id and mail.content.endswith(content)
+
+
+def test_exim_is_a_smart_host(place, running):
+    """Exim takes a message from swaks and delivers the same bytes behind its trace lines; a refused recipient is answered
+    550."""
+    world = running(Mailbox(place.endpoint()))
+    exim = running(Exim(place, "exim", sink=world.endpoint, refuse={"nobody@remote.example": "550 No such user"})).start()
+    content, id = smtp.message(body=".leading dot\n..two\n\nend")
+    smtp.swaks(exim.endpoint, "alice@branch.example", ["bob@remote.example"], content, place.folder)
+    [mail] = world.wait_for(1)
+    assert mail.id == id
+    assert mail.content.endswith(content), mail.content
+    assert mail.content[: -len(content)].startswith(b"Received: ")
+    assert (mail.reverse_path, mail.recipients) == ("alice@branch.example", ("bob@remote.example",))
+    with smtp.Dialogue(exim.endpoint) as dialogue:
+        dialogue.expect(250, "EHLO client")
+        dialogue.expect(250, "MAIL FROM:<alice@branch.example>")
+        dialogue.expect(550, "RCPT TO:<nobody@remote.example>")
+        dialogue.expect(250, "RCPT TO:<bob@remote.example>")
+
+
+def test_exim_queues_until_told(place, running):
+    """Exim that queues only keeps what it takes until a queue run, which sends it over one connection."""
+    world = running(Mailbox(place.endpoint()))
+    exim = running(Exim(place, "exim", sink=world.endpoint, settings={"queue_only": "true"})).start()
+    for _ in range(3):
+        smtp.submit(exim.endpoint, "alice@branch.example", ["bob@remote.example"], smtp.message()[0])
+    assert exim.waiting() == 3 and world.mails == []
+    exim.run_queue(two_stages=True)
+    world.wait_for(3)
+    wait.until(lambda: exim.waiting() == 0, lambda: f"an empty spool; log: {exim.log()}")
 
 
 def test_line_states(place, running):

@@ -33,9 +33,10 @@ relay.cycle.received=1 relay.cycle.outcome=complete -> linkmail.relay.v1.CycleSe
     receive inbound CONSUMER UNSET relay.link.name=isp
       process inbound CONSUMER UNSET
   relay.smtp.session CLIENT UNSET
-    send outbound CLIENT UNSET -> create outbound
-    send outbound CLIENT UNSET -> create outbound
     relay.etrn CLIENT UNSET relay.etrn.node=branch.example relay.smtp.reply_code=250
+  relay.smtp.session CLIENT UNSET
+    send outbound CLIENT UNSET -> create outbound
+    send outbound CLIENT UNSET -> create outbound
     relay.etrn CLIENT UNSET relay.etrn.node=branch.example relay.smtp.reply_code=250
   relay.hangup INTERNAL UNSET relay.link.name=isp
 """.strip()

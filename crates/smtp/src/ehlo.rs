@@ -77,6 +77,8 @@ pub struct Capabilities {
     pub smtp_utf8: bool,
     /// AUTH (RFC 4954): the mechanisms, in capital letters.
     pub auth: Vec<String>,
+    /// XLINKMAIL, our own.
+    pub xlinkmail: bool,
     /// LIMITS (RFC 9422).
     pub limits: Limits,
     /// Every other line, as it was sent.
@@ -102,6 +104,7 @@ impl Capabilities {
                 b"CHUNKING" => offered.chunking = true,
                 b"STARTTLS" => offered.starttls = true,
                 b"DSN" => offered.dsn = true,
+                b"XLINKMAIL" => offered.xlinkmail = true,
                 b"SMTPUTF8" => offered.smtp_utf8 = true,
                 b"AUTH" => offered.auth.extend(words.filter_map(mechanism)),
                 b"LIMITS" => offered.limits = Limits::read(words),

@@ -14,7 +14,7 @@
 //! - [`submission`]: which fields the header of a new message lacks.
 //! - [`transcript`]: a bounded record of a session, in the form that the transcript tests read.
 //!
-//! Limits: no BINARYMIME. The client session speaks no SMTPUTF8 or DSN.
+//! Limits: no BINARYMIME.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -38,7 +38,7 @@ pub mod transcript;
 
 pub use client::{
     ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, FlightLimits,
-    Protocol, RecipientOutcome, Room, TlsUse, Transaction, TransactionOutcome,
+    Protocol, Recipient, RecipientOutcome, Room, TlsUse, Transaction, TransactionOutcome,
 };
 pub use data::{BadBody, DataDecoder, DataEncoder, Fault};
 pub use ehlo::Capabilities;

@@ -1,11 +1,12 @@
 //! XLINKMAIL, an extension of our own between two relays of this project (RFC 5321 2.2.2 leaves names with X to local use).
 //!
-//! - EHLO keyword `XLINKMAIL`, without parameters; offered only to a peer that is listed or has authenticated itself.
+//! - EHLO keyword `XLINKMAIL`, without parameters; offered only to a peer that the receiver knows.
 //! - MAIL parameter `XLMID=uuid`, the id that the message has at the sending relay, in the form of 36 characters. It adds
-//!   43 octets to the line. A value of another form is 501; from a peer that is not trusted the parameter is unknown, 555.
+//!   43 octets to the line. A value of another form is 501.
 //!
-//! The id says which message it is if the same one comes twice, and lets the two ends tell one story. What the receiver
-//! makes of it is its own affair.
+//! A receiver that knows its peer remembers which recipients were taken under an id. When the connection was lost before
+//! the reply, the sender hands the message over again under the same id, and the receiver does not take it twice.
+//! docs/xlinkmail.md is the specification.
 
 use std::fmt;
 
@@ -32,6 +33,11 @@ impl PeerId {
             *octet = pair[0] * 16 + pair[1];
         }
         Some(PeerId(octets))
+    }
+
+    /// The id that these sixteen octets of a UUID are.
+    pub fn from_octets(octets: [u8; 16]) -> PeerId {
+        PeerId(octets)
     }
 
     /// The sixteen octets of the UUID.

@@ -75,6 +75,7 @@ pub struct HeaderScan {
     scan: Scan,
     received: usize,
     header_bytes: u64,
+    eight_bit: bool,
 }
 
 impl Default for HeaderScan {
@@ -90,12 +91,18 @@ impl HeaderScan {
             scan: Scan::Name(0),
             received: 0,
             header_bytes: 0,
+            eight_bit: false,
         }
     }
 
     /// How many `Received` fields were seen.
     pub fn received(&self) -> usize {
         self.received
+    }
+
+    /// Whether the header section so far has octets above 127 (RFC 6532 3).
+    pub fn eight_bit(&self) -> bool {
+        self.eight_bit
     }
 
     /// Whether the empty line behind the header section was seen.
@@ -119,6 +126,7 @@ impl HeaderScan {
                         self.scan = Scan::Name(0);
                     }
                     self.header_bytes += line as u64;
+                    self.eight_bit |= !piece[..line].is_ascii();
                     piece = &piece[line..];
                 }
                 _ => {
@@ -131,6 +139,7 @@ impl HeaderScan {
 
     fn byte(&mut self, byte: u8) {
         self.header_bytes += 1;
+        self.eight_bit |= !byte.is_ascii();
         self.scan = match (self.scan, byte) {
             (Scan::EmptyCr, b'\n') => {
                 self.header_bytes -= 2;

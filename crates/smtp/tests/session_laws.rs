@@ -138,9 +138,9 @@ fn transaction() -> Transaction {
     let path = |text: &str| ForwardPath::parse(text.as_bytes()).expect("a path");
     Transaction {
         reverse_path: ReversePath::parse(b"a@a.example").expect("a path"),
-        recipients: vec![path("b@b.example"), path("c@c.example")],
+        recipients: vec![path("b@b.example").into(), path("c@c.example").into()],
         size: 11,
-        eight_bit: false,
+        ..Transaction::default()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     clock::Stamp,
     names::{MessageId, RequestId},
     policy::{self, Admitted, Denied},
-    spool::{ListFilter, NewMessage, NewRecipient, Origin, RequestKey},
+    spool::{ListFilter, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, RequestKey},
     telemetry,
 };
 
@@ -140,6 +140,7 @@ impl Messages {
                 .map(|a| NewRecipient {
                     address: a.address,
                     hop: a.hop,
+                    wish: RecipientWish::default(),
                 })
                 .collect(),
             origin: Origin::Grpc,
@@ -148,6 +149,9 @@ impl Messages {
             traceparent: telemetry::to_text(&span),
             accepted: now,
             request,
+            wish: MessageWish::default(),
+            utf8_header: false,
+            handover: None,
         };
         let stored = self.store(&message, &call.content, peer).await;
         telemetry::end(

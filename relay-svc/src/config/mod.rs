@@ -3,6 +3,7 @@
 //! Reading it checks everything that can be known from the file alone, and reports all that is wrong at once.
 
 mod read;
+mod read_host;
 mod read_link;
 mod read_listener;
 mod read_route;
@@ -20,6 +21,7 @@ use linkmail_smtp::{EtrnNode, FlightLimits, Mailbox};
 
 use crate::{
     names::{HostPort, LinkName},
+    outbound::Hosts,
     policy::{Identity, Policy},
     queue::RetryPolicy,
     recipient_list::RecipientList,
@@ -58,6 +60,8 @@ pub struct Config {
     pub recipient_lists: RecipientLists,
     /// The lines to the outside.
     pub links: Vec<Link>,
+    /// How next hops are spoken to.
+    pub hosts: Hosts,
 }
 
 impl Config {
@@ -145,6 +149,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Who may send out.
     pub relay_from: Vec<IpNet>,
+    /// Other relays of this project, whose repeats are recognised.
+    pub repeats_from: Vec<IpNet>,
     /// What comes here came over this link.
     pub link: Option<LinkName>,
     /// LMTP instead of SMTP.
@@ -180,6 +186,7 @@ impl Listener {
         Self {
             address,
             relay_from: Vec::new(),
+            repeats_from: Vec::new(),
             link: None,
             lmtp: false,
             tls: None,
@@ -215,6 +222,8 @@ pub struct Link {
     pub name: LinkName,
     /// The next hop over it.
     pub smart_host: HostPort,
+    /// The hosts that are tried in its place, in this order, when no session with it comes about.
+    pub fallback: Vec<HostPort>,
     /// The most connections to the smart host at once; at least one.
     pub connections: usize,
     /// How much each of them may have under way.

@@ -18,7 +18,7 @@ use linkmail_service::{
 use linkmail_smtp::{Domain, Mailbox};
 
 use super::{
-    Config, Grpc, Limits, Listener,
+    Config, Grpc, Limits, Listener, read_host,
     read_link::{self, ReadLink},
     read_listener::{self, Around},
     read_route,
@@ -107,6 +107,7 @@ fn read(document: &Document) -> Option<Config> {
     if listeners.is_empty() {
         root.error("listener", "missing; at least one [[listener]] is required");
     }
+    let hosts = read_host::hosts(document, &root);
     let read_route::Read { routes, lists } = read_route::routes(&root, names.as_ref());
     root.finish();
     let hostname = hostname?;
@@ -132,6 +133,7 @@ fn read(document: &Document) -> Option<Config> {
             postmaster: postmaster.clone().or(fallback),
         }),
         postmaster: postmaster.unwrap_or(own),
+        hosts: hosts?,
         links: links
             .into_iter()
             .map(|read| read.link)
@@ -239,6 +241,15 @@ pub(super) fn positive(table: &Table<'_>, key: &str, default: Duration) -> Durat
         table.error(key, "expected a duration above zero");
     }
     value
+}
+
+/// The same for one that has no default here.
+pub(super) fn positive_if_said(table: &Table<'_>, key: &str) -> Option<Duration> {
+    let value: Duration = table.optional(key)?;
+    if value.is_zero() {
+        table.error(key, "expected a duration above zero");
+    }
+    Some(value)
 }
 
 /// The names that a listener or a route may refer to. `None`: a link has no good name, and nothing can be said of

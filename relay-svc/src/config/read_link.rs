@@ -30,6 +30,11 @@ pub(super) fn link(document: &Document, table: Table<'_>) -> ReadLink {
 
 fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option<Link> {
     let smart_host = table.required_with("smart_host", HostPort::parse_url);
+    let fallback = if table.has("fallback") {
+        table.required_list_with("fallback", "host", HostPort::parse_url)
+    } else {
+        Vec::new()
+    };
     let connections = table.or("connections", 16);
     if connections == 0 {
         table.error("connections", "expected at least 1");
@@ -51,6 +56,7 @@ fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option
     Some(Link {
         name: name?,
         smart_host: smart_host?,
+        fallback,
         connections,
         flight,
         dial: dial?,

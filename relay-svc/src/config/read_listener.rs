@@ -27,6 +27,7 @@ pub(super) fn listener(table: Table<'_>, around: &Around<'_>) -> Option<Listener
     let address = table.required("address");
     let mut listener = Listener::at(address.unwrap_or_else(|| ([0, 0, 0, 0], 0).into()));
     listener.relay_from = table.list("relay_from");
+    listener.repeats_from = table.list("repeats_from");
     listener.link = table.parse_with("link", LinkName::parse);
     if let Some(name) = &listener.link {
         known_link(&table, "link", name, around.links);

@@ -22,10 +22,10 @@ use super::{
 use crate::{
     arrivals::OpenWindow,
     clock::Stamp,
-    config::Link,
+    config::{Driver, Link},
     link::{self, LinkState},
     names::{HostPort, NextHop},
-    outbound::Speaking,
+    outbound::{Connection, Speaking, WEIGHED, justified},
     telemetry,
 };
 
@@ -40,11 +40,36 @@ pub(super) struct Window {
     pub(super) span: Context,
 }
 
-/// A connection that nobody speaks on yet.
-pub(super) struct FreshConnection {
-    pub(super) host: HostPort,
-    pub(super) stream: TcpStream,
-    pub(super) at: Instant,
+/// Connections of the dial that nobody speaks on yet.
+#[derive(Default)]
+pub(super) struct Fresh {
+    connections: HashMap<HostPort, Vec<Connection>>,
+    at: Option<Instant>,
+}
+
+/// Such a connection is used for so long; later the host may have tired of waiting.
+const FRESH: Duration = Duration::from_secs(5);
+
+impl Fresh {
+    fn add(&mut self, host: HostPort, connection: Connection) {
+        self.connections.entry(host).or_default().push(connection);
+    }
+
+    /// The line came up now.
+    fn dialled(&mut self, connection: Option<(HostPort, TcpStream)>) {
+        self.at = Some(Instant::now());
+        if let Some((host, stream)) = connection {
+            self.add(host, Connection::Made(stream));
+        }
+    }
+
+    /// One to a host, the one that brought the line up first.
+    pub(super) fn take(&mut self, host: &HostPort) -> Option<Connection> {
+        if self.at.is_none_or(|at| at.elapsed() >= FRESH) {
+            self.connections.clear();
+        }
+        self.connections.get_mut(host)?.pop()
+    }
 }
 
 /// One cycle on its way.
@@ -58,8 +83,8 @@ pub(super) struct Run {
     pub(super) window: Option<Window>,
     /// Open sessions, by host: the one that forwarded also asks, and forwards again.
     pub(super) sessions: HashMap<HostPort, Speaking>,
-    /// The connection that brought the line up, until a session takes it.
-    pub(super) dialled: Option<FreshConnection>,
+    /// What the dial connected to, until sessions take it.
+    pub(super) fresh: Fresh,
     /// Sessions that are saying goodbye.
     pub(super) leaving: JoinSet<()>,
     woken: watch::Receiver<u64>,
@@ -111,7 +136,7 @@ impl Run {
             span,
             window: None,
             sessions: HashMap::new(),
-            dialled: None,
+            fresh: Fresh::default(),
             leaving: JoinSet::new(),
             woken,
             begun,
@@ -218,6 +243,7 @@ impl Run {
         ];
         let span = telemetry::start("relay.dial", SpanKind::Client, &self.span, attributes);
         let hosts = self.hosts();
+        let mut fresh = self.connect_beside().await;
         let dialled = tokio::select! {
             () = cancel.cancelled() => Err(link::DialError { reason: "the relay is stopping".into(), output: String::new() }),
             dialled = link::dial(&self.link.dial, &hosts) => dialled,
@@ -248,11 +274,8 @@ impl Run {
         });
         match dialled {
             Ok(dialled) => {
-                let at = Instant::now();
-                self.dialled =
-                    dialled
-                        .connection
-                        .map(|(host, stream)| FreshConnection { host, stream, at });
+                fresh.dialled(dialled.connection);
+                self.fresh = fresh;
                 self.order.dialled();
                 self.shared.desk.set_state(&self.link.name, LinkState::Up);
                 self.open_window();
@@ -267,12 +290,36 @@ impl Run {
         }
     }
 
+    /// Where connecting is dialling, the connections that the cycle will need are all made at once: a long line is waited
+    /// for once. One is left out, which is the dial itself.
+    async fn connect_beside(&self) -> Fresh {
+        let mut fresh = Fresh::default();
+        if !matches!(self.link.dial.driver, Driver::Implicit) {
+            return fresh;
+        }
+        let spool = &self.shared.forwarder.spool;
+        let weight = spool.due_weight(self.hop.to_string(), Stamp::now(), WEIGHED);
+        let (messages, octets) = weight.await.unwrap_or_default();
+        if messages == 0 {
+            return fresh;
+        }
+        let (smart_host, patience) = (&self.link.smart_host, self.link.dial.patience);
+        let sessions = justified(messages, octets, self.link.connections, true);
+        let asked = self.link.dequeue.iter().map(|dequeue| &dequeue.host);
+        for host in std::iter::repeat_n(smart_host, sessions - 1).chain(asked) {
+            let host = host.clone();
+            fresh.add(host.clone(), Connection::begin(host, patience));
+        }
+        fresh
+    }
+
     /// Everyone the cycle speaks to, the smart host first, each once.
     fn hosts(&self) -> Vec<HostPort> {
         let mut hosts = vec![self.link.smart_host.clone()];
-        for dequeue in &self.link.dequeue {
-            if !hosts.contains(&dequeue.host) {
-                hosts.push(dequeue.host.clone());
+        let others = self.link.dequeue.iter().map(|dequeue| &dequeue.host);
+        for host in self.link.fallback.iter().chain(others) {
+            if !hosts.contains(host) {
+                hosts.push(host.clone());
             }
         }
         hosts
@@ -341,7 +388,7 @@ impl Run {
         }
         // Each is bounded by itself.
         while self.leaving.join_next().await.is_some() {}
-        self.dialled = None;
+        self.fresh = Fresh::default();
         self.look();
         if let Some(window) = self.window.take() {
             window.span.span().set_attribute(KeyValue::new(

@@ -7,14 +7,10 @@ use opentelemetry::{
     KeyValue,
     trace::{SpanKind, TraceContextExt},
 };
-use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    DequeueRequest, Phase,
-    order::Announced,
-    run::{FreshConnection, Run},
-};
+use super::{DequeueRequest, Phase, order::Announced, run::Run};
 use crate::{
     clock::Stamp,
     config::Dequeue,
@@ -23,8 +19,6 @@ use crate::{
     telemetry,
 };
 
-/// The connection that brought the line up is used for so long; later the host may have tired of waiting.
-const DIALLED_FRESH: Duration = Duration::from_secs(5);
 /// Mail that keeps coming is forwarded without a break for so long; then it is others' turn.
 const STRETCH: Duration = Duration::from_secs(300);
 /// While mail flows, its count is kept so often.
@@ -122,16 +116,8 @@ impl Run {
         }
         self.enter(Phase::Forward).await;
         let asking = and_ask.then(|| self.ask_beside());
-        let host = self.link.smart_host.clone();
-        let mut fleet = self.fleet(host.clone(), cancel);
-        if let Some(speaking) = self.at_hand(&host) {
-            fleet.take(speaking);
-        } else if let Some(stream) = self.fresh_connection(&host) {
-            fleet.take_connection(stream);
-        }
-        fleet.grow(self.justified(&fleet, true).await);
         let before = self.tally();
-        let sent = self.drain(&mut fleet, before).await;
+        let (host, sent) = self.send(before, cancel).await;
         self.count(before, &sent.done);
         if let Some(asking) = asking {
             // First, for what went out beside it came after it.
@@ -147,7 +133,49 @@ impl Run {
         }
     }
 
-    async fn justified(&self, fleet: &Fleet, by_octets: bool) -> usize {
+    /// Sends over sessions with the smart host; or, when none comes about, with the next host that there is instead.
+    async fn send(&mut self, before: Tally, cancel: &CancellationToken) -> (HostPort, Sent) {
+        let mut hosts = vec![self.link.smart_host.clone()];
+        hosts.extend(self.link.fallback.iter().cloned());
+        let mut first = None;
+        for host in hosts {
+            let mut sent = self.send_to(&host, before, cancel).await;
+            if sent.stop.is_some() || cancel.is_cancelled() {
+                return (host, sent);
+            }
+            // What the first said counts for the mail that stays.
+            if first.is_none() {
+                first = sent.failed.take();
+            }
+        }
+        let failed = Sent {
+            failed: first,
+            ..Sent::default()
+        };
+        (self.link.smart_host.clone(), failed)
+    }
+
+    async fn send_to(
+        &mut self,
+        host: &HostPort,
+        before: Tally,
+        cancel: &CancellationToken,
+    ) -> Sent {
+        let mut fleet = self.fleet(host.clone(), cancel);
+        let sessions = self.justified(&mut fleet, true).await;
+        if let Some(speaking) = self.at_hand(host) {
+            fleet.take(speaking);
+        }
+        while fleet.sessions() < sessions
+            && let Some(connection) = self.fresh.take(host)
+        {
+            fleet.take_connection(connection);
+        }
+        fleet.grow(sessions);
+        self.drain(&mut fleet, before).await
+    }
+
+    async fn justified(&self, fleet: &mut Fleet, by_octets: bool) -> usize {
         let justified = fleet.justified(self.link.connections, by_octets).await;
         // A spool that cannot be read is met again by the session.
         justified.unwrap_or(1)
@@ -307,8 +335,8 @@ impl Run {
         if let Some(speaking) = self.at_hand(host) {
             return Ok(speaking);
         }
-        let fresh = self.fresh_connection(host);
-        self.opener().open(host, fresh).await
+        let connection = self.fresh.take(host);
+        self.opener().open(host, connection).await
     }
 
     /// The session with a host that is there, if it still is.
@@ -321,25 +349,15 @@ impl Run {
         None
     }
 
-    /// The connection to a host that brought the line up, if nobody has used it and it is not old.
-    fn fresh_connection(&mut self, host: &HostPort) -> Option<TcpStream> {
-        let is_fresh = |dialled: &mut FreshConnection| {
-            dialled.host == *host && dialled.at.elapsed() < DIALLED_FRESH
-        };
-        self.dialled.take_if(is_fresh).map(|dialled| dialled.stream)
-    }
-
     fn opener(&self) -> Opener {
-        Opener {
-            hostname: self.shared.forwarder.hostname.clone(),
-            patience: self.link.dial.patience,
-            flight: self.link.flight,
-            parent: self.span.clone(),
-        }
+        let (patience, flight) = (self.link.dial.patience, self.link.flight);
+        self.shared.forwarder.opener(patience, flight, &self.span)
     }
 
     fn keep(&mut self, host: HostPort, speaking: Speaking) {
-        self.sessions.insert(host, speaking);
+        if let Some(other) = self.sessions.insert(host, speaking) {
+            self.leaving.spawn(other.quit());
+        }
     }
 
     /// Asks every provider for every node.
@@ -359,12 +377,14 @@ impl Run {
     }
 
     /// The same beside the forwarding, on connections of their own: what waits on either side moves at once.
-    fn ask_beside(&self) -> Asking {
+    fn ask_beside(&mut self) -> Asking {
         let (link, opener) = (self.link.clone(), self.opener());
+        let hosts = link.dequeue.iter().map(|dequeue| &dequeue.host);
+        let fresh: Vec<_> = hosts.map(|host| self.fresh.take(host)).collect();
         let round = async move {
             let mut round = Vec::new();
-            for Dequeue { host, nodes } in &link.dequeue {
-                let speaking = opener.open(host, None).await;
+            for (Dequeue { host, nodes }, connection) in link.dequeue.iter().zip(fresh) {
+                let speaking = opener.open(host, connection).await;
                 round.push(ask_host(speaking, host, nodes).await);
             }
             (round, Instant::now())
@@ -399,11 +419,7 @@ impl Run {
                     .await;
             }
             match speaking {
-                Some(speaking)
-                    if speaking.session.is_alive() && !self.sessions.contains_key(&host) =>
-                {
-                    self.keep(host, speaking);
-                }
+                Some(speaking) if speaking.session.is_alive() => self.keep(host, speaking),
                 Some(speaking) => {
                     self.leaving.spawn(speaking.quit());
                 }

@@ -70,6 +70,8 @@ impl Inbound {
             max_recipients: config.limits.recipients,
             etrn: config.policy.routes.holds().next().is_some(),
             chunking: true,
+            dsn: true,
+            smtputf8: true,
             ..ServerConfig::default()
         };
         let limits = config.limits;

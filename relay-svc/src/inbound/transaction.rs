@@ -19,7 +19,10 @@ use crate::{
     names::{LinkName, MessageId},
     policy::Admitted,
     sender_map::SenderMap,
-    spool::{Accepted, Draft, NewMessage, NewRecipient, Origin, SpoolError},
+    spool::{
+        Accepted, Draft, Handover, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish,
+        SpoolError,
+    },
     telemetry,
 };
 
@@ -28,12 +31,27 @@ const HOPS: usize = 100;
 
 pub(super) struct Transaction {
     id: MessageId,
-    reverse_path: ReversePath,
-    recipients: Vec<Admitted>,
+    envelope: Envelope,
+    recipients: Vec<Wanted>,
     link: Option<LinkName>,
     /// Held until the message is durable or dropped: the link's window sees it as under way.
     arrival: Option<Arrival>,
     data: Option<Data>,
+}
+
+/// What MAIL said.
+pub(super) struct Envelope {
+    pub(super) reverse_path: ReversePath,
+    pub(super) wish: MessageWish,
+    /// Whether the client gave SMTPUTF8.
+    pub(super) smtputf8: bool,
+    pub(super) handover: Option<Handover>,
+}
+
+/// A recipient that was admitted, and what the sender asked for.
+struct Wanted {
+    admitted: Admitted,
+    wish: RecipientWish,
 }
 
 struct Data {
@@ -94,13 +112,13 @@ impl Drop for Data {
 
 impl Transaction {
     pub(super) fn begin(
-        reverse_path: ReversePath,
+        envelope: Envelope,
         link: Option<LinkName>,
         arrival: Option<Arrival>,
     ) -> Self {
         Self {
             id: MessageId::new(),
-            reverse_path,
+            envelope,
             recipients: Vec::new(),
             link,
             arrival,
@@ -109,13 +127,13 @@ impl Transaction {
     }
 
     /// The same mailbox twice is one recipient: a message is delivered once (RFC 5321 4.1.1.3 leaves it open).
-    pub(super) fn add(&mut self, admitted: Admitted) {
+    pub(super) fn add(&mut self, admitted: Admitted, wish: RecipientWish) {
         if !self
             .recipients
             .iter()
-            .any(|known| known.address == admitted.address)
+            .any(|known| known.admitted.address == admitted.address)
         {
-            self.recipients.push(admitted);
+            self.recipients.push(Wanted { admitted, wish });
         }
     }
 
@@ -127,7 +145,7 @@ impl Transaction {
     pub(super) async fn open(&mut self, inbound: &Inbound, peer: SocketAddr, smtp: &ServerSession) {
         let begun = Stamp::now();
         let only = match self.recipients.as_slice() {
-            [one] => Some(ForwardPath::Mailbox(one.address.clone())),
+            [one] => Some(ForwardPath::Mailbox(one.admitted.address.clone())),
             _ => None,
         };
         let id = self.id.to_string();
@@ -203,12 +221,13 @@ impl Transaction {
             return Err(replies::mail_loop());
         }
         let recipients = self.recipients.into_iter().map(|r| NewRecipient {
-            address: r.address,
-            hop: r.hop,
+            address: r.admitted.address,
+            hop: r.admitted.hop,
+            wish: r.wish,
         });
         let message = NewMessage {
             id: self.id,
-            reverse_path: self.reverse_path,
+            reverse_path: self.envelope.reverse_path,
             recipients: recipients.collect(),
             origin: Origin::Smtp,
             cycle: self.arrival.as_ref().and_then(Arrival::cycle),
@@ -216,6 +235,9 @@ impl Transaction {
             traceparent: telemetry::to_text(&data.span),
             accepted: Stamp::now(),
             request: None,
+            wish: self.envelope.wish,
+            utf8_header: self.envelope.smtputf8 && data.scan.eight_bit(),
+            handover: self.envelope.handover,
         };
         let draft = std::mem::replace(&mut data.draft, inbound.spool.draft());
         let accepted = inbound

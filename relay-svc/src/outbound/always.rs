@@ -6,7 +6,7 @@ use opentelemetry::Context;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectError, End, Feed, Forwarder, Session, Stop, Terms, connect};
+use super::{ConnectError, Connection, End, Feed, Forwarder, Stop, Terms, WHOLE, connect};
 use crate::{
     clock::Stamp,
     names::{HostPort, NextHop},
@@ -92,7 +92,8 @@ async fn converse(
 ) -> Result<(), String> {
     let opened = match connect(host, PATIENCE).await {
         Ok(stream) => {
-            Session::open(stream, host.clone(), &forwarder.hostname, forwarder.flight).await
+            let opener = forwarder.opener(PATIENCE, forwarder.flight, span);
+            opener.session(host, Some(Connection::Made(stream))).await
         }
         // There is no line to wait for: a host that does not answer counts. A name that does not resolve never does.
         Err(ConnectError::Refused(reason) | ConnectError::TimedOut(reason)) => {
@@ -119,6 +120,7 @@ async fn converse(
         let terms = Terms {
             parent: span,
             until: Instant::now() + STRETCH,
+            share: WHOLE,
             cancel,
             told: &watch::Sender::default(),
         };

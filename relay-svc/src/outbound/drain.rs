@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use linkmail_smtp::{Content, ForwardPath, Transaction};
+use linkmail_smtp::{Content, FlightLimits, ForwardPath, Recipient, Transaction};
 use opentelemetry::{Context, KeyValue, trace::TraceContextExt};
 use tokio::{
     sync::{Mutex, watch},
@@ -37,7 +37,7 @@ pub enum Stop {
     Idle,
     /// More is due, and has been for long: it is others' turn.
     Stretch,
-    /// The host takes no more in this session, which is in order.
+    /// The session takes no more, for no fault of the host: it takes so many, or a message could not be sent to its end.
     Exhausted,
     /// The session ended.
     Ended(End),
@@ -60,12 +60,20 @@ pub struct Drained {
     pub untried: Option<i64>,
 }
 
+/// The share of a session that is alone.
+pub const WHOLE: FlightLimits = FlightLimits {
+    messages: usize::MAX,
+    bytes: u64::MAX,
+};
+
 /// What sending needs to know beside the feed and the session.
 pub struct Terms<'a> {
     /// The span of the session.
     pub parent: &'a Context,
     /// No message is begun after this.
     pub until: Instant,
+    /// So many messages and octets are taken before the first outcome, so that other sessions have their share.
+    pub share: FlightLimits,
     /// No message is begun once this is cancelled.
     pub cancel: &'a CancellationToken,
     /// Is told after each message.
@@ -91,6 +99,8 @@ impl Forwarder {
             tally: Tally::default(),
             last: None,
             untried: None,
+            taken: (0, 0),
+            has_outcome: false,
         };
         let stop = drain.run(session).await;
         Drained {
@@ -143,6 +153,9 @@ struct Drain<'a> {
     tally: Tally,
     last: Option<i64>,
     untried: Option<i64>,
+    /// Messages and octets that were taken.
+    taken: (usize, u64),
+    has_outcome: bool,
 }
 
 impl Drain<'_> {
@@ -163,6 +176,10 @@ impl Drain<'_> {
                     Event::Etrn(_) => {}
                     Event::Idle if self.is_over(session) => break,
                     Event::Idle => self.dry = false,
+                    Event::Closed if session.ended_by_message() => {
+                        self.stop.get_or_insert(Stop::Exhausted);
+                        break;
+                    }
                     Event::Closed => {
                         let end = session.end().cloned();
                         let end = end.unwrap_or_else(|| End::Failed("the session ended".into()));
@@ -209,7 +226,11 @@ impl Drain<'_> {
             if self.stop.is_some() || self.dry {
                 return;
             }
-            let taken = match self.feed.take(room.messages.min(BATCH)).await {
+            let share = self.share_left();
+            if share == 0 {
+                return;
+            }
+            let taken = match self.feed.take(room.messages.min(BATCH).min(share)).await {
                 Ok(taken) => taken,
                 Err(error) => {
                     self.stop = Some(Stop::Spool(error));
@@ -222,6 +243,7 @@ impl Drain<'_> {
                 let fits = session
                     .room()
                     .is_some_and(|room| message.due.size <= room.bytes || self.parts.is_empty());
+                let fits = fits && self.share_left() > 0;
                 if fits {
                     self.begin(session, message).await;
                 } else {
@@ -236,10 +258,23 @@ impl Drain<'_> {
         }
     }
 
+    /// How many messages may be taken yet of the share of this session.
+    fn share_left(&self) -> usize {
+        let (messages, bytes) = self.taken;
+        if self.has_outcome {
+            usize::MAX
+        } else if bytes >= self.terms.share.bytes {
+            0
+        } else {
+            self.terms.share.messages.saturating_sub(messages)
+        }
+    }
+
     /// Begins a message: one transaction for each hundred recipients.
     async fn begin(&mut self, session: &mut Session, message: InHandMessage) {
         let InHandMessage { due, hand } = message;
         self.last = self.last.max(Some(due.seq));
+        self.taken = (self.taken.0 + 1, self.taken.1 + due.size);
         let most = session
             .recipients_limit()
             .and_then(|limit| usize::try_from(limit).ok());
@@ -273,7 +308,7 @@ impl Drain<'_> {
         &mut self,
         session: &mut Session,
         message: Arc<Sending>,
-        part: Part,
+        mut part: Part,
         transaction: Transaction,
     ) {
         let read = async {
@@ -286,6 +321,7 @@ impl Drain<'_> {
             Ok((body, None)) => (Some(body), Content::Streamed),
             Err(error) => return self.unreadable(message, part, error),
         };
+        part.passes_wishes = session.passes_wishes();
         let number = session.give(transaction, content);
         self.parts.insert(number, Given { message, part });
         if let Some(body) = body {
@@ -332,6 +368,7 @@ impl Drain<'_> {
     }
 
     fn outcome(&mut self, number: u64, outcomes: Vec<Outcome>) {
+        self.has_outcome = true;
         self.bodies.remove(&number);
         let Some(Given { message, mut part }) = self.parts.remove(&number) else {
             return;
@@ -395,11 +432,20 @@ impl Drain<'_> {
 }
 
 fn transaction(message: &Due, recipients: &[DueRecipient]) -> Transaction {
-    let path = |recipient: &DueRecipient| ForwardPath::Mailbox(recipient.address.clone());
+    let wanted = |recipient: &DueRecipient| Recipient {
+        path: ForwardPath::Mailbox(recipient.address.clone()),
+        notify: recipient.wish.notify,
+        original: recipient.wish.original.clone(),
+    };
     Transaction {
         reverse_path: message.reverse_path.clone(),
-        recipients: recipients.iter().map(path).collect(),
+        recipients: recipients.iter().map(wanted).collect(),
         size: message.size,
         eight_bit: message.eight_bit,
+        utf8_header: message.utf8_header,
+        ret: message.wish.ret,
+        envelope_id: message.wish.envelope_id.clone(),
+        // The receiver remembers it by recipient, so one id serves for all transactions and attempts.
+        peer_id: Some(message.id.into()),
     }
 }

@@ -14,15 +14,18 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Drained, End, Feed, Forwarder, Session, Stop, Tally, Terms, connect};
+use super::{
+    Beginning, ConnectError, Drained, End, Feed, Forwarder, Hosts, NotOpened, Session, Stop, Tally,
+    Terms, WHOLE, connect,
+};
 use crate::{clock::Stamp, names::HostPort, spool::SpoolError, telemetry};
 
 /// What TCP sends in the first round trip of a connection: ten segments (RFC 6928 2).
 const FIRST_WINDOW: u64 = 14_600;
 /// So many messages are weighed at most.
-const WEIGHED: u32 = 2000;
+pub const WEIGHED: u32 = 2000;
 
 /// A session and its span.
 pub struct Speaking {
@@ -51,6 +54,8 @@ impl Speaking {
 pub struct Opener {
     /// What the relay calls itself.
     pub hostname: Arc<str>,
+    /// How hosts are spoken to.
+    pub hosts: Hosts,
     /// How long one connect may take.
     pub patience: Duration,
     /// How much one session may have under way.
@@ -64,15 +69,13 @@ impl Opener {
     ///
     /// # Errors
     /// There is no connection, or the session ended before it was ready for an order.
-    pub async fn open(&self, host: &HostPort, fresh: Option<TcpStream>) -> Result<Speaking, End> {
+    pub async fn open(
+        &self,
+        host: &HostPort,
+        connection: Option<Connection>,
+    ) -> Result<Speaking, End> {
         let span = telemetry::start_session(host, &self.parent);
-        let opened = async {
-            let stream = match fresh {
-                Some(stream) => stream,
-                None => connect(host, self.patience).await?,
-            };
-            Session::open(stream, host.clone(), &self.hostname, self.flight).await
-        };
+        let opened = self.session(host, connection);
         match opened.await {
             Ok(session) => Ok(Speaking { session, span }),
             Err(end) => {
@@ -81,6 +84,80 @@ impl Opener {
             }
         }
     }
+}
+
+impl Opener {
+    /// The same without a span of its own.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub async fn session(
+        &self,
+        host: &HostPort,
+        connection: Option<Connection>,
+    ) -> Result<Session, End> {
+        let mut stream = match connection {
+            Some(connection) => connection.made().await?,
+            None => connect(host, self.patience).await?,
+        };
+        let mut in_clear = false;
+        loop {
+            let beginning = Beginning {
+                hostname: &self.hostname,
+                flight: self.flight,
+                host: self.hosts.of(host),
+                in_clear,
+            };
+            match Session::open(stream, host.clone(), beginning).await {
+                Err(NotOpened { end, may_go_clear }) if may_go_clear && !in_clear => {
+                    tracing::warn!(%host, %end, "TLS failed and is not required: once more in clear");
+                    in_clear = true;
+                    stream = connect(host, self.patience).await?;
+                }
+                opened => return opened.map_err(|not| not.end),
+            }
+        }
+    }
+}
+
+/// A connection that nobody speaks on yet.
+#[derive(Debug)]
+pub enum Connection {
+    /// It is there.
+    Made(TcpStream),
+    /// It is being made.
+    Making(AbortOnDropHandle<Result<TcpStream, ConnectError>>),
+}
+
+impl Connection {
+    /// Begins to connect.
+    #[must_use]
+    pub fn begin(host: HostPort, patience: Duration) -> Self {
+        let making = async move { connect(&host, patience).await };
+        Self::Making(AbortOnDropHandle::new(tokio::spawn(making)))
+    }
+
+    async fn made(self) -> Result<TcpStream, End> {
+        match self {
+            Self::Made(stream) => Ok(stream),
+            Self::Making(making) => match making.await {
+                Ok(made) => Ok(made?),
+                Err(error) => Err(End::Missing(format!("connecting failed: {error}"))),
+            },
+        }
+    }
+}
+
+/// How many sessions a backlog justifies, of at most `limit`: by its octets, or one for each message with a host that takes
+/// one message per round trip.
+#[must_use]
+pub fn justified(messages: u64, octets: u64, limit: usize, by_octets: bool) -> usize {
+    let wanted = if by_octets {
+        messages.min(octets.div_ceil(FIRST_WINDOW))
+    } else {
+        messages
+    };
+    usize::try_from(wanted).unwrap_or(limit).clamp(1, limit)
 }
 
 /// What a fleet has to tell.
@@ -96,7 +173,7 @@ pub enum News {
 /// Where a session of the fleet begins.
 enum Start {
     Open(Box<Speaking>),
-    Connected(TcpStream),
+    Connected(Connection),
     Anew,
 }
 
@@ -113,6 +190,7 @@ pub struct Fleet {
     cancel: CancellationToken,
     /// Nothing is left to be sent.
     dry: CancellationToken,
+    share: FlightLimits,
     told: Arc<watch::Sender<Tally>>,
     sessions: JoinSet<Result<Came, End>>,
     begun: usize,
@@ -138,6 +216,7 @@ impl Fleet {
             until,
             cancel,
             dry: CancellationToken::new(),
+            share: WHOLE,
             told: Arc::default(),
             sessions: JoinSet::new(),
             begun: 0,
@@ -145,21 +224,21 @@ impl Fleet {
         }
     }
 
-    /// How many sessions the backlog justifies, of at most `limit`: by its octets, or one for each message with a host that
-    /// takes one message per round trip.
+    /// How many sessions the backlog [justifies](justified). Each has its share of the backlog before the first outcome.
     ///
     /// # Errors
     /// The spool cannot be read.
-    pub async fn justified(&self, limit: usize, by_octets: bool) -> Result<usize, SpoolError> {
+    pub async fn justified(&mut self, limit: usize, by_octets: bool) -> Result<usize, SpoolError> {
         let hop = self.feed.hop().to_owned();
         let spool = self.feed.spool();
         let (messages, octets) = spool.due_weight(hop, Stamp::now(), WEIGHED).await?;
-        let wanted = if by_octets {
-            messages.min(octets.div_ceil(FIRST_WINDOW))
-        } else {
-            messages
+        let sessions = justified(messages, octets, limit, by_octets);
+        let fair = |whole: u64| whole.div_ceil(sessions as u64).max(1);
+        self.share = FlightLimits {
+            messages: usize::try_from(fair(messages)).unwrap_or(usize::MAX),
+            bytes: fair(octets),
         };
-        Ok(usize::try_from(wanted).unwrap_or(limit).clamp(1, limit))
+        Ok(sessions)
     }
 
     /// Sends over a session that is open.
@@ -167,9 +246,15 @@ impl Fleet {
         self.begin(Start::Open(Box::new(speaking)));
     }
 
-    /// Opens a session over a connection that is there.
-    pub fn take_connection(&mut self, stream: TcpStream) {
-        self.begin(Start::Connected(stream));
+    /// Opens a session over a connection.
+    pub fn take_connection(&mut self, connection: Connection) {
+        self.begin(Start::Connected(connection));
+    }
+
+    /// How many sessions were begun.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.begun
     }
 
     /// Opens sessions until there are so many.
@@ -184,13 +269,13 @@ impl Fleet {
         let (forwarder, feed, host) =
             (self.forwarder.clone(), self.feed.clone(), self.host.clone());
         let (opener, opened) = (self.opener.clone(), self.opened.0.clone());
-        let (until, told) = (self.until, self.told.clone());
+        let (until, told, share) = (self.until, self.told.clone(), self.share);
         let (cancel, dry) = (self.cancel.clone(), self.dry.clone());
         self.sessions.spawn(async move {
             let opening = async {
                 match start {
                     Start::Open(speaking) => Ok(*speaking),
-                    Start::Connected(stream) => opener.open(&host, Some(stream)).await,
+                    Start::Connected(made) => opener.open(&host, Some(made)).await,
                     Start::Anew => opener.open(&host, None).await,
                 }
             };
@@ -203,6 +288,7 @@ impl Fleet {
             let terms = Terms {
                 parent: &span,
                 until,
+                share,
                 cancel: &cancel,
                 told: &told,
             };

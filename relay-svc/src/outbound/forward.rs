@@ -1,6 +1,6 @@
 //! What all forwarding needs, and the attempts that come to nothing before a session is there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use linkmail_smtp::{FlightLimits, Mailbox};
 use opentelemetry::{
@@ -8,7 +8,10 @@ use opentelemetry::{
     trace::{SpanKind, TraceContextExt},
 };
 
-use super::settle::{Attempt, Unrecorded};
+use super::{
+    Hosts, Opener,
+    settle::{Attempt, Unrecorded},
+};
 use crate::{
     clock::Stamp,
     names::NextHop,
@@ -36,6 +39,8 @@ pub struct Forwarder {
     pub postmaster: Mailbox,
     /// How much one session may have under way.
     pub flight: FlightLimits,
+    /// How hosts are spoken to.
+    pub hosts: Hosts,
     /// What is measured.
     pub instruments: Instruments,
     /// Outcomes that a full disk keeps from being recorded.
@@ -74,6 +79,18 @@ impl Forwarder {
             tally.add(&self.settle_whole(attempt, &outcomes).await?);
         }
         Ok(tally)
+    }
+
+    /// Opens sessions, each connect within `patience`; `parent` is the span of all.
+    #[must_use]
+    pub fn opener(&self, patience: Duration, flight: FlightLimits, parent: &Context) -> Opener {
+        Opener {
+            hostname: Arc::clone(&self.hostname),
+            hosts: self.hosts.clone(),
+            patience,
+            flight,
+            parent: parent.clone(),
+        }
     }
 
     /// The same for held mail: an attempt that fails leaves it held.

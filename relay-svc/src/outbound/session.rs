@@ -3,37 +3,31 @@
 //! Replies are read while we write (RFC 2920 3.1), so neither side's window can fill and stop both. [`Session::next`] goes
 //! on until there is something to tell; it may be dropped at any time and called again.
 
-use std::time::Duration;
+use std::{io, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
+use linkmail_service::tls::{Class, MaybeTls, Mode, TlsError};
 use linkmail_smtp::{
     ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, EtrnNode,
-    FlightLimits, RecipientOutcome, Recorder, Reply, Room, Transaction,
+    FlightLimits, RecipientOutcome, Recorder, Reply, Room, TlsUse, Transaction,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, sleep_until, timeout_at},
 };
 
+use super::{
+    hosts::Host,
+    login::{self, Exchange},
+};
 use crate::{names::HostPort, queue::Outcome};
 
 /// The wait for what a side said before it closed.
 const LAST_WORDS: (Duration, usize) = (Duration::from_secs(2), 256 * 1024);
-/// The wait for the answer to QUIT: nothing depends on it.
-const GOODBYE: Duration = Duration::from_secs(5);
 /// Of a message that is sent piece by piece no more than this waits to be written.
 const UNWRITTEN: usize = 128 * 1024;
 /// So much is read at once.
 const READ: usize = 16 * 1024;
-
-/// The wait for a reply, by phase (RFC 5321 4.5.3.2).
-fn patience(phase: ClientPhase) -> Duration {
-    if phase == ClientPhase::Quit {
-        GOODBYE
-    } else {
-        phase.timeout()
-    }
-}
 
 /// How a session came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +61,38 @@ pub enum Event {
     Closed,
 }
 
+/// How a session begins.
+pub struct Beginning<'a> {
+    /// What the relay calls itself.
+    pub hostname: &'a str,
+    /// How much may be under way at once.
+    pub flight: FlightLimits,
+    /// How the host is spoken to.
+    pub host: Arc<Host>,
+    /// TLS is opportunistic and has failed on another connection: none this time.
+    pub in_clear: bool,
+}
+
+/// Why a session did not begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotOpened {
+    /// How it ended.
+    pub end: End,
+    /// TLS failed, and need not be: mail may go in clear over a new connection (RFC 7435).
+    pub may_go_clear: bool,
+}
+
 /// An open session. Dropped without [`Session::quit`] it just closes the connection.
 pub struct Session {
     peer: HostPort,
-    stream: TcpStream,
+    host: Arc<Host>,
+    /// None after a handshake that failed.
+    stream: Option<MaybeTls<TcpStream>>,
+    /// Octets were given to TLS that may not be on the wire yet.
+    unflushed: bool,
+    login: Option<Exchange>,
+    tls_failed: bool,
+    source_failed: bool,
     smtp: ClientSession,
     recorder: Recorder,
     /// What is to be written, and how much of it was.
@@ -84,24 +106,43 @@ pub struct Session {
 }
 
 impl Session {
-    /// Reads the greeting and says hello.
+    /// Reads the greeting, says hello, and does what the host asks for: TLS, a login.
     ///
     /// # Errors
     /// The session ended before it was ready for an order.
     pub async fn open(
         stream: TcpStream,
         peer: HostPort,
-        hostname: &str,
-        flight: FlightLimits,
-    ) -> Result<Self, End> {
+        beginning: Beginning<'_>,
+    ) -> Result<Self, NotOpened> {
+        let Beginning {
+            hostname,
+            flight,
+            host,
+            in_clear,
+        } = beginning;
+        let tls = match host.tls.mode() {
+            Mode::None => TlsUse::Never,
+            Mode::Opportunistic if in_clear => TlsUse::Never,
+            Mode::Opportunistic => TlsUse::IfOffered,
+            Mode::Require => TlsUse::Required,
+            Mode::Implicit => TlsUse::Active,
+        };
         let config = ClientConfig {
             hostname: hostname.to_owned(),
+            tls,
+            authenticate: host.login.is_some(),
             flight,
             ..ClientConfig::default()
         };
         let mut session = Self {
             peer,
-            stream,
+            host,
+            stream: Some(MaybeTls::plain(stream)),
+            unflushed: false,
+            login: None,
+            tls_failed: false,
+            source_failed: false,
             smtp: ClientSession::new(config),
             recorder: Recorder::new(),
             out: Vec::new(),
@@ -110,9 +151,15 @@ impl Session {
             trouble: None,
             end: None,
         };
+        if tls == TlsUse::Active {
+            session.shake_hands().await;
+        }
         match session.next().await {
             Event::Idle => Ok(session),
-            _ => Err(session.ended()),
+            _ => Err(NotOpened {
+                end: session.ended(),
+                may_go_clear: session.tls_failed && session.host.tls.may_go_clear(),
+            }),
         }
     }
 
@@ -131,14 +178,15 @@ impl Session {
     /// Whether an idle session looks usable: the other side has neither closed it nor said anything, and takes more.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let quiet = matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        let quiet = self.stream.as_ref().is_some_and(MaybeTls::is_idle);
         quiet && self.end.is_none() && !self.smtp.is_exhausted()
     }
 
-    /// Whether the host has taken as many messages as it takes in one session.
+    /// Whether it was ended by a message of ours that cannot be sent to its end, and not by the host.
     #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.smtp.is_exhausted()
+    pub fn ended_by_message(&self) -> bool {
+        let reason = self.smtp.closed();
+        self.source_failed || matches!(reason, Some(CloseReason::BadBody(_)))
     }
 
     /// Whether the host takes many messages per round trip.
@@ -146,6 +194,12 @@ impl Session {
     pub fn takes_flights(&self) -> bool {
         let offered = self.smtp.capabilities();
         offered.is_some_and(|offered| offered.pipelining && offered.chunking)
+    }
+
+    /// Whether what a sender asked for is passed on, and success is told by whoever delivers (RFC 3461 5.2).
+    #[must_use]
+    pub fn passes_wishes(&self) -> bool {
+        self.smtp.capabilities().is_some_and(|offered| offered.dsn)
     }
 
     /// How much may be given now beyond what is under way.
@@ -177,6 +231,7 @@ impl Session {
 
     /// The message that [`Event::Body`] asks for cannot be read to its end.
     pub fn abandon_body(&mut self, why: &str) {
+        self.source_failed = true;
         self.smtp.abandon_body(why);
     }
 
@@ -225,7 +280,7 @@ impl Session {
                     self.exchange(None).await;
                 }
                 ClientStep::SendBody(number) => return Event::Body(number),
-                ClientStep::Ready if self.unwritten() > 0 => self.exchange(None).await,
+                ClientStep::Ready if self.must_write() => self.exchange(None).await,
                 ClientStep::Ready => return Event::Idle,
                 ClientStep::Transaction(number, outcome) => {
                     let first = number == 0;
@@ -234,12 +289,19 @@ impl Session {
                     return Event::Outcome(number, outcomes.collect());
                 }
                 ClientStep::Etrn(reply) => return Event::Etrn(reply),
-                ClientStep::StartTls
-                | ClientStep::Authenticate
-                | ClientStep::AuthChallenge(_)
-                | ClientStep::Authenticated => self
-                    .smtp
-                    .abandon("neither TLS nor a login was asked for".into()),
+                ClientStep::StartTls if self.must_write() => self.exchange(None).await,
+                ClientStep::StartTls => {
+                    self.shake_hands().await;
+                    self.smtp.tls_started();
+                }
+                ClientStep::Authenticate => self.log_in().await,
+                ClientStep::AuthChallenge(challenge) => self.answer(challenge).await,
+                ClientStep::Authenticated => {
+                    if let Some(Err(error)) = self.login.take().map(Exchange::finish) {
+                        self.smtp
+                            .abandon(format!("the login cannot be trusted: {error}"));
+                    }
+                }
                 ClientStep::Closed(reason) => {
                     self.close(&reason);
                     return Event::Closed;
@@ -305,6 +367,78 @@ impl Session {
             .unwrap_or_else(|| End::Failed(format!("{}: the session ended", self.peer)))
     }
 
+    /// Makes the connection one of TLS, or ends the session.
+    async fn shake_hands(&mut self) {
+        let patience = self.host.patience.of(ClientPhase::StartTls);
+        let plain = self.stream.take().map(MaybeTls::into_plain);
+        let made = match plain {
+            Some(Ok(plain)) => {
+                self.host
+                    .tls
+                    .connect(plain, &self.peer.host, patience)
+                    .await
+            }
+            _ => return self.broken("the connection is not there for TLS"),
+        };
+        match made {
+            Ok(stream) => {
+                if let Some(tls) = stream.session() {
+                    tracing::debug!(peer = %self.peer, %tls, "TLS");
+                }
+                self.stream = Some(stream);
+                self.moved = Instant::now();
+            }
+            Err(error) => {
+                self.tls_failed = true;
+                // Before the greeting a connection that is lost is a line that is missing.
+                if error.class() == Class::Lost && self.smtp.greeting().is_none() {
+                    self.broken(&format!("TLS: {error}"));
+                } else {
+                    self.smtp.abandon(format!("TLS: {error}"));
+                }
+            }
+        }
+    }
+
+    async fn log_in(&mut self) {
+        let host = self.host.clone();
+        let Some(login) = &host.login else {
+            return self.smtp.abandon("no login is configured".into());
+        };
+        let offered = self.smtp.capabilities().map(|offered| offered.auth.clone());
+        let encrypted = self.smtp.is_encrypted();
+        match login::begin(login, &offered.unwrap_or_default(), encrypted).await {
+            Ok(begun) => {
+                self.login = Some(begun.exchange);
+                self.smtp.auth(begun.mechanism, begun.initial.as_deref());
+            }
+            Err(error) => self.smtp.abandon(error),
+        }
+    }
+
+    /// Keys are derived from passwords slowly, on purpose: not on a thread that others need.
+    async fn answer(&mut self, challenge: Vec<u8>) {
+        let Some(mut exchange) = self.login.take() else {
+            return self.smtp.abandon("a challenge without a login".into());
+        };
+        let answering = tokio::task::spawn_blocking(move || {
+            let answer = exchange.respond(&challenge);
+            (exchange, answer)
+        });
+        match answering.await {
+            Ok((exchange, Ok(answer))) => {
+                self.login = Some(exchange);
+                self.smtp.auth_response(&answer);
+            }
+            Ok((_, Err(error))) => self.smtp.abandon(format!("login: {error}")),
+            Err(error) => self.smtp.abandon(format!("login: {error}")),
+        }
+    }
+
+    fn must_write(&self) -> bool {
+        self.unwritten() > 0 || self.unflushed
+    }
+
     fn unwritten(&self) -> usize {
         self.out.len() - self.written
     }
@@ -322,36 +456,46 @@ impl Session {
 
     /// Writes and reads until one of the two has moved. `awaited` is the reply that comes next, if one does.
     async fn exchange(&mut self, awaited: Option<ClientPhase>) {
-        let writing = self.unwritten() > 0;
-        let block = writing.then(|| ClientPhase::DataBlock.timeout());
-        let wait = block.max(awaited.map(patience)).unwrap_or(GOODBYE);
+        let patience = self.host.patience;
+        let writing = self.must_write();
+        let block = writing.then(|| patience.of(ClientPhase::DataBlock));
+        let wait = block.max(awaited.map(|phase| patience.of(phase)));
+        let wait = wait.unwrap_or_else(|| patience.of(ClientPhase::Quit));
+        let Some(stream) = &mut self.stream else {
+            return self.broken("the connection is gone");
+        };
         let mut octets = [0; READ];
-        let (mut reader, mut writer) = self.stream.split();
-        tokio::select! {
-            read = reader.read(&mut octets) => match read {
-                Ok(0) => self.broken("the connection was closed by the other side"),
-                Ok(count) => {
-                    self.recorder.server(&octets[..count]);
-                    self.smtp.receive(&octets[..count]);
+        let out = &self.out[self.written..];
+        let moved = tokio::select! {
+            moved = either_way(stream, &mut octets, out, self.unflushed) => moved,
+            () = sleep_until(self.moved + wait) => {
+                return match awaited {
+                    Some(_) => self.smtp.time_out(),
+                    None => self.broken("timed out sending data"),
+                };
+            }
+        };
+        match moved {
+            Moved::Read(Ok(0)) => self.broken("the connection was closed by the other side"),
+            Moved::Read(Ok(count)) => {
+                self.recorder.server(&octets[..count]);
+                self.smtp.receive(&octets[..count]);
+            }
+            Moved::Read(Err(error)) => self.broken(&TlsError::from(error).to_string()),
+            Moved::Wrote(Ok(count)) if count > 0 => {
+                self.written += count;
+                self.unflushed = true;
+                self.moved = Instant::now();
+                if self.unwritten() == 0 {
+                    // What a flight needed is not kept.
+                    (self.out, self.written) = (Vec::new(), 0);
                 }
-                Err(error) => self.broken(&error.to_string()),
-            },
-            wrote = writer.write(&self.out[self.written..]), if writing => match wrote {
-                Ok(count) if count > 0 => {
-                    self.written += count;
-                    self.moved = Instant::now();
-                    if self.unwritten() == 0 {
-                        // What a flight needed is not kept.
-                        (self.out, self.written) = (Vec::new(), 0);
-                    }
-                }
-                Ok(_) => self.lost("the connection takes no more data").await,
-                Err(error) => self.lost(&error.to_string()).await,
-            },
-            () = sleep_until(self.moved + wait) => match awaited {
-                Some(_) => self.smtp.time_out(),
-                None => self.broken("timed out sending data"),
-            },
+            }
+            Moved::Wrote(Ok(_)) => self.lost("the connection takes no more data").await,
+            Moved::Flushed(Ok(())) => self.unflushed = false,
+            Moved::Wrote(Err(error)) | Moved::Flushed(Err(error)) => {
+                self.lost(&error.to_string()).await;
+            }
         }
     }
 
@@ -360,20 +504,56 @@ impl Session {
         let until = Instant::now() + LAST_WORDS.0;
         let mut octets = [0; 4096];
         let mut room = LAST_WORDS.1;
-        while room > 0
-            && let Ok(Ok(count @ 1..)) = timeout_at(until, self.stream.read(&mut octets)).await
-        {
-            room = room.saturating_sub(count);
-            self.recorder.server(&octets[..count]);
-            self.smtp.receive(&octets[..count]);
+        if let Some(stream) = &mut self.stream {
+            while room > 0
+                && let Ok(Ok(count @ 1..)) = timeout_at(until, stream.read(&mut octets)).await
+            {
+                room = room.saturating_sub(count);
+                self.recorder.server(&octets[..count]);
+                self.smtp.receive(&octets[..count]);
+            }
         }
         self.broken(reason);
     }
 
     fn broken(&mut self, reason: &str) {
-        (self.out, self.written) = (Vec::new(), 0);
+        (self.out, self.written, self.unflushed) = (Vec::new(), 0, false);
         self.trouble
             .get_or_insert_with(|| format!("{}: {reason}", self.peer));
         self.smtp.end_of_input();
     }
+}
+
+/// What [`either_way`] did.
+enum Moved {
+    Read(io::Result<usize>),
+    Wrote(io::Result<usize>),
+    Flushed(io::Result<()>),
+}
+
+/// Reads, or writes some of `out`, or flushes what was written: whichever comes first, reading before all.
+async fn either_way(
+    stream: &mut MaybeTls<TcpStream>,
+    octets: &mut [u8],
+    out: &[u8],
+    unflushed: bool,
+) -> Moved {
+    std::future::poll_fn(|context| {
+        let mut read = ReadBuf::new(octets);
+        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, &mut read) {
+            return Poll::Ready(Moved::Read(result.map(|()| read.filled().len())));
+        }
+        if !out.is_empty() {
+            Pin::new(&mut *stream)
+                .poll_write(context, out)
+                .map(Moved::Wrote)
+        } else if unflushed {
+            Pin::new(&mut *stream)
+                .poll_flush(context)
+                .map(Moved::Flushed)
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
 }

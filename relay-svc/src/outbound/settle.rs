@@ -22,8 +22,11 @@ use crate::{
     names::{HostPort, MessageId},
     policy::Admitted,
     queue::{self, History, Outcome, Settlement},
-    report::{self, Diagnostic, Failure},
-    spool::{Due, DueRecipient, NewMessage, NewRecipient, Origin, Settled, SpoolError},
+    report::{self, Diagnostic, Told},
+    spool::{
+        Due, DueRecipient, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, Settled,
+        SpoolError,
+    },
     telemetry,
 };
 
@@ -55,7 +58,7 @@ pub(super) struct Attempt {
     /// Where the sender's report goes; nowhere for the null reverse path, or a domain without a route.
     sender: Option<Mailbox>,
     bounced: Vec<Settled>,
-    failures: Vec<Failure>,
+    told: Vec<Told>,
     tally: Tally,
     parts_left: usize,
     hand: Option<Arc<Hand>>,
@@ -64,6 +67,8 @@ pub(super) struct Attempt {
 /// The recipients of one transaction.
 pub(super) struct Part {
     recipients: Range<usize>,
+    /// Whether what the sender asked for is passed on with it.
+    pub(super) passes_wishes: bool,
     /// Why the source of the message failed, if it did.
     pub(super) fault: Option<SpoolError>,
 }
@@ -81,6 +86,7 @@ impl Part {
         starts
             .map(|start| Part {
                 recipients: start..(start + most).min(recipients),
+                passes_wishes: false,
                 fault: None,
             })
             .collect()
@@ -101,7 +107,7 @@ impl Attempt {
             remote: HostPort::mta_name(host),
             span,
             bounced: Vec::new(),
-            failures: Vec::new(),
+            told: Vec::new(),
             tally: Tally::default(),
             parts_left: 1,
             hand: None,
@@ -121,6 +127,7 @@ impl Attempt {
     pub(super) fn whole(&self) -> Part {
         Part {
             recipients: 0..self.message.recipients.len(),
+            passes_wishes: false,
             fault: None,
         }
     }
@@ -135,23 +142,19 @@ impl Forwarder {
         part: &Part,
         outcomes: &[Outcome],
     ) -> Result<Option<Tally>, SpoolError> {
-        let settled = self.judge(attempt, part, outcomes);
+        let mut settled = self.judge(attempt, part, outcomes);
         let at = Stamp::now();
-        let recorded = if settled.is_empty() {
-            Ok(())
-        } else {
-            self.record(attempt, settled, None, at).await
-        };
         attempt.parts_left = attempt.parts_left.saturating_sub(1);
-        if attempt.parts_left > 0 {
-            return recorded.map(|()| None);
+        let is_last = attempt.parts_left == 0;
+        let mut report = None;
+        if is_last {
+            settled.append(&mut attempt.bounced);
+            report = self.report(attempt, at).await;
         }
-        let bounced = std::mem::take(&mut attempt.bounced);
-        if !bounced.is_empty() {
-            let report = self.report(attempt, at).await;
-            self.record(attempt, bounced, report, at).await?;
+        if !settled.is_empty() {
+            self.record(attempt, settled, report, at).await?;
         }
-        recorded.map(|()| Some(attempt.tally))
+        Ok(is_last.then_some(attempt.tally))
     }
 
     /// What is to be recorded at once of a part; what is given up is noted for the report.
@@ -162,7 +165,7 @@ impl Forwarder {
         let Attempt {
             message,
             bounced,
-            failures,
+            told,
             tally,
             remote,
             ..
@@ -181,13 +184,18 @@ impl Forwarder {
             self.note(message, recipient, &settlement, now);
             let idx = recipient.idx;
             match &settlement {
-                Settlement::Delivered { .. } => tally.sent += 1,
+                Settlement::Delivered { .. } => {
+                    tally.sent += 1;
+                    told.extend(relayed(recipient, outcome, part, remote));
+                }
                 Settlement::Retry { .. } => tally.deferred += 1,
                 Settlement::Discarded { .. } => tally.refused += 1,
                 Settlement::SetAside { .. } => tally.set_aside += 1,
                 Settlement::Bounced { reply } => {
                     tally.refused += 1;
-                    failures.push(failure(recipient, outcome, reply, remote));
+                    if recipient.wish.wants_failure() {
+                        told.push(failure(recipient, outcome, reply, remote));
+                    }
                     bounced.push(Settled { idx, settlement });
                     continue;
                 }
@@ -249,6 +257,11 @@ impl Forwarder {
     fn note(&self, message: &Due, recipient: &DueRecipient, settlement: &Settlement, now: Stamp) {
         let (outcome, reply) = match settlement {
             Settlement::Delivered { reply } => ("delivered", reply),
+            Settlement::Retry {
+                in_doubt: true,
+                reply,
+                ..
+            } => ("in_doubt", reply),
             Settlement::Retry { reply, .. } => ("deferred", reply),
             Settlement::Bounced { reply } => ("bounced", reply),
             Settlement::Discarded { reply } => ("discarded", reply),
@@ -282,6 +295,9 @@ impl Forwarder {
     /// The report of those recipients that were given up.
     async fn report(&self, attempt: &Attempt, now: Stamp) -> Option<(Vec<u8>, NewMessage)> {
         let (message, sender) = (&attempt.message, attempt.sender.as_ref()?);
+        if attempt.told.is_empty() {
+            return None;
+        }
         let admitted = self.report_to(attempt)?;
         let head = match self.spool.body(message.seq).await {
             Ok(body) => body.head(report::HEADER_LIMIT).await.unwrap_or_default(),
@@ -292,9 +308,10 @@ impl Forwarder {
             postmaster: &self.postmaster,
             sender,
             arrived: message.accepted,
+            envelope_id: message.wish.envelope_id.as_ref(),
             head: &head,
         };
-        let text = match report::write(&subject, &attempt.failures, now) {
+        let text = match report::write(&subject, &attempt.told, now) {
             Ok(text) => text,
             Err(error) => {
                 tracing::error!(id = %message.id, %error, "no report");
@@ -307,6 +324,7 @@ impl Forwarder {
             recipients: vec![NewRecipient {
                 address: admitted.address,
                 hop: admitted.hop,
+                wish: RecipientWish::default(),
             }],
             origin: Origin::Report,
             link: None,
@@ -314,23 +332,39 @@ impl Forwarder {
             traceparent: telemetry::to_text(&attempt.span),
             accepted: now,
             request: None,
+            wish: MessageWish::default(),
+            // Its own field To names the sender.
+            utf8_header: !sender.is_ascii(),
+            handover: None,
         };
         tracing::info!(id = %new.id, about = %message.id, "report written");
         Some((text, new))
     }
 }
 
-fn failure(recipient: &DueRecipient, outcome: &Outcome, given_up: &str, remote: &str) -> Failure {
+/// What is told of a recipient that the next hop took without passing on that its success is to be told.
+fn relayed(recipient: &DueRecipient, outcome: &Outcome, part: &Part, remote: &str) -> Option<Told> {
+    match outcome {
+        Outcome::Delivered(reply) if !part.passes_wishes && recipient.wish.wants_success() => {
+            let told = Told::relayed(recipient.address.clone(), reply, remote.to_owned());
+            Some(told.with_original(recipient.wish.original.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn failure(recipient: &DueRecipient, outcome: &Outcome, given_up: &str, remote: &str) -> Told {
     let address = recipient.address.clone();
     let remote = remote.to_owned();
-    match outcome {
+    let told = match outcome {
         Outcome::Refused(reply) if reply.severity() == Severity::Permanent => {
-            Failure::refused(address, reply, remote)
+            Told::refused(address, reply, remote)
         }
         Outcome::Refused(reply) => {
-            Failure::expired(address, Diagnostic::Smtp(reply.to_string()), remote)
+            Told::expired(address, Diagnostic::Smtp(reply.to_string()), remote)
         }
-        Outcome::HeldTooLong(why) => Failure::held_too_long(address, why.clone(), remote),
-        _ => Failure::expired(address, Diagnostic::Words(given_up.to_owned()), remote),
-    }
+        Outcome::HeldTooLong(why) => Told::held_too_long(address, why.clone(), remote),
+        _ => Told::expired(address, Diagnostic::Words(given_up.to_owned()), remote),
+    };
+    told.with_original(recipient.wish.original.clone())
 }

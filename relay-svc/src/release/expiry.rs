@@ -22,6 +22,9 @@ const NODES_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Reports that nobody acknowledges are given up after so long.
 const REPORTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
+/// What other relays handed over is known again for so long.
+const REPEATS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
 /// When the next look is due, and where it goes on.
 pub(super) struct Expiry {
     every: Duration,
@@ -101,6 +104,7 @@ impl Expiry {
 async fn forget(held: &Forwarder) -> Result<(), SpoolError> {
     let spool = &held.spool;
     spool.keep_clock().await?;
+    spool.forget_repeats(REPEATS_KEPT).await?;
     let now = Stamp::now();
     for id in spool.expire_reports(REPORTS_KEPT, now).await? {
         tracing::warn!(%id, "report discarded: nobody acknowledged it for seven days");

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     names::{HostPort, Node},
-    outbound::{Drained, Feed, Forwarder, InHand, Session, Stop, Tally, Terms, connect},
+    outbound::{Drained, Feed, Forwarder, InHand, Session, Stop, Tally, Terms, WHOLE},
     spool::{ReleaseRequest, SpoolError},
     telemetry,
 };
@@ -245,7 +245,7 @@ impl Sending<'_> {
         let span = telemetry::start_session(self.host, span);
         let opened = tokio::select! {
             () = self.cancel.cancelled() => return Ok(Ended::Stopped),
-            opened = open(self.host, self.held) => opened,
+            opened = open(self.host, self.held, &span) => opened,
         };
         let mut session = match opened {
             Ok(session) => session,
@@ -259,6 +259,7 @@ impl Sending<'_> {
         let terms = Terms {
             parent: &span,
             until: Instant::now() + STRETCH,
+            share: WHOLE,
             cancel: self.cancel,
             told: &watch::Sender::default(),
         };
@@ -271,14 +272,11 @@ impl Sending<'_> {
 }
 
 /// A connection that was greeted, within a time that a turn can spare.
-async fn open(host: &HostPort, held: &Forwarder) -> Result<Session, String> {
+async fn open(host: &HostPort, held: &Forwarder, span: &Context) -> Result<Session, String> {
+    let opener = held.opener(CONNECT, held.flight, span);
     let opening = async {
-        let stream = connect(host, CONNECT)
-            .await
-            .map_err(|error| error.to_string())?;
-        Session::open(stream, host.clone(), &held.hostname, held.flight)
-            .await
-            .map_err(|end| end.to_string())
+        let opened = opener.session(host, None).await;
+        opened.map_err(|end| end.to_string())
     };
     timeout(OPEN, opening)
         .await

@@ -2,12 +2,15 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use linkmail_smtp::{Mailbox, ReversePath};
+use linkmail_smtp::{
+    Mailbox, ReversePath,
+    dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Backlog, Body, Due, DueRecipient, ListFilter, Origin, RecipientRow, RecipientState, Spool,
-    SpoolError, StoredMessage,
+    Backlog, Body, Due, DueRecipient, ListFilter, MessageWish, Origin, RecipientRow,
+    RecipientState, RecipientWish, Spool, SpoolError, StoredMessage,
 };
 use crate::{
     clock::Stamp,
@@ -280,14 +283,16 @@ pub(super) fn load_due(
     now: Stamp,
 ) -> Result<Due, SpoolError> {
     let mut message = connection.prepare_cached(
-        "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent FROM messages WHERE seq = ?1",
+        "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent, ret, envelope_id, utf8_header \
+         FROM messages \
+         WHERE seq = ?1",
     )?;
     let mut rows = message.query([seq])?;
     let row = rows
         .next()?
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
     let mut recipients = connection.prepare_cached(
-        "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply FROM recipients \
+        "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original FROM recipients \
          WHERE seq = ?1 AND hop = ?2 AND state = ?4 AND due_ms <= ?3 ORDER BY idx",
     )?;
     let mut rows = recipients.query(params![seq, hop, now.0, state as i64])?;
@@ -303,22 +308,46 @@ pub(super) fn load_due(
             .and_then(|name| LinkName::parse(&name).ok()),
         accepted: Stamp(row.get(6)?),
         traceparent: row.get(7)?,
+        wish: MessageWish {
+            ret: wish(row, 8, Ret::parse)?,
+            envelope_id: wish(row, 9, EnvelopeId::parse)?,
+        },
+        utf8_header: row.get(10)?,
         recipients: Vec::new(),
     };
     while let Some(row) = rows.next()? {
         let address: Vec<u8> = row.get(1)?;
         due.recipients.push(DueRecipient {
             idx: row.get(0)?,
-            address: Mailbox::parse(&address)
+            address: Mailbox::parse_utf8(&address)
                 .map_err(|e| SpoolError::Damaged(format!("message {seq}: {e}")))?,
             attempts: row.get(2)?,
             waited: Duration::from_millis(unsigned(row.get(3)?)),
             tried: row.get::<_, Option<i64>>(4)?.map(Stamp),
             due: Stamp(row.get(5)?),
             last_reply: row.get(6)?,
+            wish: RecipientWish {
+                notify: wish(row, 7, Notify::parse)?,
+                original: wish(row, 8, |text| OriginalRecipient::parse(text, false))?,
+            },
         });
     }
     Ok(due)
+}
+
+/// A parameter that the sender gave, if there is one.
+fn wish<T>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>, SpoolError> {
+    match row.get::<_, Option<String>>(column)? {
+        None => Ok(None),
+        Some(text) => match parse(text.as_bytes()) {
+            None => Err(SpoolError::Damaged(format!("parameter {text:?}"))),
+            known => Ok(known),
+        },
+    }
 }
 
 fn backlog(
@@ -396,7 +425,7 @@ fn message_id(row: &Row<'_>, column: usize) -> Result<MessageId, SpoolError> {
 
 fn reverse_path(row: &Row<'_>, column: usize) -> Result<ReversePath, SpoolError> {
     let bytes: Vec<u8> = row.get(column)?;
-    ReversePath::parse(&bytes)
+    ReversePath::parse_utf8(&bytes)
         .map_err(|error| SpoolError::Damaged(format!("reverse path: {error}")))
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use linkmail_smtp::{Mailbox, ReversePath};
+use linkmail_smtp::{
+    Mailbox, PeerId, ReversePath,
+    dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
+};
 
 use super::{SpoolError, requests::RequestKey};
 use crate::{
@@ -48,6 +51,49 @@ pub struct NewRecipient {
     pub address: Mailbox,
     /// Its next hop.
     pub hop: NextHop,
+    /// What the sender asked for.
+    pub wish: RecipientWish,
+}
+
+/// What the sender asks to be told of a message (RFC 3461), and is passed on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MessageWish {
+    /// How much of the message a report is to return.
+    pub ret: Option<Ret>,
+    /// The sender's own name for it.
+    pub envelope_id: Option<EnvelopeId>,
+}
+
+/// What the sender asks to be told of a recipient (RFC 3461), and is passed on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecipientWish {
+    /// Which reports are wanted; of failure if nothing is said.
+    pub notify: Option<Notify>,
+    /// The recipient as the sender wrote it.
+    pub original: Option<OriginalRecipient>,
+}
+
+impl RecipientWish {
+    /// Whether the sender wants to hear that the recipient was given up (RFC 3461 4.1).
+    #[must_use]
+    pub fn wants_failure(&self) -> bool {
+        self.notify.is_none_or(|notify| notify.failure)
+    }
+
+    /// Whether the sender wants to hear that the message arrived.
+    #[must_use]
+    pub fn wants_success(&self) -> bool {
+        self.notify.is_some_and(|notify| notify.success)
+    }
+}
+
+/// Under which id another relay hands a message over. What it handed over before is not taken again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// Who hands it over: ids of one peer mean nothing for another.
+    pub peer: String,
+    /// Its id.
+    pub id: PeerId,
 }
 
 /// A message that is to be accepted, apart from its body.
@@ -71,6 +117,12 @@ pub struct NewMessage {
     pub accepted: Stamp,
     /// The identity of the call that brought it.
     pub request: Option<RequestKey>,
+    /// What the sender asked for.
+    pub wish: MessageWish,
+    /// Whether its header needs SMTPUTF8 (RFC 6532).
+    pub utf8_header: bool,
+    /// The id that another relay gave it.
+    pub handover: Option<Handover>,
 }
 
 /// A message that is durable.
@@ -145,6 +197,10 @@ pub struct Due {
     pub accepted: Stamp,
     /// W3C `traceparent` of its creation.
     pub traceparent: String,
+    /// What the sender asked for.
+    pub wish: MessageWish,
+    /// Whether its header needs SMTPUTF8 (RFC 6532).
+    pub utf8_header: bool,
     /// The recipients that are due; at least one.
     pub recipients: Vec<DueRecipient>,
 }
@@ -166,6 +222,8 @@ pub struct DueRecipient {
     pub due: Stamp,
     /// The last reply or error; empty if there was none.
     pub last_reply: String,
+    /// What the sender asked for.
+    pub wish: RecipientWish,
 }
 
 /// What became of one recipient of a message.

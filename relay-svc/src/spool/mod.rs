@@ -24,6 +24,7 @@ mod held;
 mod look;
 mod messages;
 mod nodes;
+mod repeats;
 mod reports;
 mod requests;
 mod reroute;
@@ -48,8 +49,8 @@ pub use cycles::{JournalEntry, Since};
 pub use held::{HeldPlace, TooOld};
 pub use look::DuePlace;
 pub use messages::{
-    Accepted, Backlog, Due, DueRecipient, ListFilter, NewMessage, NewRecipient, Origin,
-    RecipientRow, RecipientState, Settled, StoredMessage,
+    Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
+    NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
 };
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};

@@ -197,7 +197,7 @@ fn unread(
             break;
         }
         seen = seq;
-        let wanted = Mailbox::parse(&address).is_ok_and(|address| fits(&address));
+        let wanted = Mailbox::parse_utf8(&address).is_ok_and(|address| fits(&address));
         if is_known || !wanted {
             continue;
         }

@@ -43,7 +43,7 @@ fn reroute(
     let mut changes = Vec::new();
     while let Some(row) = rows.next()? {
         let address: Vec<u8> = row.get(2)?;
-        let Ok(address) = Mailbox::parse(&address) else {
+        let Ok(address) = Mailbox::parse_utf8(&address) else {
             continue;
         };
         let (hop, state): (String, i64) = (row.get(3)?, row.get(4)?);

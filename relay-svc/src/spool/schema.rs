@@ -11,7 +11,7 @@ use super::SpoolError;
 const FILE: &str = "spool.sqlite";
 
 /// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     r"
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
@@ -110,6 +110,27 @@ CREATE TABLE nodes (
 CREATE INDEX nodes_open ON nodes (seq) WHERE requested > done;
 CREATE INDEX nodes_seen ON nodes (seen_ms);
 ",
+    r"
+-- What the sender asked for (RFC 3461); NULL: nothing.
+ALTER TABLE messages ADD COLUMN ret TEXT;          -- FULL, HDRS
+ALTER TABLE messages ADD COLUMN envelope_id TEXT;  -- as xtext
+ALTER TABLE messages ADD COLUMN utf8_header INTEGER NOT NULL DEFAULT 0; -- it needs SMTPUTF8 (RFC 6532)
+ALTER TABLE recipients ADD COLUMN notify TEXT;     -- NEVER, or a list of SUCCESS, FAILURE, DELAY
+ALTER TABLE recipients ADD COLUMN original TEXT;   -- type;xtext
+-- Attempts whose reply was lost.
+ALTER TABLE recipients ADD COLUMN doubts INTEGER NOT NULL DEFAULT 0;
+
+-- What other relays handed over under an id of theirs, so that a repeat is recognised (docs/xlinkmail.md).
+CREATE TABLE repeats (
+    peer     TEXT NOT NULL,
+    id       BLOB NOT NULL,
+    address  BLOB NOT NULL,
+    message  BLOB NOT NULL,            -- the identity that the message got here
+    since_ms INTEGER NOT NULL,         -- the reading of the spool's own clock
+    PRIMARY KEY (peer, id, address)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX repeats_since ON repeats (since_ms);
+",
 ];
 
 /// Whether there is a database.
@@ -156,7 +177,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .contains("written by a newer version (schema 99; this one knows 2)"),
+                .contains("written by a newer version (schema 99; this one knows 3)"),
             "{error}"
         );
     }

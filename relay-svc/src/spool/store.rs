@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use linkmail_smtp::dsn::{EnvelopeId, Notify, Ret};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Accepted, Draft, NewMessage, RecipientState, Settled, Spool, SpoolError,
     body::{self, Facts, Finished},
-    nodes, requests,
+    nodes, repeats, requests,
 };
 use crate::{
     clock::Stamp,
@@ -118,10 +119,22 @@ fn insert(
         }
         requests::remember(connection, key, message.id.as_bytes(), message.accepted)?;
     }
+    let recipients = match &message.handover {
+        None => message.recipients.iter().collect(),
+        Some(handover) => {
+            let (fresh, first) = repeats::take(connection, message, handover, clock)?;
+            if let Some(id) = first {
+                let size = facts.size;
+                return Ok(Accepted { id, size });
+            }
+            fresh
+        }
+    };
     connection
         .prepare_cached(
             "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
-             body_file, traceparent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+             body_file, traceparent, ret, envelope_id, utf8_header) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             message.id.as_bytes(),
@@ -135,6 +148,9 @@ fn insert(
             facts.hash,
             body.file(),
             message.traceparent,
+            message.wish.ret.map(Ret::encode),
+            message.wish.envelope_id.as_ref().map(EnvelopeId::encode),
+            message.utf8_header,
         ])?;
     let seq = connection.last_insert_rowid();
     if let Finished::Inline(content) = body {
@@ -143,9 +159,10 @@ fn insert(
             .execute(params![seq, content])?;
     }
     let mut statement = connection.prepare_cached(
-        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms, notify, original) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    for (idx, recipient) in (0_i64..).zip(&message.recipients) {
+    for (idx, recipient) in (0_i64..).zip(recipients) {
         if let NextHop::Hold(node) = &recipient.hop {
             nodes::know(connection, node, message.accepted)?;
         }
@@ -157,6 +174,12 @@ fn insert(
             RecipientState::waiting_for(&recipient.hop) as i64,
             message.accepted.0,
             millis(clock),
+            recipient.wish.notify.map(Notify::encode),
+            recipient
+                .wish
+                .original
+                .as_ref()
+                .map(|original| original.encode(false)),
         ])?;
     }
     Ok(Accepted {
@@ -173,14 +196,17 @@ fn record(connection: &Connection, seq: i64, settled: &Settled) -> Result<usize,
             attempts,
             waited,
             tried,
+            in_doubt,
             reply,
         } => {
             return connection
                 .prepare_cached(
-                    "UPDATE recipients SET due_ms = ?3, attempts = ?4, waited_ms = ?5, tried_ms = ?6, last_reply = ?7 \
-                     WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
+                    "UPDATE recipients SET due_ms = ?3, attempts = ?4, waited_ms = ?5, tried_ms = ?6, last_reply = ?7, \
+                     doubts = doubts + ?8 WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
                 )?
-                .execute(params![seq, settled.idx, due.0, attempts, millis(*waited), tried.0, reply])
+                .execute(params![
+                    seq, settled.idx, due.0, attempts, millis(*waited), tried.0, reply, i64::from(*in_doubt),
+                ])
                 .map_err(SpoolError::from);
         }
         Settlement::Delivered { reply } => (RecipientState::Delivered, reply),

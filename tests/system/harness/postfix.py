@@ -7,6 +7,7 @@ the domains in `hold` until ETRN and then sends it to the address given there; a
 Limits: needs root, because Postfix starts as root. No DNS: all next hops are addresses.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -78,17 +79,21 @@ smtpd_tls_security_level = none
 class Postfix:
     """Runs from `start` to `stop`. `endpoint` is where it listens."""
 
-    def __init__(self, place, name, sink=None, hold=None, refuse=None):
+    def __init__(self, place, name, sink=None, hold=None, refuse=None, settings=None, island=None, endpoint=None):
         """`sink`: ADDRESS:PORT, default: everything waits. `hold`: domain -> ADDRESS:PORT of the site.
-        `refuse`: recipient -> reply, such as "550 5.1.1 No such user"."""
+        `refuse`: recipient -> reply, such as "550 5.1.1 No such user". `settings` are parameters of main.cf that replace
+        those above; `island` is where it runs; `endpoint` is a free one of the place unless given."""
         self.folder = place.folder / name
-        self.endpoint = place.endpoint()
+        self.endpoint = endpoint or place.endpoint()
         self.hold = dict(hold or {})
         self.refuse = dict(refuse or {})
         self._address, self._port = self.endpoint.rsplit(":", 1)
         self._name = name
         self._hostname = f"{name}.provider.example"
         self._sink = sink
+        self._settings = dict(settings or {})
+        self._wrapper = island.command() if island else []
+        self._inside = island.inside if island else contextlib.nullcontext
         self._running = False
 
     def _write(self):
@@ -97,16 +102,17 @@ class Postfix:
             path.mkdir(parents=True, exist_ok=True)
         subprocess.run(["chown", "postfix", str(self.folder / "data")], check=True)
         bracketed = "smtp:[{}]:{}".format(*self._sink.rsplit(":", 1)) if self._sink else "retry:no sink"
-        (config / "main.cf").write_text(
-            MAIN.format(
-                folder=self.folder,
-                instance=f"postfix-{self._name}",
-                hostname=self._hostname,
-                address=self._address,
-                domains=" ".join(self.hold),
-                default=bracketed,
-            )
+        text = MAIN.format(
+            folder=self.folder,
+            instance=f"postfix-{self._name}",
+            hostname=self._hostname,
+            address=self._address,
+            domains=" ".join(self.hold),
+            default=bracketed,
         )
+        kept = [line for line in text.splitlines() if line.split(" =")[0] not in self._settings]
+        changed = [f"{name} = {value}" for name, value in self._settings.items()]
+        (config / "main.cf").write_text("\n".join([*kept, *changed, ""]))
         (config / "master.cf").write_text(MASTER.format(endpoint=self.endpoint).lstrip())
         (self.folder / "access").write_text("".join(f"{who} {reply}\n" for who, reply in self.refuse.items()))
         (self.folder / "transport").write_text(
@@ -115,7 +121,7 @@ class Postfix:
 
     def _postfix(self, *arguments, check=True):
         return subprocess.run(
-            ["postfix", "-c", str(self.folder / "etc"), *arguments],
+            [*self._wrapper, "postfix", "-c", str(self.folder / "etc"), *arguments],
             check=check,
             capture_output=True,
             text=True,
@@ -134,10 +140,20 @@ class Postfix:
         import socket
 
         try:
-            with socket.create_connection((self._address, int(self._port)), timeout=1) as probe:
+            with self._inside(), socket.create_connection((self._address, int(self._port)), timeout=1) as probe:
                 return probe.recv(3) == b"220"
         except OSError:
             return False
+
+    def reconfigure(self, **settings):
+        """Changes parameters of the running instance."""
+        self._settings |= settings
+        self._write()
+        self._postfix("reload")
+
+    def flush(self):
+        """Tries everything that waits, due or not."""
+        subprocess.run(["postqueue", "-c", str(self.folder / "etc"), "-f"], check=True)
 
     def stop(self):
         if self._running:

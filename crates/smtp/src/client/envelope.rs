@@ -2,7 +2,7 @@
 
 use crate::ehlo::SizeOffer;
 
-use super::ClientSession;
+use super::{ClientSession, Recipient, Transaction};
 
 impl ClientSession {
     /// MAIL of the newest transaction.
@@ -13,12 +13,58 @@ impl ClientSession {
         let transaction = &newest.transaction;
         let path = transaction.reverse_path.to_bytes();
         let mut line = [b"MAIL FROM:<".as_slice(), &path, b">"].concat();
-        if let Some(offered) = &self.capabilities {
-            if offered.size != SizeOffer::NotOffered {
-                line.extend_from_slice(format!(" SIZE={}", transaction.size).as_bytes());
+        let Some(offered) = &self.capabilities else {
+            return line;
+        };
+        let mut add = |keyword: &str, value: &dyn std::fmt::Display| {
+            line.extend_from_slice(format!(" {keyword}={value}").as_bytes());
+        };
+        if offered.size != SizeOffer::NotOffered {
+            add("SIZE", &transaction.size);
+        }
+        if offered.eight_bit_mime && transaction.eight_bit {
+            add("BODY", &"8BITMIME");
+        }
+        if self.uses_utf8(transaction) {
+            line.extend_from_slice(b" SMTPUTF8");
+        }
+        let mut add = |keyword: &str, value: &dyn std::fmt::Display| {
+            line.extend_from_slice(format!(" {keyword}={value}").as_bytes());
+        };
+        if let (true, Some(ret)) = (offered.dsn, transaction.ret) {
+            add("RET", &ret.encode());
+        }
+        if let (true, Some(id)) = (offered.dsn, &transaction.envelope_id) {
+            add("ENVID", &id.encode());
+        }
+        if let (true, Some(id)) = (offered.xlinkmail, transaction.peer_id) {
+            add("XLMID", &id);
+        }
+        line
+    }
+
+    /// Whether the transaction is one of SMTPUTF8: where it is offered, and only if something in it needs it.
+    fn uses_utf8(&self, transaction: &Transaction) -> bool {
+        let offered = self.capabilities.as_ref();
+        let wanted = |recipient: &Recipient| !recipient.path.is_ascii();
+        offered.is_some_and(|offered| offered.smtp_utf8)
+            && (transaction.needs_utf8() || transaction.recipients.iter().any(wanted))
+    }
+
+    /// RCPT for one recipient.
+    pub(super) fn rcpt_line(&self, recipient: &Recipient) -> Vec<u8> {
+        let path = recipient.path.to_bytes();
+        let mut line = [b"RCPT TO:<".as_slice(), &path, b">"].concat();
+        if self
+            .capabilities
+            .as_ref()
+            .is_some_and(|offered| offered.dsn)
+        {
+            if let Some(notify) = recipient.notify {
+                line.extend_from_slice(format!(" NOTIFY={}", notify.encode()).as_bytes());
             }
-            if offered.eight_bit_mime && transaction.eight_bit {
-                line.extend_from_slice(b" BODY=8BITMIME");
+            if let Some(original) = &recipient.original {
+                line.extend_from_slice(format!(" ORCPT={}", original.encode(false)).as_bytes());
             }
         }
         line

@@ -95,6 +95,21 @@ impl Flying {
         !self.fates.contains(&Fate::Unanswered)
     }
 
+    /// Refuses the recipients that a server without SMTPUTF8 cannot be told of (RFC 6531 3.2).
+    fn refuse_utf8(&mut self) {
+        for (fate, recipient) in self.fates.iter_mut().zip(&self.transaction.recipients) {
+            if !recipient.path.is_ascii() {
+                *fate = Fate::Refused(not_utf8());
+            }
+        }
+    }
+
+    fn all_refused(&self) -> bool {
+        self.fates
+            .iter()
+            .all(|fate| matches!(fate, Fate::Refused(_)))
+    }
+
     /// Refuses, by the same reply, every recipient that is not refused yet.
     pub(super) fn refuse_rest(&mut self, reply: &Reply) {
         for fate in &mut self.fates {
@@ -152,6 +167,12 @@ impl Flying {
     }
 }
 
+/// 553 5.6.7: the server has no SMTPUTF8, and the address or header has no other form (RFC 6531 3.2).
+fn not_utf8() -> Reply {
+    let text = "non-ASCII address or header, and the server does not offer SMTPUTF8";
+    Reply::new(553, Enhanced(5, 6, 7), text)
+}
+
 impl ClientSession {
     /// How much may be ordered now beyond what has no outcome yet; nothing when the session is over, is not ready, or has
     /// carried as many messages as the server takes in one (RFC 9422 4.1).
@@ -168,10 +189,11 @@ impl ClientSession {
         let (messages, bytes) = ordered
             .chain(flying)
             .fold((0, 0), |(count, sum), size| (count + 1, sum + size));
-        let most = if offered.pipelining {
-            self.config.flight.messages.max(1)
-        } else {
-            1
+        let most = match (offered.pipelining, offered.chunking) {
+            (true, true) => self.config.flight.messages.max(1),
+            // One is on its way, and the next rides with its end: more would only wait here.
+            (true, false) => 2,
+            (false, _) => 1,
         };
         let left = match offered.limits.mail_max {
             None => most,
@@ -240,7 +262,14 @@ impl ClientSession {
             fault: faulty.map(Fault::Body),
         };
         flying.verdict = self.answer_for_the_server(&flying.transaction);
-        if flying.fault.is_some() || flying.verdict.is_some() {
+        if !self
+            .capabilities
+            .as_ref()
+            .is_some_and(|offered| offered.smtp_utf8)
+        {
+            flying.refuse_utf8();
+        }
+        if flying.fault.is_some() || flying.verdict.is_some() || flying.all_refused() {
             self.steps
                 .push_back(ClientStep::Transaction(flying.number, flying.outcome()));
             return;
@@ -264,6 +293,9 @@ impl ClientSession {
                 return Some(Reply::new(552, Enhanced(5, 3, 4), text));
             }
             _ => {}
+        }
+        if transaction.needs_utf8() && !offered.smtp_utf8 {
+            return Some(not_utf8());
         }
         if transaction.eight_bit && !offered.eight_bit_mime {
             // RFC 6152 3: it would have to be converted, which we never do.
@@ -296,10 +328,13 @@ impl ClientSession {
                 } else {
                     Progress::Content
                 };
-                match last.transaction.recipients.get(at) {
+                if matches!(last.fates.get(at), Some(Fate::Refused(_))) {
+                    return true;
+                }
+                match last.transaction.recipients.get(at).cloned() {
                     None => self.give_up_envelope(),
-                    Some(path) => {
-                        let line = [b"RCPT TO:<".as_slice(), &path.to_bytes(), b">"].concat();
+                    Some(recipient) => {
+                        let line = self.rcpt_line(&recipient);
                         self.command(&line, Awaited::Rcpt(at));
                     }
                 }

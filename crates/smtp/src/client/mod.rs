@@ -21,8 +21,8 @@
 //! What stands behind a 421, or behind an error after which the server closed, was not accepted: it was not tried. When
 //! the connection is lost in any other way, each message that was written to its end is in doubt.
 //!
-//! Limits: no DSN parameters, addresses are ASCII. A message with octets above 127 is not given to a server without
-//! 8BITMIME: converting it would change what was signed.
+//! Limits: a message with octets above 127 is not given to a server without 8BITMIME, nor one that needs SMTPUTF8 to a
+//! server without that: converting it would change what was signed.
 
 mod content;
 mod envelope;
@@ -45,7 +45,7 @@ use flight::Flying;
 pub use content::Content;
 pub use flight::{FlightLimits, Room};
 pub use hello::{ClientConfig, Protocol, TlsUse};
-pub use outcome::{CloseReason, RecipientOutcome, Transaction, TransactionOutcome};
+pub use outcome::{CloseReason, Recipient, RecipientOutcome, Transaction, TransactionOutcome};
 pub use step::{ClientPhase, ClientStep};
 
 /// A command whose reply is awaited. Those of a transaction belong to the oldest that is in flight.

@@ -3,22 +3,60 @@
 use std::fmt;
 
 use crate::data::BadBody;
+use crate::dsn::{EnvelopeId, Notify, OriginalRecipient, Ret};
 use crate::path::{ForwardPath, ReversePath};
+use crate::peer_id::PeerId;
 use crate::reply::Reply;
 
 use super::ClientPhase;
 
-/// The envelope of a message to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The envelope of a message to be sent. Parameters of extensions that the server does not offer are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
     /// Where reports go.
     pub reverse_path: ReversePath,
     /// Who is to get the message, at least one.
-    pub recipients: Vec<ForwardPath>,
+    pub recipients: Vec<Recipient>,
     /// The size of the message, in octets before dot-stuffing.
     pub size: u64,
     /// Whether the message holds octets above 127.
     pub eight_bit: bool,
+    /// Whether its header does, as only SMTPUTF8 allows (RFC 6532 3).
+    pub utf8_header: bool,
+    /// How much of it a report is to return (RFC 3461 4.3).
+    pub ret: Option<Ret>,
+    /// The sender's own name for it (RFC 3461 4.4).
+    pub envelope_id: Option<EnvelopeId>,
+    /// Its id for another relay of this project (XLINKMAIL).
+    pub peer_id: Option<PeerId>,
+}
+
+impl Transaction {
+    /// Whether it cannot be sent at all without SMTPUTF8 (RFC 6531 3.2).
+    pub fn needs_utf8(&self) -> bool {
+        self.utf8_header || !self.reverse_path.is_ascii()
+    }
+}
+
+/// One recipient of a message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Who.
+    pub path: ForwardPath,
+    /// Which reports are wanted (RFC 3461 4.1).
+    pub notify: Option<Notify>,
+    /// The recipient as the sender wrote it (RFC 3461 4.2).
+    pub original: Option<OriginalRecipient>,
+}
+
+impl From<ForwardPath> for Recipient {
+    fn from(path: ForwardPath) -> Recipient {
+        Recipient {
+            path,
+            notify: None,
+            original: None,
+        }
+    }
 }
 
 /// What became of a transaction.

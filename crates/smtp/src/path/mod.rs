@@ -76,9 +76,10 @@ impl Alphabet {
 }
 
 /// Where reports about a message go; the argument of MAIL.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ReversePath {
     /// `<>`: reports about this message go nowhere (RFC 5321 4.5.5).
+    #[default]
     Null,
     /// A sender.
     Mailbox(Mailbox),

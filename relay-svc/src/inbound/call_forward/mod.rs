@@ -50,6 +50,10 @@ impl CallForward {
 
     /// Whether mail for the recipient is to be taken.
     pub(super) async fn takes(&self, host: &HostPort, recipient: &Mailbox) -> bool {
+        if !recipient.is_ascii() {
+            // The question goes without SMTPUTF8: a refusal would be one of the form.
+            return true;
+        }
         if let Some(known) = self.answers().get(host, recipient, Instant::now()) {
             return known;
         }

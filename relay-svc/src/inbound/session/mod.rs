@@ -8,7 +8,8 @@ use std::{io, mem::MaybeUninit, net::SocketAddr, pin::Pin, task::ready, time::Du
 
 use linkmail_service::tls::MaybeTls;
 use linkmail_smtp::{
-    Recorder, Reply, ReversePath, ServerPhase, ServerSession, ServerStep, replies,
+    MailParameters, RcptParameters, Recorder, Reply, ReversePath, ServerPhase, ServerSession,
+    ServerStep, replies,
 };
 use opentelemetry::KeyValue;
 use tokio::{
@@ -19,9 +20,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Inbound, authority::Exchange, connection::Door, etrn, pace::Pace, transaction::Transaction,
+    Inbound,
+    authority::Exchange,
+    connection::Door,
+    etrn,
+    pace::Pace,
+    transaction::{Envelope, Transaction},
 };
-use crate::policy::Client;
+use crate::{
+    arrivals::Arrival,
+    policy::{self, Client},
+    spool::{Handover, MessageWish, RecipientWish},
+};
 
 /// The wait for a client to take our replies.
 const WRITE: Duration = Duration::from_secs(60);
@@ -47,7 +57,7 @@ pub(super) async fn run(
     let _ = stream.set_nodelay(true);
     let mut session = Session::new(door, peer);
     session.goes_on();
-    let mut stream = session.begin(stream, &cancel).await;
+    let mut stream = session.prepare(stream, &cancel).await;
     if let Some(begun) = stream.take() {
         stream = session.converse(begun, &cancel).await;
     }
@@ -106,11 +116,19 @@ impl<'a> Session<'a> {
             trouble: None,
         };
         session.weigh();
+        session.trust();
         session
     }
 
+    /// Another relay of this project is known by its address.
+    fn trust(&mut self) {
+        if policy::peer_of(&self.door.listener.repeats_from, self.peer.ip()).is_some() {
+            self.smtp.trust_peer();
+        }
+    }
+
     /// What comes before the greeting. None: the connection is gone.
-    async fn begin(
+    async fn prepare(
         &mut self,
         stream: TcpStream,
         cancel: &CancellationToken,
@@ -170,6 +188,7 @@ impl<'a> Session<'a> {
                     let plain = stream.into_plain().ok()?;
                     stream = self.handshake(plain, cancel).await?;
                     self.smtp.tls_started();
+                    self.trust();
                 }
                 ServerStep::Close => return Some(stream),
                 step => self.transact(step).await,
@@ -177,32 +196,53 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn begin(
+        &self,
+        reverse_path: ReversePath,
+        parameters: MailParameters,
+        arrival: Option<Arrival>,
+    ) -> Transaction {
+        let wish = MessageWish {
+            ret: parameters.ret,
+            envelope_id: parameters.envelope_id,
+        };
+        let peer = policy::peer_of(&self.door.listener.repeats_from, self.peer.ip());
+        let handover = peer
+            .zip(parameters.peer_id)
+            .map(|(peer, id)| Handover { peer, id });
+        let envelope = Envelope {
+            reverse_path: self.outside(reverse_path),
+            wish,
+            smtputf8: parameters.smtputf8,
+            handover,
+        };
+        Transaction::begin(envelope, self.link.clone(), arrival)
+    }
+
     /// The steps that are about a message, about mail that is held, or about who the client is.
     async fn transact(&mut self, step: ServerStep) {
         match step {
             ServerStep::Mail {
                 reverse_path,
-                parameters: _,
+                parameters,
             } => {
-                let reverse_path = self.outside(reverse_path);
                 let context = self
                     .link
                     .as_ref()
                     .map(|link| self.inbound.arrivals.begin(link));
-                self.transaction =
-                    Some(Transaction::begin(reverse_path, self.link.clone(), context));
+                self.transaction = Some(self.begin(reverse_path, parameters, context));
                 self.smtp.answer(replies::sender_ok());
             }
             ServerStep::Recipient {
                 forward_path,
-                parameters: _,
+                parameters: RcptParameters { notify, original },
             } => {
                 let admitted = self.inbound.admit(&forward_path, self.may_relay).await;
                 let answer = match admitted {
                     Ok(admitted) => {
-                        self.transaction
-                            .iter_mut()
-                            .for_each(|t| t.add(admitted.clone()));
+                        if let Some(transaction) = &mut self.transaction {
+                            transaction.add(admitted, RecipientWish { notify, original });
+                        }
                         replies::recipient_ok()
                     }
                     Err(refusal) => refusal,

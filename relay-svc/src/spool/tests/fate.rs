@@ -145,6 +145,7 @@ async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet() {
     );
     let later = NOW.plus(Duration::from_secs(300));
     let retry = Settlement::Retry {
+        in_doubt: false,
         due: later,
         attempts: 1,
         waited: Duration::ZERO,
@@ -277,6 +278,7 @@ async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing() 
         .await
         .unwrap();
     let late = Settlement::Retry {
+        in_doubt: false,
         due: NOW,
         attempts: 9,
         waited: Duration::ZERO,
@@ -316,4 +318,76 @@ async fn finished_messages_are_forgotten_when_they_are_old_enough() {
             .unwrap(),
         1
     );
+}
+
+#[tokio::test]
+async fn what_a_peer_hands_over_again_is_not_taken_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let hop = "smtp://mail.branch.example:25";
+    let id = PeerId::from_octets([7; 16]);
+    let hand_over = async |peer: &str, recipients: &[(&str, &str)]| {
+        let mut draft = spool.draft();
+        draft.write(b"Subject: x\r\n").await.unwrap();
+        let handover = Some(Handover {
+            peer: peer.to_owned(),
+            id,
+        });
+        let new = NewMessage {
+            handover,
+            ..message(recipients)
+        };
+        let own = new.id;
+        (own, spool.accept(draft, new).await.unwrap().id)
+    };
+    let (a, b) = (("a@branch.example", hop), ("b@branch.example", hop));
+    let (first, answered) = hand_over("isp", &[a]).await;
+    assert_eq!(first, answered);
+    let (_, answered) = hand_over("isp", &[a]).await;
+    assert_eq!(answered, first, "the repeat has the first reply");
+    // A recipient that was not taken the first time is taken now, and only it.
+    let (second, answered) = hand_over("isp", &[a, b]).await;
+    assert_eq!(answered, second);
+    let stored = spool.message(second).await.unwrap().unwrap();
+    let taken: Vec<_> = stored
+        .recipients
+        .iter()
+        .map(|r| r.address.as_str())
+        .collect();
+    assert_eq!(taken, ["b@branch.example"]);
+    // The id of one peer means nothing for another.
+    let (other, answered) = hand_over("other", &[a]).await;
+    assert_eq!(answered, other);
+    spool.forget_repeats(Duration::ZERO).await.unwrap();
+    let (again, answered) = hand_over("isp", &[a]).await;
+    assert_eq!(answered, again, "what was forgotten is new");
+}
+
+#[tokio::test]
+async fn what_the_sender_asked_for_is_kept_with_the_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let hop = "smtp://mail.branch.example:25";
+    let mut new = message(&[("a@branch.example", hop)]);
+    new.wish = MessageWish {
+        ret: Some(Ret::Headers),
+        envelope_id: EnvelopeId::new("a+b c"),
+    };
+    new.utf8_header = true;
+    let odd = "j\u{f6}rg@b\u{fc}cher.example";
+    new.recipients[0].address = Mailbox::parse_utf8(odd.as_bytes()).unwrap();
+    new.recipients[0].wish = RecipientWish {
+        notify: Notify::parse(b"NEVER"),
+        original: OriginalRecipient::parse(b"rfc822;x+2By@branch.example", false),
+    };
+    let (wish, of_recipient) = (new.wish.clone(), new.recipients[0].wish.clone());
+    spool.accept(spool.draft(), new).await.unwrap();
+    let due = spool.due(hop.to_owned(), Stamp::now(), 1).await.unwrap();
+    assert_eq!(due[0].wish, wish);
+    assert!(due[0].utf8_header);
+    assert_eq!(due[0].recipients[0].address.to_string(), odd);
+    let node = Node::of(due[0].recipients[0].address.domain());
+    assert_eq!(node.as_str(), "xn--bcher-kva.example");
+    assert_eq!(due[0].recipients[0].wish, of_recipient);
+    assert!(!of_recipient.wants_failure() && RecipientWish::default().wants_failure());
 }

@@ -120,6 +120,7 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
     let spool = Spool::open(folder.path()).unwrap();
     hold(&spool, &["a@ship.example"]).await;
     let retry = Settlement::Retry {
+        in_doubt: false,
         due: NOW.plus(Duration::from_secs(9)),
         attempts: 1,
         waited: Duration::ZERO,

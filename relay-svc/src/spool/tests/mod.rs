@@ -2,7 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use linkmail_smtp::{Mailbox, ReversePath};
+use linkmail_smtp::{
+    Mailbox, PeerId, ReversePath,
+    dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
+};
 use rusqlite::Connection;
 
 use super::*;
@@ -32,9 +35,16 @@ fn message(recipients: &[(&str, &str)]) -> NewMessage {
             "hold" => NextHop::Hold(Node::of(address.domain())),
             hop => NextHop::parse(hop).unwrap(),
         };
-        NewRecipient { address, hop }
+        NewRecipient {
+            address,
+            hop,
+            wish: RecipientWish::default(),
+        }
     });
     NewMessage {
+        wish: MessageWish::default(),
+        utf8_header: false,
+        handover: None,
         id: MessageId::new(),
         reverse_path: ReversePath::Mailbox(mailbox("a@branch.example")),
         recipients: recipients.collect(),

@@ -1,0 +1,82 @@
+//! The `[[host]]` part of the file: how next hops are spoken to.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use linkmail_sasl::Name;
+use linkmail_service::{
+    config::{Document, Table},
+    tls::{ClientTls, Mode},
+};
+
+use super::read::positive_if_said;
+use crate::{
+    names::HostPort,
+    outbound::{Host, Hosts, Login, Patience, Sasl},
+};
+
+pub(super) fn hosts(document: &Document, root: &Table<'_>) -> Option<Hosts> {
+    let mut named = HashMap::new();
+    let mut complete = true;
+    for table in root.tables("host") {
+        let position = table.position("at");
+        let Some((at, host)) = host(table) else {
+            complete = false;
+            continue;
+        };
+        if named.insert(at.clone(), Arc::new(host)).is_some() {
+            document.error(&position, format!("{at} has a [[host]] already"));
+        }
+    }
+    let hosts = Hosts::new(named).map_err(|error| root.error("host", error.to_string()));
+    hosts.ok().filter(|_| complete)
+}
+
+fn host(table: Table<'_>) -> Option<(HostPort, Host)> {
+    let at = table.required_with("at", HostPort::parse_url);
+    let has_login = table.has("login");
+    let login = has_login.then(|| table.table("login").and_then(login));
+    // A password never goes to somebody who was not asked who he is.
+    let default = if has_login {
+        Mode::Require
+    } else {
+        Mode::Opportunistic
+    };
+    let tls = ClientTls::read(&table, "tls", default);
+    let patience = Patience {
+        hello: positive_if_said(&table, "hello_timeout"),
+        command: positive_if_said(&table, "command_timeout"),
+        data_end: positive_if_said(&table, "data_end_timeout"),
+    };
+    table.finish();
+    let host = Host {
+        tls: tls?,
+        login: match login {
+            Some(login) => Some(login?),
+            None => None,
+        },
+        patience,
+    };
+    Some((at?, host))
+}
+
+fn login(table: Table<'_>) -> Option<Login> {
+    let user = table.required_with("user", |text| {
+        Name::parse(text).map_err(|error| error.to_string())
+    });
+    let password_file: Option<PathBuf> = table.required("password_file");
+    if let Some(path) = &password_file
+        && let Err(error) = std::fs::read_to_string(path)
+    {
+        table.error("password_file", format!("{}: {error}", path.display()));
+    }
+    let mechanisms = match table.has("mechanisms") {
+        true => table.required_list_with("mechanisms", "mechanism", Sasl::parse),
+        false => Sasl::DEFAULT.to_vec(),
+    };
+    table.finish();
+    Some(Login {
+        user: user?,
+        password_file: password_file?,
+        mechanisms,
+    })
+}
