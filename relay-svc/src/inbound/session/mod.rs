@@ -39,8 +39,9 @@ const WRITE: Duration = Duration::from_secs(60);
 /// unread when a connection closes would destroy the reply on its way.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 /// So many replies to a client over a link count as receiving going on, between one message and the next. A provider
-/// needs the greeting, EHLO and perhaps RSET; a stranger with NOOP would keep the line dialled.
-const IDLE_REPLIES: u8 = 4;
+/// needs the greeting, EHLO, STARTTLS, EHLO again, AUTH with a challenge, and perhaps RSET; a stranger with NOOP would
+/// keep the line dialled.
+const IDLE_REPLIES: u8 = 8;
 
 /// A client that must not speak first is given so long to do it.
 const EARLY: Duration = Duration::from_secs(2);

@@ -53,6 +53,7 @@ impl Session<'_> {
     /// What was known of the client before is forgotten (RFC 3207 4.2); its certificate may tell more.
     fn encrypted(&mut self, stream: &MaybeTls<TcpStream>) {
         self.recorder.mark("!tls");
+        self.goes_on();
         self.exchange = None;
         self.client.identities.clear();
         if let Some(tls) = stream.session() {
