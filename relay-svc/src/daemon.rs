@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use linkmail_service::{
     allow::PeerFilter,
     exit::Exit,
+    fresh,
     grpc::CallLayer,
     listen::BindError,
     shutdown,
@@ -34,6 +35,8 @@ const DRAIN: Duration = Duration::from_secs(25);
 const FLUSH: Duration = Duration::from_secs(3);
 /// Finished messages can be looked up for so long.
 const KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// Certificates, credentials and lists are looked at so often, to see whether they changed.
+const REFRESH_EVERY: Duration = Duration::from_secs(15);
 /// What is older is looked for so often.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
@@ -134,6 +137,8 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     let signals = shutdown::signals().map_err(StartError::Signals)?;
 
     let tasks = Tasks::new();
+    let fresh = fresh::keep_fresh(config.files(), REFRESH_EVERY, tasks.cancel().clone());
+    tasks.spawn("files", fresh.map_err(StartError::Signals)?);
     let addresses: Vec<_> = sockets
         .iter()
         .filter_map(|socket| socket.local_addr().ok())

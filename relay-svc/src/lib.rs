@@ -20,9 +20,11 @@ pub mod names;
 pub mod outbound;
 pub mod policy;
 pub mod queue;
+pub mod recipient_list;
 pub mod release;
 pub mod report;
 pub mod route;
+pub mod sender_map;
 pub mod spool;
 pub mod telemetry;
 

@@ -1,18 +1,98 @@
 //! Who may send what where; answers with a reply. Pure.
 //!
-//! A client whose address is in `relay_from` may send to anyone who has a route. Everyone may deliver to our own
-//! domains, and to `postmaster` (RFC 5321 4.5.1). A client may ask for the release of a node's mail when its address is
-//! in `etrn_from` of the node's route; all others are told nothing, not even whether mail is held.
+//! A client whose address is in `relay_from`, or that has authenticated itself, may send to anyone who has a route.
+//! Everyone may deliver to our own domains, and to `postmaster` (RFC 5321 4.5.1). A client may ask for the release of a
+//! node's mail when its address is in `etrn_from` of the node's route, or who it is in `etrn_by`; all others are told
+//! nothing, not even whether mail is held.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use linkmail_sasl::Name;
 use linkmail_smtp::{Enhanced, EtrnNode, ForwardPath, Mailbox, Reply};
 
 use crate::{
     names::{NextHop, Node, NodeScope},
-    route::{Hold, Routes},
+    route::{Check, Hold, Routes},
 };
+
+/// What a client has proved to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// By AUTH: the name of a credential.
+    Name(String),
+    /// By a certificate that leads to one of `client_roots`: SHA-256 of its public key, in small hexadecimal digits.
+    Key(String),
+}
+
+impl Identity {
+    /// Reads a name, or `sha256:` and the 64 hexadecimal digits of a certificate's public key.
+    ///
+    /// # Errors
+    /// A sentence for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(digits) = text.strip_prefix("sha256:") {
+            let is_hash = digits.len() == 64 && digits.bytes().all(|one| one.is_ascii_hexdigit());
+            return if is_hash {
+                Ok(Self::Key(digits.to_ascii_lowercase()))
+            } else {
+                Err(format!(
+                    "{text:?}: expected sha256: and 64 hexadecimal digits, the hash of the certificate's public key"
+                ))
+            };
+        }
+        let name = Name::parse(text).map_err(|error| format!("{text:?} is not a name: {error}"))?;
+        Ok(Self::Name(name.as_str().to_owned()))
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Key(digits) => write!(f, "sha256:{digits}"),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// Where from.
+    pub address: IpAddr,
+    /// All that it has proved to be: it may have a certificate, and authenticate itself besides.
+    pub identities: Vec<Identity>,
+}
+
+impl Client {
+    /// One that has proved nothing.
+    #[must_use]
+    pub fn at(address: IpAddr) -> Self {
+        Self {
+            address,
+            identities: Vec::new(),
+        }
+    }
+
+    /// Whether it is one of these.
+    #[must_use]
+    pub fn is_any_of(&self, listed: &[Identity]) -> bool {
+        self.identities.iter().any(|one| listed.contains(one))
+    }
+
+    /// The name that it has authenticated itself with.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.identities.iter().find_map(|one| match one {
+            Identity::Name(name) => Some(name.as_str()),
+            Identity::Key(_) => None,
+        })
+    }
+
+    fn may_ask(&self, hold: &Hold) -> bool {
+        contains(&hold.etrn_from, self.address) || self.is_any_of(&hold.etrn_by)
+    }
+}
 
 /// What the policy looks at.
 #[derive(Debug, Clone)]
@@ -30,6 +110,8 @@ pub struct Admitted {
     pub address: Mailbox,
     /// Its next hop.
     pub hop: NextHop,
+    /// How it is found out whether there is such a user. The bare `postmaster` always is (RFC 5321 4.5.1).
+    pub check: Option<Check>,
 }
 
 /// Why a recipient may not be sent to.
@@ -64,6 +146,11 @@ pub fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
+/// Every domain has a postmaster (RFC 5321 4.5.1).
+fn is_postmaster(address: &Mailbox) -> bool {
+    address.local().eq_ignore_ascii_case(b"postmaster")
+}
+
 /// The peer that a client is, if it is listed as another relay: its network, so that a site whose address changes
 /// within it stays the same peer.
 #[must_use]
@@ -89,6 +176,7 @@ impl Policy {
             Some(route) if route.own || may_relay || postmaster => Ok(Admitted {
                 address: address.clone(),
                 hop: route.target.hop(address),
+                check: route.check.cloned().filter(|_| !is_postmaster(address)),
             }),
             None if may_relay || postmaster => Err(Denied::NoRoute),
             _ => Err(Denied::Relay),
@@ -99,8 +187,8 @@ impl Policy {
     ///
     /// # Errors
     /// It may not ask, or for nothing that there is.
-    pub fn release(&self, asked: &EtrnNode, client: IpAddr) -> Result<NodeScope, ReleaseDenied> {
-        let may = |hold: &Hold| contains(&hold.etrn_from, client);
+    pub fn release(&self, asked: &EtrnNode, client: &Client) -> Result<NodeScope, ReleaseDenied> {
+        let may = |hold: &Hold| client.may_ask(hold);
         let wanted = match asked {
             EtrnNode::Domain(domain) => {
                 let node = Node::of(domain);
@@ -122,10 +210,10 @@ impl Policy {
 
     /// Whether a client may have this node's mail released.
     #[must_use]
-    pub fn may_release(&self, node: &Node, client: IpAddr) -> bool {
+    pub fn may_release(&self, node: &Node, client: &Client) -> bool {
         self.routes
             .hold_of(node)
-            .is_some_and(|hold| contains(&hold.etrn_from, client))
+            .is_some_and(|hold| client.may_ask(hold))
     }
 }
 
@@ -221,6 +309,7 @@ mod tests {
             let hold = Hold {
                 release_to: HostPort::parse_url("smtp://mx.site.example").unwrap(),
                 etrn_from: vec![from.parse().unwrap()],
+                etrn_by: vec![Identity::parse("clinic").unwrap()],
             };
             let pattern = Pattern::parse(pattern).unwrap();
             policy.routes.insert(pattern, Target::Hold(hold)).unwrap();
@@ -248,11 +337,48 @@ mod tests {
             ("#night", "10.1.0.5", none),
             ("#night", "192.0.2.1", no),
         ] {
-            let answer = policy.release(&asked.parse().unwrap(), client.parse().unwrap());
-            assert_eq!(answer, expected, "{asked} {client}");
+            let client = Client::at(client.parse().unwrap());
+            let answer = policy.release(&asked.parse().unwrap(), &client);
+            assert_eq!(answer, expected, "{asked} {client:?}");
         }
-        let may = |name: &str| policy.may_release(&node(name), "10.2.0.5".parse().unwrap());
-        assert!(may("deck.ship.example") && !may("ship.example"));
+        let mut client = Client::at("10.2.0.5".parse().unwrap());
+        let may = |name: &str, client: &Client| policy.may_release(&node(name), client);
+        assert!(may("deck.ship.example", &client) && !may("ship.example", &client));
+        client.identities = vec![Identity::Key("ab".into()), Identity::Name("ship".into())];
+        assert!(!may("ship.example", &client));
+        client.identities.push(Identity::Name("clinic".into()));
+        assert!(may("ship.example", &client));
+        let asked = "ship.example".parse().unwrap();
+        assert!(policy.release(&asked, &client).is_ok());
+    }
+
+    #[test]
+    fn an_identity_is_a_name_or_the_hash_of_a_key() {
+        let digits = "AB".repeat(32);
+        for (text, told) in [
+            ("scanner", Some("scanner".to_owned())),
+            (
+                &format!("sha256:{digits}"),
+                Some(format!("sha256:{}", "ab".repeat(32))),
+            ),
+            ("sha256:ab", None),
+            ("", None),
+        ] {
+            assert_eq!(Identity::parse(text).ok().map(|one| one.to_string()), told);
+        }
+    }
+
+    #[test]
+    fn a_checked_recipient_says_so_and_postmaster_is_never_checked() {
+        let mut policy = policy(true);
+        let pattern = Pattern::parse("lab.example").unwrap();
+        let target = Target::Hop(NextHop::parse("smtp://mail.branch.example:25").unwrap());
+        policy.routes.insert(pattern.clone(), target).unwrap();
+        policy.routes.check(&pattern, Check::CallForward);
+        let check = |text: &str| policy.recipient(&path(text), false).unwrap().check;
+        assert_eq!(check("a@lab.example"), Some(Check::CallForward));
+        assert_eq!(check("PostMaster@lab.example"), None);
+        assert_eq!(check("a@branch.example"), None);
     }
 
     #[test]

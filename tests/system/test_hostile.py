@@ -235,6 +235,101 @@ def test_too_many_sessions(stage):
     wait.until(room, "room for a session again")
 
 
+def test_too_many_sessions_from_one_address(scene):
+    """Must show: one address has so many sessions, one more is told 421, and others are served."""
+    relay = scene(provider=False, extra="[limits]\nsessions_per_client = 3\n").relay
+    open_ones = [smtp.Dialogue(relay.site) for _ in range(3)]
+    assert smtp.Dialogue(relay.site, greeting=False).closed() == [421]
+    assert smtp.Dialogue(relay.released, greeting=False).closed() == [421]
+    smtp.Dialogue(relay.site, source="127.0.0.9")
+    open_ones.pop().socket.close()
+
+    def room():
+        with smtp.Dialogue(relay.site, greeting=False) as dialogue:
+            return dialogue.reply()[0] == 220
+
+    wait.until(room, "room for a session again")
+
+
+def dribble(dialogue, piece, seconds):
+    """Sends `piece` every tenth of a second until the relay has had enough; how long that took, and its last word."""
+    started = wait.time.monotonic()
+    dialogue.socket.settimeout(0.1)
+    while wait.time.monotonic() - started < seconds:
+        try:
+            dialogue.send(piece)
+            if (code := dialogue.reply()[0]) == 421:
+                return wait.time.monotonic() - started
+            assert code == 250, code
+            wait.time.sleep(0.1)
+        except TimeoutError:
+            continue
+        except OSError:
+            return wait.time.monotonic() - started
+    raise AssertionError(f"borne for {seconds} s")
+
+
+def test_dribbles_data(scene):
+    """Must show: octets of a message one by one do not hold a session; a slow client that sends more is borne."""
+    limits = '[limits]\ndata_timeout = "2s"\nslowest = "3000B"\n'
+    relay = scene(provider=False, extra=limits).relay
+    with smtp.Dialogue(relay.site) as dialogue:
+        begin(dialogue)
+        assert 1.5 <= dribble(dialogue, b"x", 8) < 4
+    [line] = wait.until(lambda: relay.logged("inbound session had refusals"), "a log line")
+    assert line["trouble"] == "too few octets in 2s", line
+    with smtp.Dialogue(relay.site) as dialogue:
+        begin(dialogue)
+        with pytest.raises(AssertionError, match="borne for 5 s"):
+            dribble(dialogue, b"a line of text\r\n", 5)
+        dialogue.socket.settimeout(10)
+        dialogue.send(b"\r\n.\r\n")
+        assert dialogue.reply()[0] == 250
+
+
+def test_commands_without_a_message(scene):
+    """Must show: commands that lead to no message do not hold a session for ever, nor does a session that does nothing
+    else than last."""
+    relay = scene(provider=False, extra='[limits]\nbetween_messages = "2s"\n').relay
+    with smtp.Dialogue(relay.site) as dialogue:
+        assert 1.5 <= dribble(dialogue, b"NOOP\r\n", 8) < 6
+    [line] = wait.until(lambda: relay.logged("inbound session had refusals"), "a log line")
+    assert line["trouble"] == "no message in 2s of commands", line
+
+
+def test_session_time(scene):
+    """A session ends when it has lasted as long as it may."""
+    relay = scene(provider=False, extra='[limits]\nsession_time = "2s"\n').relay
+    with smtp.Dialogue(relay.site) as dialogue:
+        begin(dialogue)
+        assert 1.5 <= dribble(dialogue, b"a line of text\r\n", 8) < 4
+
+
+def test_memory_of_two_hundred_sessions(scene):
+    """Must show: 200 sessions in the middle of a message that is larger than what is kept in memory, and one of 25 MB
+    beside them, stay under 100 MiB of resident memory."""
+    relay = scene(provider=False, extra="[limits]\nsessions = 280\nsessions_per_client = 280\n").relay
+    idle = relay.rss_bytes()
+    body = b"Subject: large\r\n\r\n" + (b"x" * 78 + b"\r\n") * 2500
+    dialogues = [smtp.Dialogue(relay.site) for _ in range(200)]
+    for dialogue in dialogues:
+        begin(dialogue)
+        dialogue.send(body)
+
+    def bodies():
+        folder = relay.state / "bodies"
+        return [path.stat().st_size for path in folder.glob("*.part")]
+
+    wait.until(lambda: len(bodies()) == 200 and min(bodies()) > 64 * 1024, lambda: f"{len(bodies())} bodies in files")
+    most = relay.rss_bytes()
+    print(f"idle {idle / MIB:.1f} MiB, 200 sessions {most / MIB:.1f} MiB")
+    assert most < 100 * MIB, f"{most / MIB:.1f} MiB"
+    for dialogue in dialogues:
+        dialogue.send(b".\r\n")
+    assert {dialogue.reply()[0] for dialogue in dialogues} == {250}
+    assert relay.rss_bytes() < 100 * MIB
+
+
 def test_never_reads(stage):
     """A client that sends and never reads its replies is not read on: memory does not grow with what it sends, others
     are served, and the relay still stops in time (the fixture)."""

@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What a given statement would need that the relay does not have.
-const OTHER_WORLDS: [&str; 14] = [
+const OTHER_WORLDS: [&str; 12] = [
     "unknown ",
     "begin data ",
     "after data ",
@@ -45,9 +45,7 @@ const OTHER_WORLDS: [&str; 14] = [
     "offer ",
     "auth ",
     "require ",
-    "lmtp",
     "tls ",
-    "pipelining ",
     "talks ",
     "trusts ",
 ];
@@ -86,9 +84,9 @@ async fn play(file: &Path, text: &str, transcript: &Transcript) -> Result<(), St
     let spool = Spool::open(folder.path()).unwrap();
     let cancel = CancellationToken::new();
     let held = hold(transcript, &spool).await;
-    let relay_from = client(transcript, "in relay_from");
+    let listener = listener(transcript);
     let config = world(transcript, folder.path());
-    let address = listen(&config, relay_from, spool.clone(), &cancel).await;
+    let address = listen(&config, listener, spool.clone(), &cancel).await;
     let adapted = folder.path().join(file.file_name().unwrap());
     std::fs::write(&adapted, as_the_relay_says(text)).unwrap();
     let played = tokio::task::spawn_blocking(move || socket::play(&adapted, address))
@@ -271,6 +269,7 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
         let hold = Target::Hold(Hold {
             release_to: HostPort::parse_url("smtp://127.0.0.1:9").unwrap(),
             etrn_from: client(transcript, "in etrn_from"),
+            etrn_by: Vec::new(),
         });
         let pattern = Pattern::parse(&domain).unwrap();
         routes.insert(pattern, hold).unwrap();
@@ -297,7 +296,10 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
             sessions: 10,
             command_timeout: Duration::from_secs(60),
             data_timeout: Duration::from_secs(60),
+            ..config::Limits::default()
         },
+        credentials: None,
+        recipient_lists: config::RecipientLists::new(),
         retry: RetryPolicy {
             first: Duration::from_secs(300),
             longest: Duration::from_secs(7200),
@@ -319,20 +321,25 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
     }
 }
 
+/// Where the client speaks, as the transcript has it.
+fn listener(transcript: &Transcript) -> config::Listener {
+    let says = |text: &str| transcript.given.iter().any(|fact| fact.text == text);
+    config::Listener {
+        relay_from: client(transcript, "in relay_from"),
+        lmtp: says("lmtp"),
+        strict_pipelining: says("pipelining strict"),
+        ..config::Listener::at(([127, 0, 0, 1], 0).into())
+    }
+}
+
 async fn listen(
     config: &Config,
-    relay_from: Vec<IpNet>,
+    listener: config::Listener,
     spool: Spool,
     cancel: &CancellationToken,
 ) -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let listener = config::Listener {
-        repeats_from: Vec::new(),
-        address,
-        relay_from,
-        link: None,
-    };
     let inbound = Arc::new(Inbound::new(
         config,
         spool,

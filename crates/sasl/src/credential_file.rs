@@ -133,6 +133,13 @@ impl CredentialFile {
         Ok(())
     }
 
+    /// Removes all lines of a name; every other line stays as it is. False if it has none.
+    pub fn remove(&mut self, name: &Name) -> bool {
+        self.lines
+            .retain(|line| !matches!(&line.owner, Some((owner, _)) if owner == name));
+        self.credentials.remove(name).is_some()
+    }
+
     /// Takes one line in, and says whose it is.
     fn read(&mut self, line: &str) -> Result<Option<(Name, Mechanism)>, LineError> {
         let line = line.trim_end_matches(['\n', '\r']);

@@ -1,5 +1,6 @@
 //! The faces on the command line: `serve` and `check` read the configuration; the others speak gRPC to the service.
 
+mod credentials;
 mod cycle;
 mod node;
 mod queue;
@@ -46,6 +47,9 @@ enum Command {
     /// Work with the nodes that mail is held for
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Work with the file of credentials
+    #[command(subcommand)]
+    Credentials(CredentialsCommand),
     /// Hand in the message on standard input
     Submit {
         /// The reverse path, such as alice@branch.example; left out: the null reverse path
@@ -103,6 +107,48 @@ enum NodeCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum CredentialsCommand {
+    /// Add a name, or give it another password: asked for on a terminal, else the first line of standard input
+    Add {
+        /// The name, such as scanner
+        name: String,
+        /// The password is the first line of this file
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Store the password in clear, too, for devices that know CRAM-MD5 alone
+        #[arg(long)]
+        cram_md5: bool,
+        /// How often PBKDF2 turns the password over
+        #[arg(long, value_name = "COUNT", default_value_t = 15_000)]
+        iterations: u32,
+        #[command(flatten)]
+        file: CredentialsFile,
+    },
+    /// List the names, with the mechanisms that each can use
+    List {
+        #[command(flatten)]
+        file: CredentialsFile,
+    },
+    /// Remove a name
+    Remove {
+        /// The name
+        name: String,
+        #[command(flatten)]
+        file: CredentialsFile,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CredentialsFile {
+    /// The configuration file that names the file of credentials
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+    /// The file of credentials
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file
@@ -112,7 +158,12 @@ struct ConfigFile {
 
 /// Where the service is that a client command speaks to.
 fn address(service: &Service) -> Result<GrpcAddress, Exit> {
-    service.address(CONFIG, PORT, |file| Ok(load(file)?.grpc.at.listen))
+    service.address(CONFIG, PORT, |file| {
+        config::api_address(file).map_err(|errors| {
+            eprintln!("{errors}");
+            Exit::Config
+        })
+    })
 }
 
 /// Reads the command line and does what it says.
@@ -125,6 +176,7 @@ async fn run(command: Command) -> Result<(), Exit> {
     match command {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
+        Command::Credentials(command) => credentials(command),
         client => call(client).await,
     }
 }
@@ -132,7 +184,7 @@ async fn run(command: Command) -> Result<(), Exit> {
 /// The commands that speak to the service.
 async fn call(command: Command) -> Result<(), Exit> {
     match command {
-        Command::Serve(_) | Command::Check(_) => Ok(()),
+        Command::Serve(_) | Command::Check(_) | Command::Credentials(_) => Ok(()),
         Command::Cycle(CycleCommand::Run { link, service }) => {
             cycle::run(&link, &address(&service)?).await
         }
@@ -145,6 +197,39 @@ async fn call(command: Command) -> Result<(), Exit> {
         }
         Command::Submit { from, to, service } => submit::run(from, to, &address(&service)?).await,
         Command::Healthcheck(service) => PROGRAM.healthcheck(&address(&service)?).await,
+    }
+}
+
+fn credentials(command: CredentialsCommand) -> Result<(), Exit> {
+    match command {
+        CredentialsCommand::Add {
+            name,
+            password_file,
+            cram_md5,
+            iterations,
+            file,
+        } => {
+            let way = credentials::Way {
+                password_file,
+                cram_md5,
+                iterations,
+            };
+            credentials::add(&credentials_file(file)?, &name, &way)
+        }
+        CredentialsCommand::List { file } => credentials::list(&credentials_file(file)?),
+        CredentialsCommand::Remove { name, file } => {
+            credentials::remove(&credentials_file(file)?, &name)
+        }
+    }
+}
+
+fn credentials_file(named: CredentialsFile) -> Result<PathBuf, Exit> {
+    match named.file {
+        Some(file) => Ok(file),
+        None => config::credentials_path(&named.config).map_err(|errors| {
+            eprintln!("{errors}");
+            Exit::Config
+        }),
     }
 }
 

@@ -5,22 +5,33 @@
 mod read;
 mod read_host;
 mod read_link;
+mod read_listener;
 mod read_route;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use linkmail_service::settings::{Listen, Telemetry};
+use linkmail_sasl::{CredentialFile, Mechanism};
+use linkmail_service::{
+    fresh::{Refresh, ReloadingFile},
+    settings::{Listen, Telemetry},
+    tls::{ReloadingIdentity, ServerTls},
+};
 use linkmail_smtp::{EtrnNode, FlightLimits, Mailbox};
 
 use crate::{
     names::{HostPort, LinkName},
     outbound::{Hosts, direct::name_servers::Dnssec},
-    policy::Policy,
+    policy::{Identity, Policy},
     queue::RetryPolicy,
+    recipient_list::RecipientList,
+    sender_map::SenderMap,
 };
 
-pub use read::load;
+pub use read::{api_address, credentials_path, load};
+
+/// The recipients that there are, by the path of the file that says so.
+pub type RecipientLists = BTreeMap<PathBuf, Arc<ReloadingFile<RecipientList>>>;
 
 /// The whole file.
 #[derive(Debug, Clone)]
@@ -39,10 +50,14 @@ pub struct Config {
     pub limits: Limits,
     /// When mail is tried again.
     pub retry: RetryPolicy,
+    /// Who may authenticate.
+    pub credentials: Option<Arc<ReloadingFile<CredentialFile>>>,
     /// Where mail comes in; at least one.
     pub listeners: Vec<Listener>,
     /// Routes and the postmaster.
     pub policy: Arc<Policy>,
+    /// The files that `recipients_file` of routes names.
+    pub recipient_lists: RecipientLists,
     /// The lines to the outside.
     pub links: Vec<Link>,
     /// How next hops are spoken to.
@@ -64,6 +79,29 @@ pub struct Mx {
     pub mta_sts: bool,
 }
 
+impl Config {
+    /// Everything that is read again while the relay runs.
+    #[must_use]
+    pub fn files(&self) -> Vec<Arc<dyn Refresh>> {
+        let mut files: Vec<Arc<dyn Refresh>> = Vec::new();
+        if let Some(file) = &self.credentials {
+            files.push(file.clone());
+        }
+        for listener in &self.listeners {
+            if let Some(tls) = &listener.tls {
+                files.push(tls.identity.clone());
+            }
+            if let Some(file) = &listener.sender_map {
+                files.push(file.clone());
+            }
+        }
+        for file in self.recipient_lists.values() {
+            files.push(file.clone());
+        }
+        files
+    }
+}
+
 /// `[grpc]`
 #[derive(Debug, Clone)]
 pub struct Grpc {
@@ -82,10 +120,41 @@ pub struct Limits {
     pub recipients: usize,
     /// SMTP sessions at once.
     pub sessions: usize,
+    /// SMTP sessions at once from one address.
+    pub sessions_per_client: usize,
     /// Without a command for so long, a session is closed.
     pub command_timeout: Duration,
     /// Without data for so long inside DATA, a session is closed.
     pub data_timeout: Duration,
+    /// Fewer octets of a message in a minute, on average over `data_timeout`, close a session.
+    pub slowest: u64,
+    /// Waiting for commands may take so long in all from one message to the next.
+    pub between_messages: Duration,
+    /// A session may last so long.
+    pub session_time: Duration,
+    /// So many wrong credentials from one address are answered; then none for a while.
+    pub auth_failures: u32,
+    /// How long that while is, and how long a failure counts.
+    pub auth_pause: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        Self {
+            message_size: 25_000_000,
+            recipients: 1000,
+            sessions: 200,
+            sessions_per_client: 50,
+            command_timeout: minutes(5),
+            data_timeout: minutes(5),
+            slowest: 100,
+            between_messages: minutes(60),
+            session_time: minutes(24 * 60),
+            auth_failures: 10,
+            auth_pause: minutes(10),
+        }
+    }
 }
 
 /// `[[listener]]`
@@ -99,6 +168,66 @@ pub struct Listener {
     pub repeats_from: Vec<IpNet>,
     /// What comes here came over this link.
     pub link: Option<LinkName>,
+    /// LMTP instead of SMTP.
+    pub lmtp: bool,
+    /// What it shows, and how TLS begins.
+    pub tls: Option<Tls>,
+    /// Mail and ETRN are taken under TLS only.
+    pub require_tls: bool,
+    /// The mechanisms of AUTH that are offered in the clear.
+    pub auth_in_clear: Vec<Mechanism>,
+    /// The mechanisms of AUTH that are offered under TLS.
+    pub auth_in_tls: Vec<Mechanism>,
+    /// Mail and ETRN are taken from authenticated clients only.
+    pub require_auth: bool,
+    /// Whose certificate counts as authentication.
+    pub relay_by: Vec<Identity>,
+    /// Headers are completed: mail starts here.
+    pub submission: bool,
+    /// What senders are called outside.
+    pub sender_map: Option<Arc<ReloadingFile<SenderMap>>>,
+    /// Each connection begins with a header of the PROXY protocol, and comes from one of these networks.
+    pub proxy_from: Option<Vec<IpNet>>,
+    /// A client that speaks before it is greeted is turned away.
+    pub refuse_early_talkers: bool,
+    /// A client that pipelines where it may not is turned away.
+    pub strict_pipelining: bool,
+}
+
+impl Listener {
+    /// One that speaks SMTP in the clear, to clients who may not send out.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            relay_from: Vec::new(),
+            repeats_from: Vec::new(),
+            link: None,
+            lmtp: false,
+            tls: None,
+            require_tls: false,
+            auth_in_clear: Vec::new(),
+            auth_in_tls: Vec::new(),
+            require_auth: false,
+            relay_by: Vec::new(),
+            submission: false,
+            sender_map: None,
+            proxy_from: None,
+            refuse_early_talkers: false,
+            strict_pipelining: false,
+        }
+    }
+}
+
+/// `tls` and `tls_mode` of a listener.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Shakes hands.
+    pub server: ServerTls,
+    /// What it shows, to be kept fresh.
+    pub identity: Arc<ReloadingIdentity>,
+    /// From the first octet on, in place of STARTTLS (RFC 8314 3.3).
+    pub implicit: bool,
 }
 
 /// `[[link]]`

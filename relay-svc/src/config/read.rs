@@ -1,9 +1,17 @@
 //! From the file to the types, with every error of the file in one go.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use linkmail_sasl::CredentialFile;
 use linkmail_service::{
     config::{ByteSize, ConfigErrors, Document, Position, Table, choice},
+    fresh::ReloadingFile,
     listen::GrpcAddress,
     settings::{Listen, Telemetry},
 };
@@ -12,6 +20,7 @@ use linkmail_smtp::{Domain, Mailbox};
 use super::{
     Config, Grpc, Limits, Listener, Mx, read_host,
     read_link::{self, ReadLink},
+    read_listener::{self, Around},
     read_route,
 };
 use crate::{
@@ -36,6 +45,28 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     document.finish()?;
     // Without a noted error every required part was read.
     config.ok_or_else(|| unreachable_gap(&document))
+}
+
+/// Reads no more than where the gRPC services listen: whoever calls them need not be able to read the relay's secrets.
+///
+/// # Errors
+/// The file is not TOML, or its part `grpc` is wrong.
+pub fn api_address(path: &Path) -> Result<GrpcAddress, ConfigErrors> {
+    let document = Document::load(path)?;
+    let grpc = grpc(&document.root());
+    document.finish()?;
+    Ok(grpc.at.listen)
+}
+
+/// Reads no more than the path of the credentials, which need not be there yet.
+///
+/// # Errors
+/// The file is not TOML, or names none.
+pub fn credentials_path(path: &Path) -> Result<PathBuf, ConfigErrors> {
+    let document = Document::load(path)?;
+    let found = document.root().required("credentials");
+    document.finish()?;
+    found.ok_or_else(|| unreachable_gap(&document))
 }
 
 /// A required part is missing although no error was noted: say so instead of going on.
@@ -65,17 +96,25 @@ fn read(document: &Document) -> Option<Config> {
         .map(|table| read_link::link(document, table))
         .collect();
     let names = link_names(document, &links);
+    let credentials = credentials(&root);
+    let around = Around {
+        links: names.as_ref(),
+        has_credentials: root.has("credentials"),
+    };
     let listeners: Vec<_> = root
         .tables("listener")
         .into_iter()
-        .map(|table| (table.position("address"), listener(table, names.as_ref())))
+        .map(|table| {
+            let at = table.position("address");
+            (at, read_listener::listener(table, &around))
+        })
         .collect();
     once_each(document, &listeners);
     if listeners.is_empty() {
         root.error("listener", "missing; at least one [[listener]] is required");
     }
     let hosts = read_host::hosts(document, &root);
-    let routes = read_route::routes(&root, names.as_ref());
+    let read_route::Read { routes, lists } = read_route::routes(&root, names.as_ref());
     root.finish();
     let hostname = hostname?;
     let own = Mailbox::parse(format!("MAILER-DAEMON@{hostname}").as_bytes()).ok()?;
@@ -89,6 +128,8 @@ fn read(document: &Document) -> Option<Config> {
         telemetry,
         limits,
         retry,
+        credentials,
+        recipient_lists: lists,
         listeners: listeners
             .into_iter()
             .map(|(_, listener)| listener)
@@ -141,19 +182,19 @@ fn grpc(root: &Table<'_>) -> Grpc {
 }
 
 fn limits(root: &Table<'_>) -> Limits {
-    let mut limits = Limits {
-        message_size: 25_000_000,
-        recipients: 1000,
-        sessions: 200,
-        command_timeout: 5 * MINUTE,
-        data_timeout: 5 * MINUTE,
-    };
+    let mut limits = Limits::default();
     if let Some(table) = root.table("limits") {
         limits.message_size = table.or("message_size", ByteSize(limits.message_size)).0;
         limits.recipients = table.or("recipients", limits.recipients);
         limits.sessions = table.or("sessions", limits.sessions);
         limits.command_timeout = positive(&table, "command_timeout", limits.command_timeout);
         limits.data_timeout = positive(&table, "data_timeout", limits.data_timeout);
+        limits.sessions_per_client = table.or("sessions_per_client", limits.sessions_per_client);
+        limits.slowest = table.or("slowest", ByteSize(limits.slowest)).0;
+        limits.between_messages = positive(&table, "between_messages", limits.between_messages);
+        limits.session_time = positive(&table, "session_time", limits.session_time);
+        limits.auth_failures = table.or("auth_failures", limits.auth_failures);
+        limits.auth_pause = positive(&table, "auth_pause", limits.auth_pause);
         if limits.message_size < 64 * 1024 {
             table.error(
                 "message_size",
@@ -168,6 +209,12 @@ fn limits(root: &Table<'_>) -> Limits {
         }
         if limits.sessions == 0 {
             table.error("sessions", "expected at least 1");
+        }
+        if limits.sessions_per_client == 0 {
+            table.error("sessions_per_client", "expected at least 1");
+        }
+        if limits.auth_failures == 0 {
+            table.error("auth_failures", "expected at least 1");
         }
         table.finish();
     }
@@ -278,21 +325,14 @@ pub(super) fn known_link(
     table.error(key, format!("unknown link {:?}; {known}", name.as_str()));
 }
 
-fn listener(table: Table<'_>, names: Option<&BTreeSet<LinkName>>) -> Option<Listener> {
-    let address = table.required("address");
-    let relay_from = table.list("relay_from");
-    let repeats_from = table.list("repeats_from");
-    let link = table.parse_with("link", LinkName::parse);
-    if let Some(name) = &link {
-        known_link(&table, "link", name, names);
-    }
-    table.finish();
-    Some(Listener {
-        address: address?,
-        relay_from,
-        repeats_from,
-        link,
-    })
+/// None if there are none, or after noting what is wrong.
+fn credentials(root: &Table<'_>) -> Option<Arc<ReloadingFile<CredentialFile>>> {
+    let path: PathBuf = root.optional("credentials")?;
+    let parse = |text: &str| CredentialFile::parse(text).map_err(|error| error.to_string());
+    ReloadingFile::load(&path, parse)
+        .map_err(|error| root.error("credentials", error.to_string()))
+        .ok()
+        .map(Arc::new)
 }
 
 /// Port 0 is any free port, and may stand there as often as one likes.

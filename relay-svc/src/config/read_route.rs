@@ -1,22 +1,41 @@
 //! The `[[route]]` part of the file.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{cell::RefCell, collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use linkmail_service::config::Table;
+use linkmail_service::{
+    config::{Table, choice},
+    fresh::ReloadingFile,
+};
 
-use super::read::{host, known_link};
+use super::{
+    RecipientLists,
+    read::{host, known_link},
+};
 use crate::{
-    names::{LinkName, NextHop},
-    route::{Hold, Pattern, RecipientPattern, Routes, Target},
+    names::{LinkName, NextHop, Scheme},
+    policy::Identity,
+    recipient_list::RecipientList,
+    route::{Check, Hold, Pattern, RecipientPattern, Routes, Target},
 };
 
 /// The keys that only a `hold` route has.
-const OF_HOLD: [&str; 2] = ["release_to", "etrn_from"];
+const OF_HOLD: [&str; 3] = ["release_to", "etrn_from", "etrn_by"];
+/// The keys that say how recipients are checked.
+const OF_CHECK: [&str; 2] = ["recipients_file", "verify"];
 
-pub(super) fn routes(root: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Routes {
+/// What was read.
+#[derive(Default)]
+pub(super) struct Read {
+    pub(super) routes: Routes,
+    pub(super) lists: RecipientLists,
+}
+
+pub(super) fn routes(root: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Read {
     let routes = RefCell::new(Routes::default());
+    let mut lists = RecipientLists::new();
     for table in root.tables("route") {
         let target = target(&table, links);
+        let check = check(&table, target.as_ref(), &mut lists);
         let has_recipients = table.has("recipients");
         table.list_with("recipients", |text| {
             let pattern = RecipientPattern::parse(text)?;
@@ -36,8 +55,12 @@ pub(super) fn routes(root: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Ro
             if pattern == Pattern::Any && !forwards(target) {
                 return Err(format!("\"*\" cannot go to {target}: name the domains"));
             }
-            let again = routes.borrow_mut().insert(pattern, target.clone());
-            again.map_err(|again| format!("{again} is routed already"))
+            let again = routes.borrow_mut().insert(pattern.clone(), target.clone());
+            again.map_err(|again| format!("{again} is routed already"))?;
+            if let Some(check) = &check {
+                routes.borrow_mut().check(&pattern, check.clone());
+            }
+            Ok(())
         };
         if has_recipients {
             table.list_with("domains", domain);
@@ -48,7 +71,50 @@ pub(super) fn routes(root: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Ro
         }
         table.finish();
     }
-    routes.into_inner()
+    Read {
+        routes: routes.into_inner(),
+        lists,
+    }
+}
+
+/// How the recipients of a route's domains are checked.
+fn check(table: &Table<'_>, target: Option<&Target>, lists: &mut RecipientLists) -> Option<Check> {
+    let file: Option<PathBuf> = table.optional("recipients_file");
+    let kinds = [("call-forward", Check::CallForward)];
+    let verify = table.parse_with("verify", |text| choice("verify", text, &kinds));
+    let keys = OF_CHECK.iter().filter(|key| table.has(key));
+    for (index, key) in keys.enumerate() {
+        let wrong = match target {
+            _ if index > 0 => "expected one of recipients_file and verify",
+            _ if !table.has("domains") => "only a route with domains has this key",
+            Some(Target::Hop(NextHop::Link(_))) => {
+                "not for a link: whom another host takes is not ours to say"
+            }
+            Some(Target::Hop(NextHop::Report)) => "not for to = \"report\"",
+            Some(Target::Mx) => "not for to = \"mx\": whom another host takes is not ours to say",
+            Some(Target::Hop(NextHop::Smtp(host)))
+                if *key == "verify" && host.scheme == Scheme::Smtps =>
+            {
+                "asks in clear, and smtps:// does not answer that; see recipients_file"
+            }
+            Some(Target::Hold(_)) if *key == "verify" => {
+                "cannot ask a site whose mail is held; see recipients_file"
+            }
+            _ => continue,
+        };
+        table.error(key, wrong);
+    }
+    if let Some(path) = &file
+        && !lists.contains_key(path)
+    {
+        match ReloadingFile::load(path, RecipientList::parse) {
+            Ok(list) => {
+                lists.insert(path.clone(), Arc::new(list));
+            }
+            Err(error) => table.error("recipients_file", error.to_string()),
+        }
+    }
+    file.map(Check::Listed).or(verify)
 }
 
 /// Whether mail goes on to another host by itself.
@@ -92,6 +158,7 @@ fn target(table: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Option<Targe
 
 fn hold(table: &Table<'_>) -> Option<Hold> {
     let etrn_from = table.list("etrn_from");
+    let etrn_by = table.list_with("etrn_by", Identity::parse);
     if !table.has("release_to") {
         table.error(
             "release_to",
@@ -102,5 +169,6 @@ fn hold(table: &Table<'_>) -> Option<Hold> {
     Some(Hold {
         release_to,
         etrn_from,
+        etrn_by,
     })
 }

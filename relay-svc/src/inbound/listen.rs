@@ -1,18 +1,21 @@
-//! Accepting connections, up to a limit, until told to stop.
+//! Accepting connections until told to stop.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use linkmail_smtp::{ServerConfig, replies};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-};
+use linkmail_sasl::Mechanism;
+use linkmail_smtp::ServerConfig;
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{places::Places, session};
+use super::{
+    authority::Authority,
+    call_forward::CallForward,
+    connection::{self, Door},
+    places::Places,
+};
 use crate::{
     arrivals::Arrivals,
-    config::{Config, Limits, Listener},
+    config::{Config, Limits, Listener, RecipientLists},
     names::LinkName,
     policy::{self, Policy},
     spool::Spool,
@@ -21,8 +24,6 @@ use crate::{
 
 /// The pause after the system refused to accept, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The wait for a client that is turned away to take its 421.
-const TURN_AWAY: Duration = Duration::from_secs(5);
 
 /// What all listeners share.
 pub struct Inbound {
@@ -32,9 +33,12 @@ pub struct Inbound {
     pub(super) smtp: Arc<ServerConfig>,
     pub(super) arrivals: Arrivals,
     pub(super) instruments: Instruments,
+    pub(super) recipient_lists: RecipientLists,
+    pub(super) call_forward: CallForward,
+    pub(super) authority: Option<Authority>,
     /// Networks that a provider releases from, with the link they stand for.
     released_from: Vec<(ipnet::IpNet, LinkName)>,
-    places: Places,
+    pub(super) places: Places,
 }
 
 impl Inbound {
@@ -70,15 +74,23 @@ impl Inbound {
             smtputf8: true,
             ..ServerConfig::default()
         };
+        let limits = config.limits;
+        let authority = config
+            .credentials
+            .as_ref()
+            .map(|file| Authority::new(Arc::clone(file), config.hostname.to_string(), &limits));
         Self {
             spool,
             policy: Arc::clone(&config.policy),
-            limits: config.limits,
+            limits,
             smtp: Arc::new(smtp),
             arrivals,
             instruments,
+            recipient_lists: config.recipient_lists.clone(),
+            call_forward: CallForward::new(config.hostname.to_string()),
+            authority,
             released_from,
-            places: Places::new(config.limits.sessions, any_link),
+            places: Places::new(limits.sessions, limits.sessions_per_client, any_link),
         }
     }
 
@@ -93,6 +105,26 @@ impl Inbound {
         };
         listener.link.clone().or_else(by_network)
     }
+
+    /// What a session at this listener is configured with.
+    fn smtp_at(&self, listener: &Listener) -> ServerConfig {
+        let names = |mechanisms: &[Mechanism]| {
+            let names = mechanisms.iter().map(|one| one.as_str().to_owned());
+            names.collect()
+        };
+        ServerConfig {
+            lmtp: listener.lmtp,
+            // Asking for mail belongs to SMTP.
+            etrn: self.smtp.etrn && !listener.lmtp,
+            starttls: listener.tls.as_ref().is_some_and(|tls| !tls.implicit),
+            require_tls: listener.require_tls,
+            auth_in_clear: names(&listener.auth_in_clear),
+            auth_in_tls: names(&listener.auth_in_tls),
+            require_auth: listener.require_auth,
+            strict_pipelining: listener.strict_pipelining,
+            ..ServerConfig::clone(&self.smtp)
+        }
+    }
 }
 
 /// Serves one listener until cancelled; then waits until its sessions have said 421 and gone.
@@ -102,49 +134,30 @@ pub async fn serve(
     socket: TcpListener,
     cancel: CancellationToken,
 ) {
-    let listener = Arc::new(listener);
+    let door = Arc::new(Door {
+        smtp: Arc::new(inbound.smtp_at(&listener)),
+        inbound,
+        listener,
+    });
     let sessions = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = cancel.cancelled() => break,
             accepted = socket.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => {
+                if let Some(work) = connection::take(&door, stream, peer, &cancel) {
+                    sessions.spawn(work);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let over_link = inbound.link_of(&listener, peer).is_some();
-        match inbound.places.take(over_link) {
-            Some(place) => {
-                let (inbound, listener, cancel) =
-                    (Arc::clone(&inbound), Arc::clone(&listener), cancel.clone());
-                sessions.spawn(async move {
-                    session::run(&inbound, &listener, stream, peer, cancel).await;
-                    drop(place);
-                });
-            }
-            None => {
-                tracing::warn!(%peer, "turned away: as many sessions as are allowed are open");
-                sessions.spawn(turn_away(stream, inbound.smtp.hostname.clone()));
             }
         }
     }
     drop(socket);
     sessions.close();
     sessions.wait().await;
-}
-
-async fn turn_away(mut stream: TcpStream, hostname: String) {
-    let mut reply = Vec::new();
-    replies::too_many_sessions(&hostname).encode(&mut reply);
-    // A client that does not take its reply loses nothing but that.
-    let _ = tokio::time::timeout(TURN_AWAY, async {
-        stream.write_all(&reply).await?;
-        stream.shutdown().await
-    })
-    .await;
 }

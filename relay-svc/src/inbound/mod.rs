@@ -3,9 +3,15 @@
 //! Must not touch: the queue, outbound sessions, links. A message that is durable is found by whoever sends it on.
 //! 250 after end of data is sent only after the spool said so (invariant 1).
 
+mod authority;
+mod call_forward;
+mod connection;
 mod etrn;
+mod failures;
 mod listen;
+mod pace;
 mod places;
+mod recipients;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
 //! One message on its way in: its envelope, its draft, and the moment it becomes durable.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use linkmail_smtp::{
     Enhanced, ForwardPath, Reply, ReversePath, ServerSession, replies,
+    submission::{Header, HeaderFilter, MAX_HELD, Passed, added_fields},
     trace::{HeaderScan, Received, received_line},
 };
 use opentelemetry::{
@@ -17,6 +18,7 @@ use crate::{
     clock::Stamp,
     names::{LinkName, MessageId},
     policy::Admitted,
+    sender_map::SenderMap,
     spool::{
         Accepted, Draft, Handover, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish,
         SpoolError,
@@ -56,8 +58,49 @@ struct Data {
     draft: Draft,
     scan: HeaderScan,
     span: Context,
+    /// What completes the header, if the message starts here.
+    submission: Option<Submission>,
     /// The first thing that went wrong with the draft; the client hears of it after its data.
     failed: Option<SpoolError>,
+}
+
+/// A message that starts here: its header is completed (RFC 6409 8), and its senders are called what they are outside.
+struct Submission {
+    filter: HeaderFilter,
+    senders: Option<Arc<SenderMap>>,
+    date: String,
+    message_id: String,
+}
+
+impl Submission {
+    fn completed(&self, header: &Header) -> Vec<u8> {
+        let mut octets = Vec::new();
+        // In front of what is no header they would make one of it.
+        if header.is_well_formed {
+            octets = added_fields(header.missing, &self.date, &self.message_id);
+        }
+        match &self.senders {
+            Some(senders) if is_whole(&header.octets) => {
+                octets.extend(senders.header(&header.octets));
+            }
+            Some(_) => {
+                tracing::warn!(
+                    message = self.message_id,
+                    "the header is too large: senders stay as they are"
+                );
+                octets.extend_from_slice(&header.octets);
+            }
+            None => octets.extend_from_slice(&header.octets),
+        }
+        octets
+    }
+}
+
+/// Whether a header was held back to its end: an address that is cut could be taken for another one.
+fn is_whole(octets: &[u8]) -> bool {
+    octets.len() <= MAX_HELD
+        || octets.starts_with(b"\r\n")
+        || octets.windows(4).any(|four| four == b"\r\n\r\n")
 }
 
 impl Drop for Data {
@@ -137,16 +180,31 @@ impl Transaction {
             draft: inbound.spool.draft(),
             scan: HeaderScan::new(),
             span,
+            submission: None,
             failed: None,
         };
         data.write(&line).await;
         self.data = Some(data);
     }
 
+    /// The message starts here: what its header lacks is added, and its senders are called as the map says. For the
+    /// moment between [`Self::open`] and the first octet of the message.
+    pub(super) fn starts_here(&mut self, hostname: &str, senders: Option<Arc<SenderMap>>) {
+        let message_id = format!("{}@{hostname}", self.id);
+        if let Some(data) = &mut self.data {
+            data.submission = Some(Submission {
+                filter: HeaderFilter::new(),
+                senders,
+                date: Stamp::now().rfc2822(),
+                message_id,
+            });
+        }
+    }
+
     pub(super) async fn write(&mut self, octets: &[u8]) {
         if let Some(data) = &mut self.data {
             data.scan.feed(octets);
-            data.write(octets).await;
+            data.pass(octets).await;
         }
     }
 
@@ -155,6 +213,7 @@ impl Transaction {
         let Some(mut data) = self.data else {
             return Err(replies::spool_unavailable());
         };
+        data.end().await;
         if let Some(error) = data.failed.take() {
             return Err(refuse(&error));
         }
@@ -198,6 +257,32 @@ impl Transaction {
 }
 
 impl Data {
+    /// Octets of the message, on their way through its header.
+    async fn pass(&mut self, octets: &[u8]) {
+        let Some(submission) = &mut self.submission else {
+            return self.write(octets).await;
+        };
+        match submission.filter.feed(octets.to_vec()) {
+            Passed::Held => {}
+            Passed::Header(header) => {
+                let completed = submission.completed(&header);
+                self.write(&completed).await;
+            }
+            Passed::Body(octets) => self.write(&octets).await,
+        }
+    }
+
+    /// A message without an empty line is all header.
+    async fn end(&mut self) {
+        let Some(submission) = &mut self.submission else {
+            return;
+        };
+        if let Some(header) = submission.filter.finish() {
+            let completed = submission.completed(&header);
+            self.write(&completed).await;
+        }
+    }
+
     async fn write(&mut self, octets: &[u8]) {
         if self.failed.is_none() {
             self.failed = self.draft.write(octets).await.err();

@@ -7,12 +7,18 @@
 
 mod pattern;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use linkmail_smtp::Mailbox;
 
-use crate::names::{Destination, HostPort, NextHop, Node};
+use crate::{
+    names::{Destination, HostPort, NextHop, Node},
+    policy::Identity,
+};
 
 pub use pattern::{Pattern, RecipientPattern};
 
@@ -23,6 +29,17 @@ pub struct Hold {
     pub release_to: HostPort,
     /// Networks that may ask by ETRN; empty: nobody.
     pub etrn_from: Vec<IpNet>,
+    /// Who may ask by ETRN from anywhere.
+    pub etrn_by: Vec<Identity>,
+}
+
+/// How it is found out whether a recipient of our own exists, before mail for it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// By a file that lists them.
+    Listed(PathBuf),
+    /// By asking the next hop.
+    CallForward,
 }
 
 /// What the `to` of a route says.
@@ -71,6 +88,8 @@ pub struct Routes {
     exact: BTreeMap<String, Target>,
     below: BTreeMap<String, Target>,
     any: Option<Target>,
+    /// Of domains by name, and with `*.` of those below one.
+    checks: BTreeMap<String, Check>,
 }
 
 /// A route: where it leads, and whether its domain is our own.
@@ -80,6 +99,8 @@ pub struct Route<'a> {
     pub target: &'a Target,
     /// Whether everyone may deliver to it.
     pub own: bool,
+    /// How it is found out whether a recipient exists.
+    pub check: Option<&'a Check>,
 }
 
 impl<'a> Route<'a> {
@@ -87,6 +108,7 @@ impl<'a> Route<'a> {
         Self {
             target,
             own: !target.leads_out(),
+            check: None,
         }
     }
 }
@@ -146,15 +168,40 @@ impl Routes {
         }
         let node = Node::of(address.domain());
         if let Some(target) = self.by_domain(node.as_str()) {
-            return Some(Route::named(target));
+            let mut route = Route::named(target);
+            route.check = self.check_of(node.as_str());
+            return Some(route);
         }
-        self.any.as_ref().map(|target| Route { target, own: false })
+        self.any.as_ref().map(|target| Route {
+            target,
+            own: false,
+            check: None,
+        })
     }
 
     fn by_domain(&self, name: &str) -> Option<&Target> {
         self.exact
             .get(name)
             .or_else(|| above(name).find_map(|suffix| self.below.get(suffix)))
+    }
+
+    /// The check of the pattern that [`Self::by_domain`] finds.
+    fn check_of(&self, name: &str) -> Option<&Check> {
+        if self.exact.contains_key(name) {
+            return self.checks.get(name);
+        }
+        let below = above(name).find(|suffix| self.below.contains_key(*suffix))?;
+        self.checks.get(&format!("*.{below}"))
+    }
+
+    /// Has the recipients of a pattern of domains checked. Of `*` nothing is our own, and nothing is checked.
+    pub fn check(&mut self, pattern: &Pattern, check: Check) {
+        let key = match pattern {
+            Pattern::Exact(name) => name.clone(),
+            Pattern::Below(name) => format!("*.{name}"),
+            Pattern::Any => return,
+        };
+        self.checks.insert(key, check);
     }
 
     /// How the mail of a node is held, if it is.
@@ -278,6 +325,7 @@ mod tests {
             Some(from) => Target::Hold(Hold {
                 release_to: HostPort::parse_url("smtp://mx.site.example").unwrap(),
                 etrn_from: vec![from.parse().unwrap()],
+                etrn_by: Vec::new(),
             }),
             None if to == "mx" => Target::Mx,
             None => Target::Hop(NextHop::parse(to).unwrap()),

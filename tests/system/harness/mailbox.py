@@ -98,4 +98,7 @@ class Mailbox:
         return self.mails
 
     def stop(self):
-        self._server.stop()
+        """May be called again."""
+        if self._server:
+            self._server.stop()
+            self._server = None

@@ -142,7 +142,7 @@ impl ClientTls {
         self.mode
     }
 
-    /// The client's own certificate, for [`super::keep_fresh`].
+    /// The client's own certificate, for [`crate::fresh::keep_fresh`].
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<ReloadingIdentity>> {
         self.identity.as_ref()

@@ -22,7 +22,7 @@ use super::{
     provider,
     x509::{Parts, sha256},
 };
-use crate::clock::Stamp;
+use crate::{clock::Stamp, fresh::Refresh};
 
 /// The files of one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,6 +243,13 @@ impl ReloadingIdentity {
     /// What a client's certificate is verified by now.
     pub(super) fn clients(&self) -> Option<Arc<dyn ClientCertVerifier>> {
         self.current().clients.clone()
+    }
+}
+
+impl Refresh for ReloadingIdentity {
+    fn refresh(&self) {
+        // What is wrong is in the log already.
+        let _ = self.reload();
     }
 }
 

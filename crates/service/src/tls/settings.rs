@@ -167,7 +167,7 @@ fn pair(table: &Table<'_>) -> Option<IdentityFiles> {
 impl ServerTls {
     /// Reads `key` of a listener: `{ certificate, key }`, with `by_name = [{ certificate, key }]` for further names and
     /// `client_roots` to ask clients for a certificate. None if it is absent, or after noting what is wrong. The second
-    /// part goes to [`super::keep_fresh`].
+    /// part goes to [`crate::fresh::keep_fresh`].
     pub fn read(table: &Table<'_>, key: &str) -> Option<(Self, Arc<ReloadingIdentity>)> {
         let inner = table.table(key)?;
         let default = pair(&inner);

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
 
 use linkmail_service::tls::{
     ClientSettings, ClientTls, FileError, IdentityFiles, Mode, Reload, ReloadingIdentity,
-    ServerFiles, ServerTls, TlsError, Trust, keep_fresh,
+    ServerFiles, ServerTls, TlsError, Trust,
 };
 use rustls::{ClientConfig, ServerConfig, version::TLS12};
 use tokio::io::duplex;
@@ -130,7 +130,9 @@ async fn the_keeper_takes_up_a_swap_by_the_clock_and_by_the_signal() {
         let server = ServerTls::new(Arc::clone(&identity)).unwrap();
         let cancel = CancellationToken::new();
         let every = Duration::from_millis(if by_signal { 3_600_000 } else { 20 });
-        let keeper = tokio::spawn(keep_fresh(vec![identity], every, cancel.clone()).unwrap());
+        let keeper = tokio::spawn(
+            linkmail_service::fresh::keep_fresh(vec![identity], every, cancel.clone()).unwrap(),
+        );
         mount(folder.path(), "2", &authority.issue("second.example"));
         if by_signal {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP)

@@ -55,6 +55,11 @@ pub fn bad_base64() -> Reply {
     Reply::new(501, Enhanced(5, 5, 2), "not base64")
 }
 
+/// 501: a response that is not what the mechanism prescribes (RFC 4954 4).
+pub fn malformed_response() -> Reply {
+    Reply::new(501, Enhanced(5, 5, 2), "malformed authentication response")
+}
+
 /// 500: a response of more octets than RFC 4954 4 allows.
 pub fn response_too_long() -> Reply {
     Reply::new(500, Enhanced(5, 5, 6), "authentication response too long")

@@ -244,6 +244,7 @@ async fn mail_that_is_routed_to_a_hold_ages_from_then_on() {
     let hold = Target::Hold(Hold {
         release_to: HostPort::parse_url("smtp://mx.ship.example").unwrap(),
         etrn_from: Vec::new(),
+        etrn_by: Vec::new(),
     });
     let mut routes = Routes::default();
     routes

@@ -1,27 +1,35 @@
 //! One session with a client: the pure server session over a socket, with a named timer for each wait.
+//!
+//! - `proof`: TLS and AUTH, and what a client may do by them.
 
-use std::{net::SocketAddr, time::Duration};
+mod proof;
 
+use std::{io, mem::MaybeUninit, net::SocketAddr, pin::Pin, task::ready, time::Duration};
+
+use linkmail_service::tls::MaybeTls;
 use linkmail_smtp::{
     MailParameters, RcptParameters, Recorder, Reply, ReversePath, ServerPhase, ServerSession,
     ServerStep, replies,
 };
 use opentelemetry::KeyValue;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Inbound, etrn,
+    Inbound,
+    authority::Exchange,
+    connection::Door,
+    etrn,
+    pace::Pace,
     transaction::{Envelope, Transaction},
 };
 use crate::{
     arrivals::Arrival,
-    config::Listener,
-    policy,
+    policy::{self, Client},
     spool::{Handover, MessageWish, RecipientWish},
 };
 
@@ -31,67 +39,134 @@ const WRITE: Duration = Duration::from_secs(60);
 /// unread when a connection closes would destroy the reply on its way.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 /// So many replies to a client over a link count as receiving going on, between one message and the next. A provider
-/// needs the greeting, EHLO and perhaps RSET; a stranger with NOOP would keep the line dialled.
-const IDLE_REPLIES: u8 = 4;
+/// needs the greeting, EHLO, STARTTLS, EHLO again, AUTH with a challenge, and perhaps RSET; a stranger with NOOP would
+/// keep the line dialled.
+const IDLE_REPLIES: u8 = 8;
+
+/// A client that must not speak first is given so long to do it.
+const EARLY: Duration = Duration::from_secs(2);
+/// So much is read at once.
+const READ: usize = 16 * 1024;
 
 /// Speaks with one client until either side ends it.
 pub(super) async fn run(
-    inbound: &Inbound,
-    listener: &Listener,
-    mut stream: TcpStream,
+    door: &Door,
+    stream: TcpStream,
     peer: SocketAddr,
     cancel: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
-    let mut session = Session {
-        inbound,
-        listener,
-        link: inbound.link_of(listener, peer),
-        may_relay: policy::contains(&listener.relay_from, peer.ip()),
-        peer,
-        smtp: ServerSession::new(inbound.smtp.clone()),
-        recorder: Recorder::new(),
-        transaction: None,
-        accepted: 0,
-        idle_replies: IDLE_REPLIES,
-        command_deadline: None,
-        refused: false,
-        trouble: None,
-    };
-    if policy::peer_of(&listener.repeats_from, peer.ip()).is_some() {
-        session.smtp.trust_peer();
-    }
+    let mut session = Session::new(door, peer);
     session.goes_on();
-    session.converse(&mut stream, &cancel).await;
+    let mut stream = session.prepare(stream, &cancel).await;
+    if let Some(begun) = stream.take() {
+        stream = session.converse(begun, &cancel).await;
+    }
     session.close(stream).await;
 }
 
 struct Session<'a> {
+    door: &'a Door,
     inbound: &'a Inbound,
-    listener: &'a Listener,
     link: Option<crate::names::LinkName>,
+    /// Who it is, as far as it has been proved.
+    client: Client,
     may_relay: bool,
     peer: SocketAddr,
     smtp: ServerSession,
     recorder: Recorder,
     transaction: Option<Transaction>,
+    /// The AUTH command that waits for the client's response.
+    exchange: Option<Box<Exchange>>,
+    /// What the TLS handshake came to, in a line.
+    tls: Option<String>,
     accepted: u32,
     /// Replies that still count as receiving going on although no transaction is open.
     idle_replies: u8,
-    /// When the client must have sent its next command. Octets that make no command do not move it.
-    command_deadline: Option<Instant>,
+    pace: Pace,
     /// Whether anything was answered with 4yz or 5yz.
     refused: bool,
     /// What went wrong with the session, if anything.
     trouble: Option<String>,
 }
 
-impl Session<'_> {
-    async fn converse(&mut self, stream: &mut TcpStream, cancel: &CancellationToken) {
+impl<'a> Session<'a> {
+    fn new(door: &'a Door, peer: SocketAddr) -> Self {
+        let inbound = &*door.inbound;
+        let implicit = door.listener.tls.as_ref().is_some_and(|tls| tls.implicit);
+        let mut session = Self {
+            door,
+            inbound,
+            link: inbound.link_of(&door.listener, peer),
+            client: Client::at(peer.ip()),
+            may_relay: false,
+            peer,
+            smtp: if implicit {
+                ServerSession::within_tls(door.smtp.clone())
+            } else {
+                ServerSession::new(door.smtp.clone())
+            },
+            recorder: Recorder::new(),
+            transaction: None,
+            exchange: None,
+            tls: None,
+            accepted: 0,
+            idle_replies: IDLE_REPLIES,
+            pace: Pace::new(inbound.limits, Instant::now()),
+            refused: false,
+            trouble: None,
+        };
+        session.weigh();
+        session.trust();
+        session
+    }
+
+    /// Another relay of this project is known by its address.
+    fn trust(&mut self) {
+        if policy::peer_of(&self.door.listener.repeats_from, self.peer.ip()).is_some() {
+            self.smtp.trust_peer();
+        }
+    }
+
+    /// What comes before the greeting. None: the connection is gone.
+    async fn prepare(
+        &mut self,
+        stream: TcpStream,
+        cancel: &CancellationToken,
+    ) -> Option<MaybeTls<TcpStream>> {
+        let implicit = self.smtp.is_encrypted();
+        let mut stream = if implicit {
+            self.handshake(stream, cancel).await?
+        } else {
+            MaybeTls::plain(stream)
+        };
+        if self.door.listener.refuse_early_talkers {
+            let early = tokio::select! {
+                () = cancel.cancelled() => None,
+                early = timeout(EARLY, read_some(&mut stream)) => early.ok(),
+            };
+            match early {
+                Some(Ok(octets)) if !octets.is_empty() => {
+                    self.trouble = Some("spoke before it was greeted".to_owned());
+                    self.smtp.early_talker();
+                }
+                Some(_) => self.smtp.end_of_input(),
+                None => {}
+            }
+        }
+        Some(stream)
+    }
+
+    /// Goes on until the session ends; None if the connection is gone.
+    async fn converse(
+        &mut self,
+        mut stream: MaybeTls<TcpStream>,
+        cancel: &CancellationToken,
+    ) -> Option<MaybeTls<TcpStream>> {
         loop {
             let step = self.smtp.step();
             if step != ServerStep::Read {
-                self.command_deadline = None;
+                self.pace.completed();
             }
             match step {
                 ServerStep::Write(octets) => {
@@ -100,14 +175,23 @@ impl Session<'_> {
                     self.refused |= octets
                         .split(|octet| *octet == b'\n')
                         .any(|line| matches!(line, [b'4' | b'5', ..]));
-                    if !matches!(timeout(WRITE, stream.write_all(&octets)).await, Ok(Ok(()))) {
+                    let written = timeout(WRITE, async {
+                        stream.write_all(&octets).await?;
+                        stream.flush().await
+                    });
+                    if !matches!(written.await, Ok(Ok(()))) {
                         self.trouble = Some("the client does not take replies".into());
-                        return;
+                        return Some(stream);
                     }
                 }
-                ServerStep::Read => self.read(stream, cancel).await,
-                // TLS is not offered, so a handshake is not asked for.
-                ServerStep::StartTls | ServerStep::Close => return,
+                ServerStep::Read => self.read(&mut stream, cancel).await,
+                ServerStep::StartTls => {
+                    let plain = stream.into_plain().ok()?;
+                    stream = self.handshake(plain, cancel).await?;
+                    self.smtp.tls_started();
+                    self.trust();
+                }
+                ServerStep::Close => return Some(stream),
                 step => self.transact(step).await,
             }
         }
@@ -123,12 +207,12 @@ impl Session<'_> {
             ret: parameters.ret,
             envelope_id: parameters.envelope_id,
         };
-        let peer = policy::peer_of(&self.listener.repeats_from, self.peer.ip());
+        let peer = policy::peer_of(&self.door.listener.repeats_from, self.peer.ip());
         let handover = peer
             .zip(parameters.peer_id)
             .map(|(peer, id)| Handover { peer, id });
         let envelope = Envelope {
-            reverse_path,
+            reverse_path: self.outside(reverse_path),
             wish,
             smtputf8: parameters.smtputf8,
             handover,
@@ -136,7 +220,7 @@ impl Session<'_> {
         Transaction::begin(envelope, self.link.clone(), arrival)
     }
 
-    /// The steps that are about a message, or about mail that is held.
+    /// The steps that are about a message, about mail that is held, or about who the client is.
     async fn transact(&mut self, step: ServerStep) {
         match step {
             ServerStep::Mail {
@@ -154,7 +238,7 @@ impl Session<'_> {
                 forward_path,
                 parameters: RcptParameters { notify, original },
             } => {
-                let admitted = self.inbound.policy.recipient(&forward_path, self.may_relay);
+                let admitted = self.inbound.admit(&forward_path, self.may_relay).await;
                 let answer = match admitted {
                     Ok(admitted) => {
                         if let Some(transaction) = &mut self.transaction {
@@ -162,13 +246,18 @@ impl Session<'_> {
                         }
                         replies::recipient_ok()
                     }
-                    Err(denied) => denied.reply(),
+                    Err(refusal) => refusal,
                 };
                 self.smtp.answer(answer);
             }
             ServerStep::BeginData => {
                 if let Some(transaction) = &mut self.transaction {
                     transaction.open(self.inbound, self.peer, &self.smtp).await;
+                    let listener = &self.door.listener;
+                    if listener.submission {
+                        let senders = listener.sender_map.as_ref().map(|map| map.current());
+                        transaction.starts_here(&self.door.smtp.hostname, senders);
+                    }
                 }
                 self.smtp.answer(replies::start_data());
             }
@@ -196,49 +285,42 @@ impl Session<'_> {
                 }
             }
             ServerStep::Etrn(node) => {
-                let answer = etrn::answer(self.inbound, &node, self.peer.ip()).await;
+                let answer = etrn::answer(self.inbound, &node, &self.client).await;
                 self.smtp.answer(answer);
             }
-            // Not offered, so it does not come.
-            ServerStep::Auth { .. } | ServerStep::AuthResponse(_) => {
-                self.smtp.answer(replies::not_implemented());
-            }
+            ServerStep::Auth { mechanism, initial } => self.begin_auth(&mechanism, initial).await,
+            ServerStep::AuthResponse(response) => self.go_on_with_auth(&response).await,
             ServerStep::Write(_) | ServerStep::Read | ServerStep::StartTls | ServerStep::Close => {}
         }
     }
 
-    async fn read(&mut self, stream: &mut TcpStream, cancel: &CancellationToken) {
-        let (limit, deadline) = match self.smtp.phase() {
-            ServerPhase::Command => {
-                let limit = self.inbound.limits.command_timeout;
-                (
-                    limit,
-                    *self
-                        .command_deadline
-                        .get_or_insert_with(|| Instant::now() + limit),
-                )
-            }
-            ServerPhase::Data => {
-                let limit = self.inbound.limits.data_timeout;
-                (limit, Instant::now() + limit)
-            }
-        };
-        let mut octets = [0; 16 * 1024];
+    /// A sender as it is called outside, if mail starts here.
+    fn outside(&self, path: ReversePath) -> ReversePath {
+        match &self.door.listener.sender_map {
+            Some(map) => map.current().reverse_path(path),
+            None => path,
+        }
+    }
+
+    async fn read(&mut self, stream: &mut MaybeTls<TcpStream>, cancel: &CancellationToken) {
+        let (phase, begun) = (self.smtp.phase(), Instant::now());
+        let (deadline, slow) = self.pace.deadline(phase, begun);
         tokio::select! {
             biased;
             () = cancel.cancelled() => self.smtp.shut_down(),
-            read = timeout_at(deadline, stream.read(&mut octets)) => match read {
-                Ok(Ok(count @ 1..)) => {
-                    self.recorder.client(&octets[..count]);
-                    if self.smtp.phase() == ServerPhase::Data {
+            read = timeout_at(deadline, read_some(stream)) => match read {
+                Ok(Ok(octets)) if !octets.is_empty() => {
+                    self.pace.received(phase, begun.elapsed(), octets.len());
+                    self.recorder.client(&octets);
+                    if phase == ServerPhase::Data {
                         // Also of a message that is read over to its end, to be refused there.
                         self.goes_on();
                     }
-                    self.smtp.receive(&octets[..count]);
+                    self.smtp.receive(&octets);
                 }
                 Ok(Ok(_) | Err(_)) => self.smtp.end_of_input(),
                 Err(_) => {
-                    self.trouble = Some(format!("silent for {limit:?}"));
+                    self.trouble = Some(slow.to_string());
                     self.smtp.time_out();
                 }
             },
@@ -263,16 +345,20 @@ impl Session<'_> {
     }
 
     async fn accept(&mut self, transaction: Transaction) -> Reply {
-        let link = self.link.clone();
+        let (link, protocol) = (self.link.clone(), self.smtp.protocol());
         match transaction.accept(self.inbound).await {
             Ok(accepted) => {
                 self.accepted += 1;
                 self.idle_replies = IDLE_REPLIES;
+                self.pace.message();
                 tracing::info!(
                     id = %accepted.id,
                     peer = %self.peer,
                     size = accepted.size,
                     link = link.as_ref().map(crate::names::LinkName::as_str),
+                    protocol,
+                    tls = self.tls,
+                    identity = self.client.name(),
                     "message accepted"
                 );
                 self.inbound
@@ -288,7 +374,7 @@ impl Session<'_> {
         }
     }
 
-    async fn close(mut self, mut stream: TcpStream) {
+    async fn close(mut self, stream: Option<MaybeTls<TcpStream>>) {
         let refused = self.refused || self.trouble.is_some();
         let outcome = if self.trouble.is_some() {
             "failed"
@@ -303,6 +389,8 @@ impl Session<'_> {
             tracing::warn!(
                 peer = %self.peer,
                 accepted = self.accepted,
+                tls = self.tls,
+                identity = self.client.name(),
                 trouble = self.trouble,
                 transcript = self.recorder.text(),
                 "inbound session had refusals"
@@ -311,8 +399,9 @@ impl Session<'_> {
             tracing::debug!(peer = %self.peer, accepted = self.accepted, "inbound session ended");
         }
         drop(self);
+        let Some(mut stream) = stream else { return };
         let _ = timeout(LINGER.0, async {
-            let mut octets = [0; 4096];
+            let mut octets = [0; 512];
             let mut rest = LINGER.1;
             stream.shutdown().await?;
             while rest > 0 {
@@ -321,8 +410,20 @@ impl Session<'_> {
                     count => rest = rest.saturating_sub(count),
                 }
             }
-            std::io::Result::Ok(())
+            io::Result::Ok(())
         })
         .await;
     }
+}
+
+/// What the client sent; nothing if it has closed. The buffer is there only while something is read, so that a session
+/// that waits has none.
+async fn read_some(stream: &mut MaybeTls<TcpStream>) -> io::Result<Vec<u8>> {
+    std::future::poll_fn(|context| {
+        let mut octets = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut octets);
+        ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+        std::task::Poll::Ready(Ok(buffer.filled().to_vec()))
+    })
+    .await
 }
