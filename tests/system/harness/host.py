@@ -169,9 +169,15 @@ class _Session(socketserver.BaseRequestHandler):
         self.say("250 2.0.0 OK")
 
     def listen(self):
-        """Says nothing more; whatever the peer says is recorded."""
+        """Answers once with `behind_starttls`, or closes; whatever the peer says is recorded."""
+        answer = self.server.host.behind_starttls
         while True:
             self.more()
+            if answer is None:
+                return
+            if answer:
+                self.socket.sendall(answer)
+                answer = b""
 
 
 class Host:
@@ -179,7 +185,8 @@ class Host:
 
     `offers`: keywords of EHLO beside STARTTLS and AUTH. `tls`: the ssl context of a server; STARTTLS is offered with it, unless
     `implicit`: then a connection begins with TLS. `answers`: verb, or GREETING -> what is said in place of everything else, a
-    line or raw octets; behind an answer of 220 to STARTTLS no handshake is made. `users`: name -> password, asked for inside TLS
+    line or raw octets; behind an answer of 220 to STARTTLS no handshake is made, but what comes is answered once with
+    `behind_starttls`, or by closing if that is None. `users`: name -> password, asked for inside TLS
     only. `mail_max` and `recipients_max` are the most transactions of a session and the most recipients of a transaction: more is
     refused, and noted in `broken`."""
 
@@ -196,6 +203,7 @@ class Host:
     ):
         self.endpoint = endpoint
         self.offers, self.tls, self.implicit = offers, tls, implicit
+        self.behind_starttls = b""
         self.answers, self.users = dict(answers or {}), users
         self.mail_max, self.recipients_max = mail_max, recipients_max
         self.sessions, self.broken = [], []
