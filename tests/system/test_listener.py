@@ -15,7 +15,6 @@ import time
 import pytest
 
 from harness import smtp, wait
-from harness.certificates import key_hash
 from harness.front import PASSWORD, Front
 from harness.place import split
 from harness.relay import BINARY, REPOSITORY, cli
@@ -94,7 +93,7 @@ def curl(made, scheme, content, *arguments, code=0):
     path.write_bytes(content)
     done = subprocess.run(
         [
-            *("curl", "--silent", "--show-error", "--max-time", "20", "--cacert", str(made.authority.root)),
+            *("curl", "--silent", "--show-error", "--max-time", "20", "--cacert", str(made.authority.certificate)),
             *("--resolve", f"relay.branch.example:{made.port}:{made.host}"),
             *("--mail-from", "alice@branch.example", "--mail-rcpt", "bob@remote.example", "--upload-file", str(path)),
             *(*arguments, f"{scheme}://relay.branch.example:{made.port}/client.branch.example"),
@@ -107,7 +106,7 @@ def curl(made, scheme, content, *arguments, code=0):
 
 def s_client(made, *arguments, said="", code=0):
     done = subprocess.run(
-        ["openssl", "s_client", "-connect", made.endpoint, "-CAfile", str(made.authority.root), *arguments],
+        ["openssl", "s_client", "-connect", made.endpoint, "-CAfile", str(made.authority.certificate), *arguments],
         input=said.encode(),
         capture_output=True,
         timeout=20,
@@ -155,7 +154,7 @@ def test_a_certificate_is_read_anew(front):
     first = serial()
     with smtplib.SMTP_SSL(made.host, made.port, context=no_name(made), timeout=15) as client:
         client.ehlo("client")
-        made.authority.issue("relay", "relay.branch.example")
+        made.authority.issue("relay", "DNS:relay.branch.example")
         made.hang_up("certificates read anew")
         assert client.noop()[0] == 250
     second = serial()
@@ -168,7 +167,8 @@ def test_a_certificate_is_read_anew(front):
 def test_by_name(front):
     """The certificate is that of the name that the client asks for."""
     made = front("{tls}", start=False)
-    certificate, key = made.authority.issue("other", "mail.branch.example")
+    other = made.authority.issue("other", "DNS:mail.branch.example")
+    certificate, key = other.certificate, other.key
     text = made.relay.config.read_text()
     by_name = f', by_name = [{{ certificate = "{certificate}", key = "{key}" }}] }}'
     made.relay.write(text.replace(made.tls, made.tls.removesuffix(" }") + by_name))
@@ -391,11 +391,11 @@ etrn_by = ["ship", "{key}"]
 def test_etrn_by_identity(front):
     """Must show: a site may ask for its mail by AUTH, or by a certificate of its own, from any address; others not."""
     made = front("{tls}", logins=("ship", "scanner"), start=False)
-    ship = dict(zip(("certificate", "key"), map(str, made.authority.issue("ship", "ship.example"))))
-    other = dict(zip(("certificate", "key"), map(str, made.authority.issue("other", "other.example"))))
+    ship = made.authority.issue("ship", "DNS:ship.example")
+    key = ship.digests()[0].removeprefix("spki-")
+    ship, other = ship.files(), made.authority.issue("other", "DNS:other.example").files()
     text = made.relay.config.read_text()
-    roots = made.tls.removesuffix(" }") + f', client_roots = "{made.authority.root}" }}'
-    key = key_hash(ship["certificate"])
+    roots = made.tls.removesuffix(" }") + f', client_roots = "{made.authority.certificate}" }}'
     made.relay.write(text.replace(made.tls, f'{roots}\nrelay_by = ["{key}"]') + HELD.replace("{key}", key))
     made.relay.start()
 
@@ -695,7 +695,7 @@ def test_every_key_at_once(place, front):
     folder = place.folder
     (folder / "senders").write_text("@a.example @b.example\n")
     (folder / "recipients").write_text("info\n")
-    made.authority.issue("mail", "mail.branch.example")
+    made.authority.issue("mail", "DNS:mail.branch.example")
     text = (REPOSITORY / "deploy" / "examples" / "relay.toml").read_text()
     for name, file in (
         ("credentials", "credentials"), ("senders", "senders"), ("recipients", "recipients"),

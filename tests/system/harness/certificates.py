@@ -1,44 +1,80 @@
-"""A certificate authority of a test's own, by the openssl command."""
+"""An authority and the certificates that it issues, by openssl."""
 
-import hashlib
 import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+CONFIG = """
+[ca]
+default_ca = it
+[it]
+database = {folder}/index
+rand_serial = yes
+default_md = sha256
+policy = any
+copy_extensions = copy
+new_certs_dir = {folder}
+unique_subject = no
+[any]
+commonName = supplied
+"""
 
 
-def openssl(*arguments, **kwargs):
-    done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, **kwargs)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    return done.stdout
+def _openssl(*arguments):
+    made = subprocess.run(["openssl", *map(str, arguments)], capture_output=True)
+    assert made.returncode == 0, made.stderr.decode(errors="replace")
+    return made.stdout
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Two PEM files that every user may read: servers change theirs."""
+
+    certificate: Path
+    key: Path
+
+    def files(self):
+        """Both paths as text, by the names of the configuration."""
+        return {"certificate": str(self.certificate), "key": str(self.key)}
+
+    def digests(self):
+        """SHA-256 of the public key and of the certificate, as pins are written."""
+        key = _openssl("x509", "-in", self.certificate, "-noout", "-pubkey")
+        der = subprocess.run(["openssl", "pkey", "-pubin", "-outform", "DER"], input=key, capture_output=True, check=True)
+        digest = subprocess.run(["openssl", "sha256", "-r"], input=der.stdout, capture_output=True, check=True).stdout
+        whole = _openssl("x509", "-in", self.certificate, "-noout", "-fingerprint", "-sha256").decode()
+        return (
+            "spki-sha256:" + digest.split()[0].decode(),
+            "cert-sha256:" + whole.split("=")[1].strip().replace(":", "").lower(),
+        )
 
 
 class Authority:
-    """`root` is its certificate. Files lie in `folder`."""
+    """`certificate` is its own, for those who trust it."""
 
-    def __init__(self, folder, name="ca"):
-        self.folder = folder
-        self.root, self._key = folder / f"{name}.pem", folder / f"{name}.key"
-        openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"),
-            *("-subj", "/CN=Test authority", "-keyout", self._key, "-out", self.root),
-        )
+    def __init__(self, place, name="authority"):
+        self._folder = place.folder / name
+        self._folder.mkdir()
+        self._key = self._folder / "authority.key"
+        self.certificate = self._folder / "authority.pem"
+        subject = ("-subj", f"/CN={name}", "-days", 2)
+        _openssl("req", "-x509", *KEY, "-keyout", self._key, "-out", self.certificate, *subject)
+        self._config = self._folder / "ca.conf"
+        self._config.write_text(CONFIG.format(folder=self._folder))
+        (self._folder / "index").touch()
 
-    def issue(self, file, *names):
-        """A certificate for these names, and its key: FILE.pem and FILE.key, replaced if they are there."""
-        certificate, key = self.folder / f"{file}.pem", self.folder / f"{file}.key"
-        request, extensions = self.folder / f"{file}.csr", self.folder / f"{file}.ext"
-        openssl(
-            *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-subj", f"/CN={names[0]}", "-keyout", key, "-out", request),
-        )
-        extensions.write_text("subjectAltName=" + ",".join(f"DNS:{name}" for name in names))
-        openssl(
-            *("x509", "-req", "-in", request, "-CA", self.root, "-CAkey", self._key, "-CAcreateserial"),
-            *("-days", "2", "-extfile", extensions, "-out", certificate),
-        )
-        return certificate, key
-
-
-def key_hash(certificate):
-    """SHA-256 of the public key, as `relay_by` and `etrn_by` want it."""
-    pem = openssl("x509", "-in", certificate, "-noout", "-pubkey")
-    der = openssl("pkey", "-pubin", "-outform", "DER", input=pem)
-    return "sha256:" + hashlib.sha256(der).hexdigest()
+    def issue(self, name, alternatives, expired=False):
+        """A certificate for `alternatives`, such as "IP:127.0.0.1"; valid from yesterday to tomorrow, or a year ago."""
+        identity = Identity(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        request = self._folder / f"{name}.csr"
+        extensions = ("-addext", f"subjectAltName={alternatives}", "-addext", "basicConstraints=critical,CA:FALSE")
+        subject = ("-subj", f"/CN={name}")
+        _openssl("req", *KEY, "-keyout", identity.key, "-out", request, *subject, *extensions)
+        days = ("20240101000000Z", "20250101000000Z") if expired else ("20250101000000Z", "20991231000000Z")
+        period = ("-startdate", days[0], "-enddate", days[1])
+        signer = ("-config", self._config, "-cert", self.certificate, "-keyfile", self._key)
+        _openssl("ca", "-batch", "-notext", *signer, *period, "-in", request, "-out", identity.certificate)
+        identity.key.chmod(0o644)
+        return identity

@@ -27,7 +27,6 @@ exim_path = {binary}
 spool_directory = {folder}/spool
 log_file_path = {folder}/%slog
 pid_file_path = {folder}/pid
-log_selector = +millisec
 local_interfaces = {address}
 daemon_smtp_ports = {port}
 deliver_drop_privilege = true
@@ -96,7 +95,12 @@ class Exim:
         self._name, self._wrapper = name, list(wrapper)
         address, port = split(self.endpoint)
         sink_host, sink_port = split(sink) if sink else ("127.0.0.1", 1)
-        merged = {"queue_only": "false" if sink else "true", "tls_advertise_hosts": ""} | (settings or {})
+        defaults = {
+            "queue_only": "false" if sink else "true",
+            "tls_advertise_hosts": "",
+            "log_selector": "+millisec",
+        }
+        merged = defaults | (settings or {})
         self._text = CONFIG.format(
             binary=BINARY,
             hostname=f"{name}.provider.example",

@@ -18,8 +18,9 @@ class Front:
 
     def __init__(self, place, scene, keys="", top="", limits="", more="", logins=("scanner",), in_clear=False, start=True, **settings):
         self.place = place
-        self.authority = Authority(place.folder)
-        self.certificate, self.key = self.authority.issue("relay", "relay.branch.example")
+        self.authority = Authority(place)
+        identity = self.authority.issue("relay", "DNS:relay.branch.example")
+        self.certificate, self.key = identity.certificate, identity.key
         self.tls = f'tls = {{ certificate = "{self.certificate}", key = "{self.key}" }}'
         self.credentials = place.folder / "credentials"
         for name in logins:
@@ -62,7 +63,7 @@ class Front:
 
     def context(self, **identity):
         """A client's TLS that trusts the authority and no other; the name is checked against `server_hostname`."""
-        context = ssl.create_default_context(cafile=str(self.authority.root))
+        context = ssl.create_default_context(cafile=str(self.authority.certificate))
         if identity:
             context.load_cert_chain(identity["certificate"], identity["key"])
         return context

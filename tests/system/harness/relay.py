@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 from . import wait
@@ -54,6 +55,7 @@ quiet = "{quiet}"
 bounce_wait = "{bounce_wait}"
 redial_after = "1h"
 connections = {connections}
+{of_link}
 """
 
 IMPLICIT = '{ driver = "implicit", patience = "2s", attempts = 1, pause = "100ms" }'
@@ -233,13 +235,14 @@ class Relay(Daemon):
         connections=16,
         extra="",
         grpc_extra="",
+        of_link="",
         released=None,
         env=None,
         wrapper=(),
         state=None,
     ):
         """`mailbox` and `smart_host` are ADDRESS:PORT; `dial`, `dequeue` and `trigger` are TOML values; `extra` is
-        TOML before the first table of the file; `wrapper` is a command line to run the relay under; `state` is its folder, if
+        TOML before the first table of the file, `of_link` are further keys of the link; `wrapper` is a command line to run the relay under; `state` is its folder, if
         not one of the place."""
         super().__init__(place, "relay", env=env, wrapper=wrapper)
         self.state = state or place.folder / "state"
@@ -261,6 +264,7 @@ class Relay(Daemon):
                 quiet=quiet,
                 bounce_wait=bounce_wait,
                 connections=connections,
+                of_link=of_link,
             )
         )
 
@@ -270,6 +274,27 @@ class Relay(Daemon):
         cycle = self.ended(started["name"])
         assert cycle["outcome"] == expected, json.dumps(cycle, indent=1)
         return cycle
+
+    def run_cycles(self, link="isp", seconds=60):
+        """Runs cycles, whatever comes of each, until every recipient has its outcome."""
+
+        def settled():
+            if all(state not in ("QUEUED", "HELD") for state, _ in self.outcomes()):
+                return True
+            started = self.client.call("CycleService/RunCycle", parent=f"links/{link}")
+            self.ended(started["name"])
+            return False
+
+        wait.until(settled, lambda: f"an outcome for all; are {self.outcomes()}", seconds)
+
+    def outcomes(self):
+        """(state, attempts) -> how many recipients."""
+        return Counter((one["state"], one["attempts"]) for message in self.messages() for one in message["recipients"])
+
+    def doubtful(self):
+        """The recipients of messages whose reply was lost, by the log: whoever sent them may have to send them again."""
+        settled = self.logged("recipient settled", outcome="deferred")
+        return {line["recipient"] for line in settled if line["reply"].startswith("in doubt")}
 
     def ended(self, name, seconds=60):
         """The cycle of that name when it has ended."""
