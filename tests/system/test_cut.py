@@ -10,7 +10,6 @@ from harness.certificates import Authority
 from harness.cut import FAR, FIN, NEAR, RESET, Cut, Point
 from harness.dovecot import Passwords
 from harness.mailbox import Mailbox
-from harness.place import split
 from harness.postfix import Postfix
 from harness.provider import Provider
 from harness.relay import Relay
@@ -169,11 +168,24 @@ def test_in_flight(over_postfix, name, point, how):
 @points(DATA)
 def test_around_data(over_postfix, name, point, how):
     """Must show: the same without CHUNKING, at DATA, 354, the body, the dot and its reply: one message at most is in doubt."""
-    world, _, postfix, cut, relay = over_postfix(point, how, settings={"smtpd_discard_ehlo_keywords": "chunking"}, connections=1)
+    settings = {"smtpd_discard_ehlo_keywords": "chunking"}
+    world, _, postfix, cut, relay = over_postfix(point, how, settings=settings, connections=1)
     ids = hand_in(relay.site)
     doubtful = assert_at_least_once(world, postfix, relay, cut, ids)
+    # The whole body goes out as one once 354 came, and the next DATA rides with its dot.
     assert len(doubtful) <= 1
-    assert (doubtful != set()) == name.startswith("dot, ") - (name == "dot, behind its reply"), doubtful
+    assert doubtful or name not in ("dot, not heard", "dot, heard", "dot, in its reply")
+    assert not doubtful or name not in ("354, not heard", "dot, behind its reply")
+
+
+def test_the_reason_is_that_of_the_line(over_postfix):
+    """A connection that is reset outside of TLS is not said to be lost in a TLS handshake."""
+    _, _, _, cut, relay = over_postfix(IN_FLIGHT["mid-flight, heard"], RESET)
+    hand_in(relay.site)
+    relay.run_cycles()
+    assert cut.happened.is_set()
+    [failed] = relay.logged("outbound session failed")
+    assert "TLS" not in failed["reason"], failed["reason"]
 
 
 @HOWS

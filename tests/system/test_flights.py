@@ -76,8 +76,13 @@ def arrived(mails):
     return Counter((mail.id, mail.reverse_path, who) for mail in mails for who in mail.recipients)
 
 
+def id_of(mail):
+    """The Message-ID of what a scripted host took."""
+    return re.search(rb"Message-ID: <(\S+)>", mail.content)[1].decode()
+
+
 def attempts(stage):
-    """state -> attempts -> how many recipients, of what the site handed in."""
+    """(state, attempts) -> how many recipients, of what the site handed in."""
     found = Counter()
     for message in stage.relay.messages():
         for one in message["recipients"]:
@@ -105,8 +110,9 @@ def test_neighbours_of_refused_messages(far, behind, server, chunking):
     assert arrived(world.mails) == Counter(expected)
     reports = stage.mailbox.wait_for(33)
     expected = {(sender, to) for sender, [to] in envelopes if to in unknown}
-    told = [(mail.recipients[0], re.search(rb"Final-Recipient: rfc822; ?(\S+)", mail.content)[1].decode()) for mail in reports]
-    assert Counter(told) == Counter(expected)
+    final = re.compile(rb"Final-Recipient: rfc822; ?(\S+)")
+    told = Counter((mail.recipients[0], final.search(mail.content)[1].decode()) for mail in reports)
+    assert told == Counter(expected)
     assert {mail.reverse_path for mail in reports} == {""}
     assert attempts(stage) == {("DELIVERED", 1): 67, ("BOUNCED", 1): 33}
 
@@ -118,7 +124,7 @@ def test_partly_refused_messages(far, behind, server):
     # None, the first, the last two, or all of them.
     lost = [[], [0], [1, 2], [0, 1, 2]]
     unknown = {f"r{n}-{m}@remote.example" for n in range(12) for m in lost[n % 4]}
-    host, world = far(server, refuse=unknown, smtpd_hard_error_limit="100") if server == "postfix" else far(server, refuse=unknown)
+    host, world = far(server, refuse=unknown)
     stage = behind(host, connections=1)
     ids = hand_in(stage, envelopes)
     stage.relay.run_cycle()
@@ -200,7 +206,8 @@ def test_more_recipients_than_a_transaction_takes(far, behind, server):
     host, world = far(server)
     stage = behind(host, connections=1)
     many = [f"r{n}@remote.example" for n in range(250)]
-    envelopes = [("a@branch.example", ["x@remote.example"]), ("b@branch.example", many), ("c@branch.example", ["y@remote.example"])]
+    few = [["x@remote.example"], ["y@remote.example"]]
+    envelopes = [("a@branch.example", few[0]), ("b@branch.example", many), ("c@branch.example", few[1])]
     ids = hand_in(stage, envelopes)
     assert stage.relay.run_cycle()["sent"] == 3
     expected = Counter((id, sender, to) for id, (sender, all) in zip(ids, envelopes) for to in all)
@@ -220,10 +227,12 @@ def test_limits_are_obeyed(place, running, behind, chunking, connections):
     ids = hand_in(stage, envelopes)
     cycle = stage.relay.run_cycle()
     assert host.broken == []
-    assert (cycle["sent"], cycle["deferred"], cycle["error"]) == (12, 0, "")
-    took = Counter((re.search(rb"Message-ID: <(\S+)>", mail.content)[1].decode(), mail.reverse_path, to) for mail in host.mails for to in mail.recipients)
+    assert (cycle["deferred"], cycle["error"]) == (0, "")
+    took = Counter((id_of(mail), mail.reverse_path, to) for mail in host.mails for to in mail.recipients)
     assert took == Counter((id, sender, to) for id, (sender, all) in zip(ids, envelopes) for to in all)
     assert attempts(stage) == {("DELIVERED", 1): 42}
+    # A message that took several transactions, even in several sessions, is one.
+    assert cycle["sent"] == 12
 
 
 @pytest.mark.parametrize("chunking", [True, False], ids=["bdat", "data"])

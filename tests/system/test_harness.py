@@ -11,7 +11,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceS
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from harness import smtp, strace, wait
+from harness.cut import FAR, FIN, NEAR, RESET, Cut, Point
 from harness.exim import Exim
+from harness.host import Host
 from harness.line import Line
 from harness.mailbox import Mailbox
 from harness.otlp import Collector
@@ -193,3 +195,39 @@ def test_strace_judges(place, when, fault):
         assert faults == {}
     else:
         assert list(faults) == ["one@test.example"] and fault in faults["one@test.example"]
+
+
+@pytest.mark.parametrize("how", [RESET, FIN])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("side", [NEAR, FAR])
+def test_a_cut_is_where_it_should_be(place, running, side, after, how):
+    """The second time the word is said all connections are cut, before or behind its line; what comes then is carried."""
+    word = rb"RSET" if side == NEAR else rb"250 2.0.0 OK"
+    host = running(Host(place.endpoint()))
+    cut = running(Cut(place, host.endpoint, Point(side, word, nth=2, after=after), how))
+    with smtp.Dialogue(cut.endpoint) as idle, smtp.Dialogue(cut.endpoint) as dialogue:
+        dialogue.expect(250, "EHLO client.example")
+        dialogue.expect(250, "RSET")
+        assert not cut.happened.is_set()
+        dialogue.send(b"RSET\r\n")
+        assert dialogue.closed() == ([250] if side == FAR and after else [])
+        assert idle.closed() == []
+    assert cut.happened.is_set()
+    heard = [bytes(session.clear) for session in host.sessions]
+    assert sum(said.count(b"RSET\r\n") for said in heard) == (1 if side == NEAR and not after else 2)
+    with smtp.Dialogue(cut.endpoint) as dialogue:
+        for _ in range(3):
+            dialogue.expect(250, "RSET")
+
+
+def test_a_host_notes_what_is_too_much(place, running):
+    """A transaction or a recipient too many is refused and noted."""
+    host = running(Host(place.endpoint(), mail_max=1, recipients_max=1))
+    with smtp.Dialogue(host.endpoint) as dialogue:
+        dialogue.expect(250, "EHLO client.example")
+        dialogue.expect(250, "MAIL FROM:<a@branch.example>")
+        dialogue.expect(250, "RCPT TO:<b@remote.example>")
+        assert host.broken == []
+        dialogue.expect(452, "RCPT TO:<c@remote.example>")
+        dialogue.expect(451, "MAIL FROM:<a@branch.example>")
+    assert host.broken == ["recipient 2 of a transaction", "transaction 2 of a session"]

@@ -17,7 +17,11 @@ from harness.relay import Relay
 
 USER, PASSWORD, WRONG = "branch", "correct-horse-battery", "wrong-donkey-staple"
 # What hides in AUTH PLAIN and AUTH LOGIN.
-DISGUISES = [lambda p: p, lambda p: base64.b64encode(p.encode()).decode(), lambda p: base64.b64encode(f"\0{USER}\0{p}".encode()).decode()]
+DISGUISES = [
+    lambda password: password,
+    lambda password: base64.b64encode(password.encode()).decode(),
+    lambda password: base64.b64encode(f"\0{USER}\0{password}".encode()).decode(),
+]
 DEBUG = '[telemetry]\nlog = "debug"\n'
 
 
@@ -144,7 +148,8 @@ def test_a_wrong_password(place, postfix, authority, behind, password):
     path.write_text(f"{PASSWORD}\n")
     stage.relay.run_cycles()
     postfix.world.wait_for(1)
-    logs = stage.relay.log_text() + postfix.log() + str(stage.relay.client.call("CycleService/ListCycles", parent="links/isp"))
+    cycles = stage.relay.client.call("CycleService/ListCycles", parent="links/isp")
+    logs = stage.relay.log_text() + postfix.log() + str(cycles)
     for secret in (WRONG, PASSWORD):
         for disguise in DISGUISES:
             assert disguise(secret) not in logs
@@ -171,7 +176,8 @@ def test_nothing_in_clear(place, running, behind, authority, password, how, logi
         offers.append("STARTTLS")
     host = running(Host(place.endpoint(), offers=offers, answers=answers))
     host.behind_starttls = {"clear behind 220": b"250 host.test\r\n250 OK\r\n", "closed behind 220": None}.get(how, b"")
-    stage = behind(host, entry(host, trusting(authority), password(PASSWORD) if login else None) + "hello_timeout = \"5s\"\n")
+    extra = entry(host, trusting(authority), password(PASSWORD) if login else None)
+    stage = behind(host, f'{extra}hello_timeout = "5s"\n')
     stage.send(1)
     cycle = stage.relay.run_cycle(expected="INCOMPLETE")
     assert cycle["sent"] == 0 and cycle["error"]
@@ -321,7 +327,7 @@ def test_sessions_are_resumed(place, running, behind, authority, identity, versi
     for _ in range(2):
         stage.send(1)
         assert stage.relay.run_cycle()["sent"] == 1
-    assert [session.version for session in host.sessions] == [{"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]] * 2
+    assert [session.version for session in host.sessions] == [version.name.replace("_", ".")] * 2
     assert [session.resumed for session in host.sessions] == [False, True]
 
 
@@ -343,7 +349,8 @@ def test_another_host_takes_over(place, running, behind, authority, identity, pa
     third = running(Host(place.endpoint(), tls=server_context(identity), users={USER: "another-secret"}))
     second = Host(place.endpoint())
     second.stop()
-    extra = entry(first, trusting(authority), password(PASSWORD)) + entry(third, trusting(authority), password("another-secret", "other"))
+    other = password("another-secret", "other")
+    extra = entry(first, trusting(authority), password(PASSWORD)) + entry(third, trusting(authority), other)
     of_link = f'fallback = ["smtp://{second.endpoint}", "smtp://{third.endpoint}"]'
     stage = behind(first, extra, of_link=of_link)
     stage.send(3)

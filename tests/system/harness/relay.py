@@ -242,8 +242,8 @@ class Relay(Daemon):
         state=None,
     ):
         """`mailbox` and `smart_host` are ADDRESS:PORT; `dial`, `dequeue` and `trigger` are TOML values; `extra` is
-        TOML before the first table of the file, `of_link` are further keys of the link; `wrapper` is a command line to run the relay under; `state` is its folder, if
-        not one of the place."""
+        TOML before the first table of the file, `of_link` are further keys of the link; `wrapper` is a command line to run
+        the relay under; `state` is its folder, if not one of the place."""
         super().__init__(place, "relay", env=env, wrapper=wrapper)
         self.state = state or place.folder / "state"
         self.site = place.endpoint()
