@@ -81,7 +81,7 @@ pub async fn connect(to: &HostPort, patience: Duration) -> Result<TcpStream, Con
 }
 
 /// Connects to one of these addresses of a host before `deadline`: in turn one of each family, IPv6 first, each begun
-/// [`HEAD_START`] after the one before, or at once when that one failed. The first that is established wins (RFC 8305).
+/// `HEAD_START` after the one before, or at once when that one failed. The first that is established wins (RFC 8305).
 ///
 /// # Errors
 /// None was. What a host said counts more than silence, and silence more than a way that is missing.

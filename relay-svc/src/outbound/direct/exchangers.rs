@@ -1,7 +1,7 @@
 //! Which hosts take the mail of a domain (RFC 5321 5.1, RFC 7505), in the order in which they are tried.
 //!
-//! Limits: of a domain with more exchangers than [`EXCHANGERS`] only the first are tried, and of their addresses only
-//! [`ADDRESSES`] together; the last of an order can then be missing. Where the system lets anybody bind any address
+//! Limits: of a domain with more exchangers than `EXCHANGERS` only the first are tried, and of their addresses only
+//! `ADDRESSES` together; the last of an order can then be missing. Where the system lets anybody bind any address
 //! (`ip_nonlocal_bind`), who listens everywhere takes every exchanger for itself.
 
 use std::{
