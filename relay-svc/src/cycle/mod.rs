@@ -6,13 +6,15 @@
 //!
 //! Must not touch: SMTP syntax.
 
+mod ask;
 mod desk;
+mod forward;
 mod keeper;
 mod order;
 mod record;
 mod run;
 mod schedule;
-mod steps;
+mod sessions;
 
 pub use desk::{Busy, Desk, LinkView, Post, RunError, RunRequest};
 pub use keeper::{Keeper, Shared, interrupt_left_open};

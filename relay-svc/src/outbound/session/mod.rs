@@ -3,34 +3,26 @@
 //! Replies are read while we write (RFC 2920 3.1), so neither side's window can fill and stop both. [`Session::next`] goes
 //! on until there is something to tell; it may be dropped at any time and called again.
 
-use std::{io, pin::Pin, sync::Arc, task::Poll, time::Duration};
+mod io;
+mod secure;
 
-use linkmail_service::tls::{Class, MaybeTls, Mode, TlsError};
+use std::sync::Arc;
+
+use linkmail_service::tls::{MaybeTls, Mode};
 use linkmail_smtp::{
     ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, EtrnNode,
     FlightLimits, Protocol, RecipientOutcome, Recorder, Reply, Room, TlsUse, Transaction,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::{Instant, sleep_until, timeout_at},
-};
+use tokio::{net::TcpStream, time::Instant};
 
-use super::{
-    hosts::Host,
-    login::{self, Exchange},
-};
+use super::{hosts::Host, login::Exchange};
 use crate::{
     names::{HostPort, Scheme},
     queue::Outcome,
 };
 
-/// The wait for what a side said before it closed.
-const LAST_WORDS: (Duration, usize) = (Duration::from_secs(2), 256 * 1024);
 /// Of a message that is sent piece by piece no more than this waits to be written.
 const UNWRITTEN: usize = 128 * 1024;
-/// So much is read at once.
-const READ: usize = 16 * 1024;
 
 /// How a session came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,8 +289,9 @@ impl Session {
                 ClientStep::Etrn(reply) => return Event::Etrn(reply),
                 ClientStep::StartTls if self.must_write() => self.exchange(None).await,
                 ClientStep::StartTls => {
-                    self.shake_hands().await;
-                    self.smtp.tls_started();
+                    if self.shake_hands().await {
+                        self.smtp.tls_started();
+                    }
                 }
                 ClientStep::Authenticate => self.log_in().await,
                 ClientStep::AuthChallenge(challenge) => self.answer(challenge).await,
@@ -372,194 +365,4 @@ impl Session {
             .clone()
             .unwrap_or_else(|| End::Failed(format!("{}: the session ended", self.peer)))
     }
-
-    /// Makes the connection one of TLS, or ends the session.
-    async fn shake_hands(&mut self) {
-        let patience = self.host.patience.of(ClientPhase::StartTls);
-        let plain = self.stream.take().map(MaybeTls::into_plain);
-        let made = match plain {
-            Some(Ok(plain)) => {
-                self.host
-                    .tls
-                    .connect(plain, &self.peer.host, patience)
-                    .await
-            }
-            _ => return self.broken("the connection is not there for TLS"),
-        };
-        match made {
-            Ok(stream) => {
-                if let Some(tls) = stream.session() {
-                    tracing::debug!(peer = %self.peer, %tls, "TLS");
-                }
-                self.stream = Some(stream);
-                self.moved = Instant::now();
-            }
-            Err(error) => {
-                self.tls_failed = true;
-                // Before the greeting a connection that is lost is a line that is missing.
-                if error.class() == Class::Lost && self.smtp.greeting().is_none() {
-                    self.broken(&format!("TLS: {error}"));
-                } else {
-                    self.smtp.abandon(format!("TLS: {error}"));
-                }
-            }
-        }
-    }
-
-    async fn log_in(&mut self) {
-        let host = self.host.clone();
-        let Some(login) = &host.login else {
-            return self.smtp.abandon("no login is configured".into());
-        };
-        let offered = self.smtp.capabilities().map(|offered| offered.auth.clone());
-        let encrypted = self.smtp.is_encrypted();
-        match login::begin(login, &offered.unwrap_or_default(), encrypted).await {
-            Ok(begun) => {
-                self.login = Some(begun.exchange);
-                self.smtp.auth(begun.mechanism, begun.initial.as_deref());
-            }
-            Err(error) => self.smtp.abandon(error),
-        }
-    }
-
-    /// Keys are derived from passwords slowly, on purpose: not on a thread that others need.
-    async fn answer(&mut self, challenge: Vec<u8>) {
-        let Some(mut exchange) = self.login.take() else {
-            return self.smtp.abandon("a challenge without a login".into());
-        };
-        let answering = tokio::task::spawn_blocking(move || {
-            let answer = exchange.respond(&challenge);
-            (exchange, answer)
-        });
-        match answering.await {
-            Ok((exchange, Ok(answer))) => {
-                self.login = Some(exchange);
-                self.smtp.auth_response(&answer);
-            }
-            Ok((_, Err(error))) => self.smtp.abandon(format!("login: {error}")),
-            Err(error) => self.smtp.abandon(format!("login: {error}")),
-        }
-    }
-
-    fn must_write(&self) -> bool {
-        self.unwritten() > 0 || self.unflushed
-    }
-
-    fn unwritten(&self) -> usize {
-        self.out.len() - self.written
-    }
-
-    fn queue(&mut self, octets: Vec<u8>) {
-        if self.unwritten() == 0 {
-            self.moved = Instant::now();
-            self.out = octets;
-        } else {
-            self.out.drain(..self.written);
-            self.out.extend_from_slice(&octets);
-        }
-        self.written = 0;
-    }
-
-    /// Writes and reads until one of the two has moved. `awaited` is the reply that comes next, if one does.
-    async fn exchange(&mut self, awaited: Option<ClientPhase>) {
-        let patience = self.host.patience;
-        let writing = self.must_write();
-        let block = writing.then(|| patience.of(ClientPhase::DataBlock));
-        let wait = block.max(awaited.map(|phase| patience.of(phase)));
-        let wait = wait.unwrap_or_else(|| patience.of(ClientPhase::Quit));
-        let Some(stream) = &mut self.stream else {
-            return self.broken("the connection is gone");
-        };
-        let mut octets = [0; READ];
-        let out = &self.out[self.written..];
-        let moved = tokio::select! {
-            moved = either_way(stream, &mut octets, out, self.unflushed) => moved,
-            () = sleep_until(self.moved + wait) => {
-                return match awaited {
-                    Some(_) => self.smtp.time_out(),
-                    None => self.broken("timed out sending data"),
-                };
-            }
-        };
-        match moved {
-            Moved::Read(Ok(0)) => self.broken("the connection was closed by the other side"),
-            Moved::Read(Ok(count)) => {
-                self.recorder.server(&octets[..count]);
-                self.smtp.receive(&octets[..count]);
-            }
-            Moved::Read(Err(error)) => self.broken(&TlsError::from(error).to_string()),
-            Moved::Wrote(Ok(count)) if count > 0 => {
-                self.written += count;
-                self.unflushed = true;
-                self.moved = Instant::now();
-                if self.unwritten() == 0 {
-                    // What a flight needed is not kept.
-                    (self.out, self.written) = (Vec::new(), 0);
-                }
-            }
-            Moved::Wrote(Ok(_)) => self.lost("the connection takes no more data").await,
-            Moved::Flushed(Ok(())) => self.unflushed = false,
-            Moved::Wrote(Err(error)) | Moved::Flushed(Err(error)) => {
-                self.lost(&error.to_string()).await;
-            }
-        }
-    }
-
-    /// Writing failed. What the other side said before it closed, often a 421 or 554, is still there to be read.
-    async fn lost(&mut self, reason: &str) {
-        let until = Instant::now() + LAST_WORDS.0;
-        let mut octets = [0; 4096];
-        let mut room = LAST_WORDS.1;
-        if let Some(stream) = &mut self.stream {
-            while room > 0
-                && let Ok(Ok(count @ 1..)) = timeout_at(until, stream.read(&mut octets)).await
-            {
-                room = room.saturating_sub(count);
-                self.recorder.server(&octets[..count]);
-                self.smtp.receive(&octets[..count]);
-            }
-        }
-        self.broken(reason);
-    }
-
-    fn broken(&mut self, reason: &str) {
-        (self.out, self.written, self.unflushed) = (Vec::new(), 0, false);
-        self.trouble
-            .get_or_insert_with(|| format!("{}: {reason}", self.peer));
-        self.smtp.end_of_input();
-    }
-}
-
-/// What [`either_way`] did.
-enum Moved {
-    Read(io::Result<usize>),
-    Wrote(io::Result<usize>),
-    Flushed(io::Result<()>),
-}
-
-/// Reads, or writes some of `out`, or flushes what was written: whichever comes first, reading before all.
-async fn either_way(
-    stream: &mut MaybeTls<TcpStream>,
-    octets: &mut [u8],
-    out: &[u8],
-    unflushed: bool,
-) -> Moved {
-    std::future::poll_fn(|context| {
-        let mut read = ReadBuf::new(octets);
-        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, &mut read) {
-            return Poll::Ready(Moved::Read(result.map(|()| read.filled().len())));
-        }
-        if !out.is_empty() {
-            Pin::new(&mut *stream)
-                .poll_write(context, out)
-                .map(Moved::Wrote)
-        } else if unflushed {
-            Pin::new(&mut *stream)
-                .poll_flush(context)
-                .map(Moved::Flushed)
-        } else {
-            Poll::Pending
-        }
-    })
-    .await
 }

@@ -1,0 +1,264 @@
+//! The step of a cycle that forwards: over as many sessions as the backlog justifies, while the providers are asked beside.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Phase, run::Run};
+use crate::{
+    clock::Stamp,
+    names::HostPort,
+    outbound::{End, Feed, Fleet, News, Speaking, Stop, Tally, worse},
+};
+
+/// Mail that keeps coming is forwarded without a break for so long; then it is others' turn.
+const STRETCH: Duration = Duration::from_secs(300);
+/// While mail flows, its count is kept so often.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a fleet came to.
+#[derive(Default)]
+struct Sent {
+    done: Tally,
+    /// Why its sessions stopped; nothing when none came about.
+    stop: Option<Stop>,
+    /// Why the first of those did not come about that did not.
+    failed: Option<End>,
+    /// A session that can be used again.
+    kept: Option<Speaking>,
+}
+
+impl Run {
+    pub(super) async fn forward(&mut self, and_ask: bool, cancel: &CancellationToken) {
+        let spool = self.shared.forwarder.spool.clone();
+        match spool.backlog(self.hop.to_string(), Stamp::now(), 1).await {
+            // Without mail there is no session: the smart host is not bothered, nor the line.
+            Ok(backlog) if backlog.due == 0 => return self.order.nothing_to_forward(),
+            Ok(_) => {}
+            Err(error) => {
+                return self.order.forward_failed(
+                    0,
+                    false,
+                    error.to_string(),
+                    false,
+                    Instant::now(),
+                );
+            }
+        }
+        self.enter(Phase::Forward).await;
+        let asking = and_ask.then(|| self.ask_beside());
+        let before = self.tally();
+        let (host, sent) = self.send(before, cancel).await;
+        self.count(before, &sent.done);
+        if let Some(asking) = asking {
+            // First, for what went out beside it came after it.
+            self.asked_beside(asking).await;
+        }
+        match sent.stop {
+            Some(stop) => self.forwarded(host, stop, &sent.done, sent.kept).await,
+            None => {
+                let none = || End::Failed("no session came about".into());
+                let end = sent.failed.unwrap_or_else(none);
+                self.not_forwarded(&end).await;
+            }
+        }
+    }
+
+    /// Sends over sessions with the smart host; or, when none comes about, with the next host that there is instead.
+    async fn send(&mut self, before: Tally, cancel: &CancellationToken) -> (HostPort, Sent) {
+        let mut hosts = vec![self.link.smart_host.clone()];
+        hosts.extend(self.link.fallback.iter().cloned());
+        let mut first = None;
+        for host in hosts {
+            let mut sent = self.send_to(&host, before, cancel).await;
+            if sent.stop.is_some() || cancel.is_cancelled() {
+                return (host, sent);
+            }
+            // What the first said counts for the mail that stays.
+            if first.is_none() {
+                first = sent.failed.take();
+            }
+        }
+        let failed = Sent {
+            failed: first,
+            ..Sent::default()
+        };
+        (self.link.smart_host.clone(), failed)
+    }
+
+    async fn send_to(
+        &mut self,
+        host: &HostPort,
+        before: Tally,
+        cancel: &CancellationToken,
+    ) -> Sent {
+        let mut fleet = self.fleet(host.clone(), cancel);
+        let sessions = self.justified(&mut fleet, true).await;
+        if let Some(speaking) = self.at_hand(host) {
+            fleet.take(speaking);
+        }
+        while fleet.sessions() < sessions
+            && let Some(connection) = self.fresh.take(host)
+        {
+            fleet.take_connection(connection);
+        }
+        fleet.grow(sessions);
+        self.drain(&mut fleet, before).await
+    }
+
+    async fn justified(&self, fleet: &mut Fleet, by_octets: bool) -> usize {
+        let justified = fleet.justified(self.link.connections, by_octets).await;
+        // A spool that cannot be read is met again by the session.
+        justified.unwrap_or(1)
+    }
+
+    /// Sessions with the smart host.
+    fn fleet(&self, host: HostPort, cancel: &CancellationToken) -> Fleet {
+        let forwarder = self.shared.forwarder.clone();
+        Fleet::new(
+            forwarder.clone(),
+            Feed::of_due(forwarder.spool, &self.hop),
+            host,
+            self.opener(),
+            Instant::now() + STRETCH,
+            cancel.clone(),
+        )
+    }
+
+    async fn forwarded(
+        &mut self,
+        host: HostPort,
+        stop: Stop,
+        done: &Tally,
+        kept: Option<Speaking>,
+    ) {
+        let now = Instant::now();
+        let (sent, progressed) = (done.sent, done.progressed());
+        let failed = match stop {
+            Stop::Idle | Stop::Cancelled => {
+                self.order.forwarded(sent, now);
+                None
+            }
+            Stop::Stretch => {
+                self.order.stretched(sent, now);
+                None
+            }
+            Stop::Exhausted => {
+                self.order.needs_another_session(sent, now);
+                None
+            }
+            Stop::Ended(end) => {
+                let missing = matches!(end, End::Missing(_));
+                let reason = end.to_string();
+                self.order
+                    .forward_failed(sent, progressed, reason.clone(), missing, now);
+                Some(reason)
+            }
+            Stop::Spool(error) => {
+                let reason = error.to_string();
+                self.order
+                    .forward_failed(sent, false, reason.clone(), false, now);
+                Some(reason)
+            }
+        };
+        if let Some(kept) = kept {
+            self.keep(host, kept);
+        }
+        self.note(&match failed {
+            None => format!("{sent} sent"),
+            Some(reason) => format!("{sent} sent, then: {reason}"),
+        })
+        .await;
+    }
+
+    /// Forwards until idle, over all sessions, keeping the count meanwhile.
+    async fn drain(&mut self, fleet: &mut Fleet, before: Tally) -> Sent {
+        let mut progress = fleet.progress();
+        let mut sent = Sent::default();
+        loop {
+            let news = tokio::select! {
+                news = fleet.next() => news,
+                () = tokio::time::sleep(COUNT_EVERY) => {
+                    self.tell(&mut progress, before).await;
+                    continue;
+                }
+            };
+            match news {
+                None => return sent,
+                Some(News::Opened(true)) => {}
+                Some(News::Opened(false)) => {
+                    let sessions = self.justified(fleet, false).await;
+                    fleet.grow(sessions);
+                }
+                Some(News::Failed(end)) => {
+                    tracing::info!(link = %self.link.name, %end, "a session did not come about");
+                    sent.failed.get_or_insert(end);
+                }
+                Some(News::Ended(ended)) => {
+                    let (drained, speaking) = *ended;
+                    sent.done.add(&drained.tally);
+                    sent.stop = Some(match sent.stop.take() {
+                        None => drained.stop,
+                        Some(stop) => worse(stop, drained.stop),
+                    });
+                    if sent.kept.is_none() && speaking.session.is_alive() {
+                        sent.kept = Some(speaking);
+                    } else {
+                        self.leaving.spawn(speaking.quit());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps the count while mail flows.
+    async fn tell(&mut self, progress: &mut watch::Receiver<Tally>, before: Tally) {
+        if progress.has_changed().unwrap_or(false) {
+            let done = *progress.borrow_and_update();
+            self.count(before, &done);
+            self.note(&format!("{} sent so far", self.record.sent))
+                .await;
+        }
+    }
+
+    fn tally(&self) -> Tally {
+        Tally {
+            sent: self.record.sent,
+            sent_bytes: self.record.sent_bytes,
+            deferred: self.record.deferred,
+            refused: self.record.refused,
+            ..Tally::default()
+        }
+    }
+
+    fn count(&mut self, before: Tally, done: &Tally) {
+        self.record.sent = before.sent + done.sent;
+        self.record.sent_bytes = before.sent_bytes + done.sent_bytes;
+        self.record.deferred = before.deferred + done.deferred;
+        self.record.refused = before.refused + done.refused;
+    }
+
+    /// No session with the smart host: an attempt for what is due first, unless the line is missing.
+    async fn not_forwarded(&mut self, end: &End) {
+        let reason = end.to_string();
+        let missing = matches!(end, End::Missing(_));
+        if !missing {
+            match self
+                .shared
+                .forwarder
+                .fail(&self.hop, &self.link.smart_host.host, &reason)
+                .await
+            {
+                Ok(tally) => {
+                    self.record.deferred += tally.deferred;
+                    self.record.refused += tally.refused;
+                }
+                Err(error) => tracing::error!(%error, "a failed attempt could not be recorded"),
+            }
+        }
+        self.order
+            .forward_failed(0, false, reason.clone(), missing, Instant::now());
+        self.note(&format!("not forwarded: {reason}")).await;
+    }
+}

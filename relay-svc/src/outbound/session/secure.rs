@@ -1,0 +1,82 @@
+//! TLS and the login of a session: what the pure session asks its shell to do before the first order.
+
+use linkmail_service::tls::{Class, MaybeTls};
+use linkmail_smtp::ClientPhase;
+use tokio::time::Instant;
+
+use super::{super::login, Session};
+
+impl Session {
+    /// Makes the connection one of TLS, or ends the session; says whether it is.
+    pub(super) async fn shake_hands(&mut self) -> bool {
+        let patience = self.host.patience.of(ClientPhase::StartTls);
+        let plain = self.stream.take().map(MaybeTls::into_plain);
+        let made = match plain {
+            Some(Ok(plain)) => {
+                self.host
+                    .tls
+                    .connect(plain, &self.peer.host, patience)
+                    .await
+            }
+            _ => {
+                self.broken("the connection is not there for TLS");
+                return false;
+            }
+        };
+        match made {
+            Ok(stream) => {
+                if let Some(tls) = stream.session() {
+                    tracing::debug!(peer = %self.peer, %tls, "TLS");
+                }
+                self.stream = Some(stream);
+                self.moved = Instant::now();
+                true
+            }
+            Err(error) => {
+                self.tls_failed = true;
+                // Before the greeting a connection that is lost is a line that is missing.
+                if error.class() == Class::Lost && self.smtp.greeting().is_none() {
+                    self.broken(&format!("TLS: {error}"));
+                } else {
+                    self.smtp.abandon(format!("TLS: {error}"));
+                }
+                false
+            }
+        }
+    }
+
+    pub(super) async fn log_in(&mut self) {
+        let host = self.host.clone();
+        let Some(login) = &host.login else {
+            return self.smtp.abandon("no login is configured".into());
+        };
+        let offered = self.smtp.capabilities().map(|offered| offered.auth.clone());
+        let encrypted = self.smtp.is_encrypted();
+        match login::begin(login, &offered.unwrap_or_default(), encrypted).await {
+            Ok(begun) => {
+                self.login = Some(begun.exchange);
+                self.smtp.auth(begun.mechanism, begun.initial.as_deref());
+            }
+            Err(error) => self.smtp.abandon(error),
+        }
+    }
+
+    /// Keys are derived from passwords slowly, on purpose: not on a thread that others need.
+    pub(super) async fn answer(&mut self, challenge: Vec<u8>) {
+        let Some(mut exchange) = self.login.take() else {
+            return self.smtp.abandon("a challenge without a login".into());
+        };
+        let answering = tokio::task::spawn_blocking(move || {
+            let answer = exchange.respond(&challenge);
+            (exchange, answer)
+        });
+        match answering.await {
+            Ok((exchange, Ok(answer))) => {
+                self.login = Some(exchange);
+                self.smtp.auth_response(&answer);
+            }
+            Ok((_, Err(error))) => self.smtp.abandon(format!("login: {error}")),
+            Err(error) => self.smtp.abandon(format!("login: {error}")),
+        }
+    }
+}
