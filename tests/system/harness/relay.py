@@ -293,8 +293,7 @@ class Relay(Daemon):
 
     def doubtful(self):
         """The recipients of messages whose reply was lost, by the log: whoever sent them may have to send them again."""
-        settled = self.logged("recipient settled", outcome="deferred")
-        return {line["recipient"] for line in settled if line["reply"].startswith("in doubt")}
+        return {line["recipient"] for line in self.logged("recipient settled", outcome="in_doubt")}
 
     def ended(self, name, seconds=60):
         """The cycle of that name when it has ended."""
