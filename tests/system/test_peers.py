@@ -95,3 +95,17 @@ def test_a_disk_that_fills_up_sends_nothing_twice(place, scene, running, small_d
     filler.unlink()
     wait.until(lambda: stage.relay.cli("cycle", "run", "isp").returncode == 0, "a complete cycle")
     assert subjects(peer.bodies) == sorted(ids)
+
+
+def test_a_body_that_is_gone_ends_no_cycle_and_hangs_none(place, scene, running):
+    """The only message of a link has lost its body file: it is set aside, and the cycle ends."""
+    peer = running(Peer(place.endpoint()))
+    stage = scene(provider=False, smart_host=lambda far: peer.endpoint)
+    stage.send(1, body="\n".join(["x" * 70] * 2000))
+    (body,) = (stage.relay.state / "bodies").iterdir()
+    body.unlink()
+
+    stage.relay.run_cycle()
+
+    assert stage.relay.recipients()["bob@remote.example"][0] == "SET_ASIDE"
+    assert peer.bodies == []

@@ -433,3 +433,41 @@ fn smtputf8_is_used_where_it_is_needed_and_offered() {
     }
     assert_eq!(unable.step(), ClientStep::Ready);
 }
+
+#[test]
+fn what_was_not_written_is_not_in_doubt() {
+    let mut session = ready(config(), CHUNKING);
+    for _ in 0..3 {
+        session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
+    }
+    let flight = written(&mut session);
+    let one = flight.len() - 2 * ("RSET\r\n".len() + flight.find("RSET").unwrap());
+    assert!(flight[one..].starts_with("RSET"));
+    // All of the first message and a part of the second reached the kernel.
+    session.not_written(flight.len() - one - 20);
+    session.end_of_input();
+    let first = outcome(&mut session);
+    assert_eq!(first, RecipientOutcome::InDoubt);
+    for _ in 0..2 {
+        assert!(matches!(
+            outcome(&mut session),
+            RecipientOutcome::NotTried(_)
+        ));
+    }
+}
+
+#[test]
+fn a_refusal_of_the_last_flight_says_nothing_about_this_one() {
+    let mut session = ready(config(), CHUNKING);
+    session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
+    written(&mut session);
+    session.receive(b"250 ok\r\n550 no\r\n503 no\r\n");
+    assert!(matches!(
+        outcome(&mut session),
+        RecipientOutcome::Refused(_)
+    ));
+    session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));
+    written(&mut session);
+    session.end_of_input();
+    assert_eq!(outcome(&mut session), RecipientOutcome::InDoubt);
+}

@@ -34,7 +34,10 @@ impl Run {
         let spool = self.shared.forwarder.spool.clone();
         match spool.backlog(self.hop.to_string(), Stamp::now(), 1).await {
             // Without mail there is no session: the smart host is not bothered, nor the line.
-            Ok(backlog) if backlog.due == 0 => return self.order.nothing_to_forward(),
+            Ok(backlog) if backlog.due == 0 => {
+                let is_empty = backlog.next_due.is_none();
+                return self.order.nothing_to_forward(is_empty);
+            }
             Ok(_) => {}
             Err(error) => {
                 return self.order.forward_failed(

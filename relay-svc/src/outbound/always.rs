@@ -124,17 +124,25 @@ async fn converse(
             cancel,
             told: &watch::Sender::default(),
         };
-        match forwarder.drain(&feed, &mut session, &terms).await.stop {
+        let drained = forwarder.drain(&feed, &mut session, &terms).await;
+        match drained.stop {
             Stop::Idle | Stop::Stretch => {}
-            Stop::Exhausted => break,
+            Stop::Exhausted | Stop::Cancelled => break,
+            // Many hosts take so many messages in one session, and say so by ending it.
+            Stop::Ended(_) if drained.tally.progressed() => break,
             Stop::Ended(end) => return Err(end.to_string()),
-            Stop::Cancelled => break,
-            Stop::Spool(error) => return Err(error.to_string()),
+            Stop::Spool(error) => {
+                session.quit().await;
+                return Err(error.to_string());
+            }
         }
         tokio::select! {
             () = cancel.cancelled() => break,
             _ = woken.changed() => {}
             () = tokio::time::sleep(IDLE) => break,
+        }
+        if !session.is_alive() {
+            break;
         }
     }
     session.quit().await;

@@ -29,6 +29,8 @@ use crate::{
 const RECIPIENTS: usize = 100;
 /// So many messages are taken from the feed at once.
 const BATCH: usize = 50;
+/// While so many outcomes wait to be recorded, no further message is begun.
+const SETTLING: usize = 100;
 
 /// Why forwarding stopped.
 #[derive(Debug)]
@@ -175,7 +177,13 @@ impl Drain<'_> {
                     Event::Body(number) => self.piece(session, number).await,
                     Event::Etrn(_) => {}
                     Event::Idle if self.is_over(session) => break,
-                    Event::Idle => self.dry = false,
+                    // What is on its way to the disk is waited for: without it there is nothing to wait for here.
+                    Event::Idle => {
+                        self.dry = false;
+                        if let Some(recorded) = self.settling.join_next().await {
+                            self.recorded(recorded);
+                        }
+                    }
                     Event::Closed if session.ended_by_message() => {
                         self.stop.get_or_insert(Stop::Exhausted);
                         break;
@@ -201,6 +209,8 @@ impl Drain<'_> {
             self.recorded(recorded);
         }
         match (self.stop.take(), self.fault.take()) {
+            // The session died of the message, and would again.
+            (Some(Stop::Exhausted), Some(error)) if !self.tally.moved() => Stop::Spool(error),
             (Some(stop), _) => stop,
             (None, Some(error)) => Stop::Spool(error),
             (None, None) => Stop::Idle,
@@ -223,7 +233,8 @@ impl Drain<'_> {
                 self.give(session, message, part, transaction).await;
                 continue;
             }
-            if self.stop.is_some() || self.dry {
+            // Sending does not run ahead of the disk: what a crash repeats is what was in flight.
+            if self.stop.is_some() || self.dry || self.settling.len() >= SETTLING {
                 return;
             }
             let share = self.share_left();
@@ -332,6 +343,8 @@ impl Drain<'_> {
     /// A body that cannot be read. A fault of the message sets it aside; one of the machine, such as too many open files,
     /// leaves it for the next time, and keeps nothing else waiting.
     fn unreadable(&mut self, message: Arc<Sending>, part: Part, error: SpoolError) {
+        // It is out of the share of this session, as one with an outcome is.
+        self.has_outcome = true;
         let outcome = if error.is_of_the_message() {
             Outcome::Unsendable(format!("the stored body cannot be read: {error}"))
         } else {
@@ -411,7 +424,8 @@ impl Drain<'_> {
                 let outcome = recipients.outcome();
                 let attribute = KeyValue::new(telemetry::DELIVERY, outcome);
                 message.span.span().set_attribute(attribute);
-                let accepted = recipients.sent > 0;
+                // A message of which recipients are left counts once, with the last of them.
+                let accepted = recipients.delivered > 0 && recipients.untried == 0;
                 let done = Tally {
                     sent: u32::from(accepted),
                     sent_bytes: if accepted { message.size } else { 0 },

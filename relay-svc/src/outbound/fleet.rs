@@ -280,6 +280,7 @@ impl Fleet {
                 }
             };
             let mut speaking = tokio::select! {
+                biased;
                 opening = opening => opening?,
                 () = dry.cancelled() => return Ok(None),
             };

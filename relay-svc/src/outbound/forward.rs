@@ -54,6 +54,8 @@ pub struct Tally {
     pub sent: u32,
     /// Their octets.
     pub sent_bytes: u64,
+    /// Recipients that the next hop answers for.
+    pub delivered: u32,
     /// Recipients that are tried again.
     pub deferred: u32,
     /// Recipients that are given up.
@@ -158,12 +160,18 @@ impl Tally {
     /// Whether anything came off the queue, or out of its way.
     #[must_use]
     pub fn progressed(&self) -> bool {
-        self.sent + self.refused + self.set_aside > 0
+        self.delivered + self.refused + self.set_aside > 0
+    }
+
+    /// Whether anything changed for any recipient.
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        self.progressed() || self.deferred > 0
     }
 
     /// Of one message's recipients together.
     pub(super) fn outcome(&self) -> &'static str {
-        match (self.sent > 0, self.deferred > 0, self.refused > 0) {
+        match (self.delivered > 0, self.deferred > 0, self.refused > 0) {
             (true, false, false) => "delivered",
             (false, true, false) => "deferred",
             (false, false, true) => "refused",
@@ -176,6 +184,7 @@ impl Tally {
     pub fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.sent_bytes += other.sent_bytes;
+        self.delivered += other.delivered;
         self.deferred += other.deferred;
         self.refused += other.refused;
         self.set_aside += other.set_aside;

@@ -146,11 +146,13 @@ impl Forwarder {
         let at = Stamp::now();
         attempt.parts_left = attempt.parts_left.saturating_sub(1);
         let is_last = attempt.parts_left == 0;
-        let mut report = None;
+        // Success is told with the part that it is of, failure with the last part: each with the outcomes it tells of.
+        let is_due = |told: &mut Told| is_last || told.action == report::Action::Relayed;
+        let told: Vec<Told> = attempt.told.extract_if(.., is_due).collect();
         if is_last {
             settled.append(&mut attempt.bounced);
-            report = self.report(attempt, at).await;
         }
+        let report = self.report(attempt, &told, at).await;
         if !settled.is_empty() {
             self.record(attempt, settled, report, at).await?;
         }
@@ -185,7 +187,7 @@ impl Forwarder {
             let idx = recipient.idx;
             match &settlement {
                 Settlement::Delivered { .. } => {
-                    tally.sent += 1;
+                    tally.delivered += 1;
                     told.extend(relayed(recipient, outcome, part, remote));
                 }
                 Settlement::Retry { .. } => tally.deferred += 1,
@@ -293,9 +295,14 @@ impl Forwarder {
     }
 
     /// The report of those recipients that were given up.
-    async fn report(&self, attempt: &Attempt, now: Stamp) -> Option<(Vec<u8>, NewMessage)> {
+    async fn report(
+        &self,
+        attempt: &Attempt,
+        told: &[Told],
+        now: Stamp,
+    ) -> Option<(Vec<u8>, NewMessage)> {
         let (message, sender) = (&attempt.message, attempt.sender.as_ref()?);
-        if attempt.told.is_empty() {
+        if told.is_empty() {
             return None;
         }
         let admitted = self.report_to(attempt)?;
@@ -311,7 +318,7 @@ impl Forwarder {
             envelope_id: message.wish.envelope_id.as_ref(),
             head: &head,
         };
-        let text = match report::write(&subject, &attempt.told, now) {
+        let text = match report::write(&subject, told, now) {
             Ok(text) => text,
             Err(error) => {
                 tracing::error!(id = %message.id, %error, "no report");

@@ -81,6 +81,8 @@ pub(super) struct Flying {
     pub(super) unanswered: usize,
     /// The end of data is on its way to the server.
     pub(super) end_sent: bool,
+    /// How many octets were given out with it.
+    end_at: u64,
     /// The reply that all recipients share that were not refused before.
     pub(super) verdict: Option<Reply>,
     fault: Option<Fault>,
@@ -258,6 +260,7 @@ impl ClientSession {
             mail_refused: false,
             unanswered: 0,
             end_sent: false,
+            end_at: 0,
             verdict: None,
             fault: faulty.map(Fault::Body),
         };
@@ -420,9 +423,11 @@ impl ClientSession {
 
     /// The end of data of the newest transaction goes out.
     pub(super) fn end_sent(&mut self) {
+        let end_at = self.given_out + self.output.len() as u64;
         if let Some(last) = self.flying.back_mut() {
             last.progress = Progress::Sent;
             last.end_sent = true;
+            last.end_at = end_at;
         }
     }
 
@@ -440,11 +445,19 @@ impl ClientSession {
         for flying in ended.take(count) {
             flying.end_sent = false;
         }
+        let written = self.given_out.saturating_sub(self.left_over);
+        for flying in &mut self.flying {
+            flying.end_sent &= flying.end_at <= written;
+        }
     }
 
     /// Notes that a reply will come for what was just written.
     pub(super) fn await_reply(&mut self, awaited: Awaited) {
         use Awaited as A;
+        if self.awaited.is_empty() {
+            // What was refused before says nothing about what is sent now.
+            self.last_was_refusal = false;
+        }
         self.awaited.push_back(awaited);
         self.unwritten += 1;
         if let A::Mail | A::Rcpt(_) | A::Data | A::Chunk | A::End | A::EmptyEnd = awaited

@@ -170,6 +170,10 @@ impl ClientSession {
                 self.capabilities = Some(Capabilities::from_reply(&reply));
                 self.introduce();
             }
+            Severity::Permanent if self.needs_tls() => {
+                let why = format!("STARTTLS is required, and EHLO was refused: {reply}");
+                self.die(CloseReason::NotEncrypted(why));
+            }
             Severity::Permanent if self.config.protocol == Protocol::Smtp => {
                 let line = format!("HELO {}", self.config.hostname);
                 self.command(line.as_bytes(), Awaited::Helo);
@@ -185,6 +189,10 @@ impl ClientSession {
         } else {
             self.die(CloseReason::Refused(reply));
         }
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.config.tls == TlsUse::Required && !self.hello.encrypted
     }
 
     /// What has to be done before the first order, one thing at a time.

@@ -110,6 +110,11 @@ pub struct ClientSession {
     awaited: VecDeque<Awaited>,
     /// So many of the last in `awaited` were not given out for writing.
     unwritten: usize,
+    /// Octets that were given out for writing, and how many of these the shell says it has not written.
+    given_out: u64,
+    left_over: u64,
+    /// RSET was refused: whatever is answered behind it cannot be trusted.
+    reset_refused: Option<Reply>,
     orders: VecDeque<Order>,
     /// Transactions that were begun and have no outcome, the oldest first; only the last is still being sent.
     flying: VecDeque<Flying>,
@@ -142,6 +147,9 @@ impl ClientSession {
             steps: VecDeque::new(),
             awaited: VecDeque::from([Awaited::Greeting]),
             unwritten: 0,
+            given_out: 0,
+            left_over: 0,
+            reset_refused: None,
             orders: VecDeque::new(),
             flying: VecDeque::new(),
             streaming: None,
@@ -195,6 +203,12 @@ impl ClientSession {
     /// The connection is gone, or was closed by the server. Replies that came before still count.
     pub fn end_of_input(&mut self) {
         self.input_ended = true;
+    }
+
+    /// So many of the last octets that were given out were never written: a message whose end is among them was not sent.
+    /// To be told before the end of the input, or before [`ClientSession::time_out`].
+    pub fn not_written(&mut self, octets: usize) {
+        self.left_over = octets as u64;
     }
 
     /// The server did not answer in time; what was unanswered gets its outcome and the session ends.
@@ -264,6 +278,7 @@ impl ClientSession {
             if !self.output.is_empty() {
                 let bytes = std::mem::take(&mut self.output);
                 self.unwritten = 0;
+                self.given_out += bytes.len() as u64;
                 return if std::mem::take(&mut self.output_is_secret) {
                     ClientStep::WriteSecret(bytes)
                 } else {
@@ -292,7 +307,7 @@ impl ClientSession {
 
     /// Sends what comes next, of a transaction or of the next order; false when there is nothing, or it has to wait.
     fn proceed(&mut self) -> bool {
-        if !self.is_ready() {
+        if !self.is_ready() || self.reset_refused.is_some() {
             return false;
         }
         if self.is_sending() {

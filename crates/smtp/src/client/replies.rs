@@ -18,6 +18,11 @@ impl ClientSession {
         let Some(awaited) = self.awaited.pop_front() else {
             return;
         };
+        if let Some(refusal) = self.reset_refused.take()
+            && reply.code != 421
+        {
+            return self.protocol_error("RSET was refused", &refusal);
+        }
         let last = (reply.code == 421).then(|| reply.clone());
         match awaited {
             Awaited::Greeting => self.greeted(reply),
@@ -59,10 +64,16 @@ impl ClientSession {
         self.die(CloseReason::Protocol(format!("{what}: {reply}")));
     }
 
-    /// Without RSET the next message could go out under the last one's sender (seen with Exim), so its refusal is final.
+    /// Without RSET the next message could go out under the last one's sender (seen with Exim), so its refusal is final: by a
+    /// close behind it nothing more was taken, and any other answer behind it cannot be trusted.
     fn answer_to_reset(&mut self, reply: Reply) {
-        if !reply.is_positive() && reply.code != 421 {
+        if reply.is_positive() || reply.code == 421 {
+            return;
+        }
+        if self.awaited.is_empty() {
             self.protocol_error("RSET was refused", &reply);
+        } else {
+            self.reset_refused = Some(reply);
         }
     }
 
@@ -156,7 +167,7 @@ impl ClientSession {
         };
         let refuses = !reply.is_positive();
         match oldest.fates.iter_mut().find(|fate| **fate == Fate::Taken) {
-            Some(fate) if by_recipient => {
+            Some(fate) if by_recipient && oldest.verdict.is_none() => {
                 *fate = if refuses {
                     Fate::Refused(reply)
                 } else {

@@ -187,10 +187,12 @@ impl Recorder {
 
     /// What the last line of a reply says about the client's next octets.
     fn hear_server(&mut self, line: &[u8]) {
-        if line.get(3) == Some(&b' ') {
+        // A code may come without a text (RFC 5321 4.2).
+        let is_last = !matches!(line.get(3), Some(b'-'));
+        if is_last {
             self.in_auth = line.starts_with(b"334");
         }
-        if line.starts_with(b"354 ") {
+        if is_last && line.starts_with(b"354") {
             self.data = Some(Data {
                 decoder: DataDecoder::new(),
                 octets: 0,
@@ -246,6 +248,10 @@ impl Recorder {
             && let Some(shown) = self.withheld(line)
         {
             return self.push(format!("C: {shown}\n"));
+        }
+        // A challenge, with its answer, is what a password can be guessed from.
+        if side == 'S' && line.starts_with(b"334 ") && line != b"334 \r\n" {
+            return self.push(format!("S: 334 {WITHHELD}\n"));
         }
         let text = line.strip_suffix(b"\r\n");
         match text {

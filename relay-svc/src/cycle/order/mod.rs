@@ -189,9 +189,13 @@ impl Order {
         self.waiting = true;
     }
 
-    /// Nothing was due, and no session was opened.
-    pub(super) fn nothing_to_forward(&mut self) {
+    /// Nothing was due, and no session was opened. If nothing is queued at all, a session that broke has left nothing behind.
+    pub(super) fn nothing_to_forward(&mut self, is_empty: bool) {
         self.waiting = false;
+        if is_empty {
+            self.forward_failures = 0;
+            self.forward_error = None;
+        }
     }
 
     /// Nothing is due any more; `sent` messages went out.

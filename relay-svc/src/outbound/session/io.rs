@@ -4,6 +4,7 @@ use std::{io, pin::Pin, task::Poll, time::Duration};
 
 use linkmail_service::tls::{MaybeTls, TlsError};
 use linkmail_smtp::ClientPhase;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -53,7 +54,10 @@ impl Session {
             moved = either_way(stream, &mut octets, out, self.unflushed) => moved,
             () = sleep_until(self.moved + wait) => {
                 return match awaited {
-                    Some(_) => self.smtp.time_out(),
+                    Some(_) => {
+                        self.smtp.not_written(self.unwritten());
+                        self.smtp.time_out();
+                    }
                     None => self.broken("timed out sending data"),
                 };
             }
@@ -61,10 +65,14 @@ impl Session {
         match moved {
             Moved::Read(Ok(0)) => self.broken("the connection was closed by the other side"),
             Moved::Read(Ok(count)) => {
+                self.acknowledge();
                 self.recorder.server(&octets[..count]);
                 self.smtp.receive(&octets[..count]);
             }
-            Moved::Read(Err(error)) => self.broken(&TlsError::from(error).to_string()),
+            Moved::Read(Err(error)) if self.smtp.is_encrypted() => {
+                self.broken(&TlsError::from(error).to_string());
+            }
+            Moved::Read(Err(error)) => self.broken(&error.to_string()),
             Moved::Wrote(Ok(count)) if count > 0 => {
                 self.written += count;
                 self.unflushed = true;
@@ -79,6 +87,15 @@ impl Session {
             Moved::Wrote(Err(error)) | Moved::Flushed(Err(error)) => {
                 self.lost(&error.to_string()).await;
             }
+        }
+    }
+
+    /// Has the kernel acknowledge at once what was read. A server that gathers its replies holds the last of them back until
+    /// the ones before are acknowledged; if it closes then, as with 421 in mid-flight, they are lost, and what they answered
+    /// would be in doubt.
+    fn acknowledge(&self) {
+        if let Some(stream) = &self.stream {
+            let _ = SockRef::from(stream.socket()).set_tcp_quickack(true);
         }
     }
 
@@ -100,6 +117,7 @@ impl Session {
     }
 
     pub(super) fn broken(&mut self, reason: &str) {
+        self.smtp.not_written(self.unwritten());
         (self.out, self.written, self.unflushed) = (Vec::new(), 0, false);
         self.trouble
             .get_or_insert_with(|| format!("{}: {reason}", self.peer));

@@ -184,7 +184,11 @@ impl Session {
     #[must_use]
     pub fn ended_by_message(&self) -> bool {
         let reason = self.smtp.closed();
-        self.source_failed || matches!(reason, Some(CloseReason::BadBody(_)))
+        match reason {
+            Some(CloseReason::BadBody(_)) => true,
+            Some(CloseReason::Abandoned(_)) => self.source_failed,
+            _ => false,
+        }
     }
 
     /// Whether the host takes many messages per round trip.
