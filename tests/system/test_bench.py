@@ -55,7 +55,7 @@ def test_quick_set():
         assert one["seconds_first"] >= trips * rtt - TICK, one
         assert one["seconds"] >= max(one["seconds_first"], size / one["rate"] if one["rate"] else 0), one
         assert one["seconds_call"] >= one["seconds"], one
-        assert one["seconds_last_reply"] >= one["seconds"] + rtt / 2, one
+        assert one["seconds_last_reply"] >= one["seconds"] + rtt / 2 - 0.002, one  # both are rounded
         assert one["round_trips"] == pytest.approx(one["seconds"] / rtt, abs=0.1), one
         assert 1 <= one["connections"] <= one["messages"], one
         assert size <= one["bytes_out"] <= 3 * size and 0 < one["bytes_in"] < size, one
