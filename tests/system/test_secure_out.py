@@ -300,7 +300,7 @@ def test_a_client_certificate(place, running, behind, authority, identity):
 def test_implicit_tls(place, running, behind, authority, identity, password, login):
     """Must show: TLS from the first octet, with and without a login."""
     host = running(Host(place.endpoint(), tls=server_context(identity), implicit=True, users={USER: PASSWORD}))
-    stage = behind(host, entry(host, trusting(authority, "implicit"), password(PASSWORD) if login else None))
+    stage = behind(host, entry(host, trusting(authority, "implicit"), password(PASSWORD) if login else None), connections=1)
     stage.send(2)
     assert stage.relay.run_cycle()["sent"] == 2
     assert host.clear == b"" and len(host.mails) == 2

@@ -167,7 +167,7 @@ impl ClientSession {
         };
         let refuses = !reply.is_positive();
         match oldest.fates.iter_mut().find(|fate| **fate == Fate::Taken) {
-            Some(fate) if by_recipient && oldest.verdict.is_none() => {
+            Some(fate) if by_recipient => {
                 *fate = if refuses {
                     Fate::Refused(reply)
                 } else {
