@@ -62,9 +62,11 @@ def trusting(authority, mode="required", more=""):
 
 @pytest.fixture
 def behind(place, running):
-    """`behind(host, extra)`: a relay whose smart host that is."""
+    """`behind(host, extra)`: a relay whose smart host that is, over one connection unless `connections` says otherwise:
+    one that is given up while it is opened would show among the host's sessions."""
 
     def made(host, extra, **settings):
+        settings.setdefault("connections", 1)
         stage = Stage()
         stage.mailbox = running(Mailbox(place.endpoint()))
         stage.relay = running(Relay(place, stage.mailbox.endpoint, host.endpoint, extra=DEBUG + extra, **settings)).start()
@@ -300,7 +302,7 @@ def test_a_client_certificate(place, running, behind, authority, identity):
 def test_implicit_tls(place, running, behind, authority, identity, password, login):
     """Must show: TLS from the first octet, with and without a login."""
     host = running(Host(place.endpoint(), tls=server_context(identity), implicit=True, users={USER: PASSWORD}))
-    stage = behind(host, entry(host, trusting(authority, "implicit"), password(PASSWORD) if login else None), connections=1)
+    stage = behind(host, entry(host, trusting(authority, "implicit"), password(PASSWORD) if login else None))
     stage.send(2)
     assert stage.relay.run_cycle()["sent"] == 2
     assert host.clear == b"" and len(host.mails) == 2
@@ -323,7 +325,7 @@ def test_implicit_tls_at_a_clear_port(place, running, behind, authority):
 def test_sessions_are_resumed(place, running, behind, authority, identity, version):
     """Must show: the next connection resumes the TLS session of the one before, as the receiver sees it."""
     host = running(Host(place.endpoint(), tls=server_context(identity, version=version)))
-    stage = behind(host, entry(host, trusting(authority)), connections=1)
+    stage = behind(host, entry(host, trusting(authority)))
     for _ in range(2):
         stage.send(1)
         assert stage.relay.run_cycle()["sent"] == 1
