@@ -1,3 +1,5 @@
+//! The server side of an exchange: each mechanism step by step, and the reason of each failure.
+
 use super::*;
 use crate::client::ClientExchange;
 use crate::credential::{Iterations, ScramKeys};

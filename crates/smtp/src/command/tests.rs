@@ -1,3 +1,5 @@
+//! Command lines that are read, and the reply to each mistake.
+
 use super::*;
 
 const PLAIN: Grammar = Grammar {

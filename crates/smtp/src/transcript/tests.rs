@@ -1,3 +1,5 @@
+//! What is recorded of a session, what is withheld, and that it stays bounded.
+
 use super::*;
 
 #[test]
