@@ -23,7 +23,7 @@ pub(crate) enum Difference {
     ControlCharacters,
     /// Theirs: extensions and commands that we have not.
     NotOfOurs,
-    /// Ours: more than one space behind EHLO, VRFY without a name, address literals; and an ORCPT of another type
+    /// Ours: more than one space behind EHLO, VRFY without a name or with one of quotes alone, address literals; and an ORCPT of another type
     /// than `rfc822` (RFC 3461 4.2).
     RefusedByThem,
 }
@@ -100,6 +100,7 @@ pub(crate) const KNOWN: &[(Difference, &str, &str, &str)] = &[
     ),
     (D::RefusedByThem, "EHLO  a.example", "EHLO a.example", "-"),
     (D::RefusedByThem, "VRFY", "VRFY", "-"),
+    (D::RefusedByThem, "VRFY \"", "VRFY", "-"),
     (
         D::ControlCharacters,
         "RCPT TO:<a@b.example>\t",
@@ -192,7 +193,8 @@ pub(crate) fn refused_by_us(text: &str, verb: &str) -> Option<Difference> {
 
 pub(crate) fn refused_by_them(text: &str, verb: &str) -> Option<Difference> {
     let is_known = match verb {
-        "VRFY" => text.trim().len() == 4,
+        // Nothing is left of a name of quotes once they are dropped.
+        "VRFY" => text[4..].trim_matches([' ', '"']).is_empty(),
         "EHLO" | "HELO" => text.contains("  "),
         "RCPT" => text.to_ascii_uppercase().contains("ORCPT=") || text.contains('['),
         "MAIL" => text.to_ascii_uppercase().contains("ENVID=") || text.contains('['),
