@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use linkmail_smtp::Recorder;
@@ -253,6 +253,9 @@ fn listening(transcript: Transcript) -> SocketAddr {
                 stream.write_all(&line).unwrap();
             }
             if server.is_closed() {
+                // To close on unread input would be a reset, and the peer could lose what it has not read yet.
+                let _ = stream.shutdown(Shutdown::Write);
+                while matches!(stream.read(&mut piece), Ok(1..)) {}
                 return;
             }
             match stream.read(&mut piece).unwrap() {
