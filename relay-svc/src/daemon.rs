@@ -247,8 +247,8 @@ fn direct(
 ) -> Result<impl Future<Output = ()> + use<>, StartError> {
     let listening = sockets.iter().filter_map(|socket| socket.local_addr().ok());
     let listening: Vec<_> = listening.collect();
-    let mx = config.mx;
-    let direct = Direct::new(forwarder, &listening, mx.port, mx.dnssec, mx.mta_sts)?;
+    let mx = &config.mx;
+    let direct = Direct::new(forwarder, &listening, mx)?;
     Ok(outbound::direct::run(
         direct,
         mx.domains,

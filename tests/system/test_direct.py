@@ -8,9 +8,11 @@ from collections import Counter
 import pytest
 
 from harness import dns, smtp, wait
+from harness.certificates import Authority
 from harness.dns import Dns
 from harness.mailbox import Mailbox
 from harness.peer import Peer
+from harness.policy_host import PolicyHost
 from harness.relay import Relay
 from harness.smtp import Dialogue
 from test_refusal import assert_report
@@ -254,3 +256,89 @@ def test_tls_is_taken_where_it_is_offered_and_nobody_is_verified(straight, place
     stage.send()
     [mail] = host.wait_for(1)
     assert mail.tls == "TLSv1.3"
+
+
+class Strict:
+    """remote.example has a policy, and one exchanger; `policy` is what follows its version."""
+
+    def __init__(self, straight, place, running, policy):
+        self.authority = Authority(place)
+        identity = self.authority.issue("policy", "DNS:mta-sts.remote.example")
+        self.stage = straight(one_host, mx=f'mta_sts = true\nroots = "{self.authority.certificate}"')
+        self.records = one_host(self.stage.addresses) | {"mta-sts.remote.example": [("A", self.stage.addresses[1])]}
+        self.stage.dns.answer = self.records | {"_mta-sts.remote.example": [("TXT", "v=STSv1; id=1;")]}
+        text = f"version: STSv1\n{policy}\nmax_age: 86400\n"
+        self.host = running(PolicyHost(self.stage.addresses[1], identity, text))
+
+    def context(self, name):
+        """What the exchanger shows: a certificate for this name from the authority."""
+        identity = self.authority.issue("exchanger", f"DNS:{name}")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(identity.certificate, identity.key)
+        return context
+
+
+@pytest.fixture
+def strict(straight, place, running):
+    return lambda policy: Strict(straight, place, running, policy)
+
+
+ENFORCED = "mode: enforce\nmx: mx.remote.example"
+
+
+@pytest.mark.parametrize(
+    "policy, shows, reason",
+    [
+        (ENFORCED, "mx.remote.example", None),
+        (ENFORCED, "elsewhere.example", "certificate"),
+        (ENFORCED, None, "STARTTLS"),
+        ("mode: enforce\nmx: *.elsewhere.example", "mx.remote.example", "does not name it"),
+        ("mode: testing\nmx: *.elsewhere.example", None, None),
+        ("mode: none", None, None),
+    ],
+    ids=["fits", "another-name", "no-tls", "not-named", "testing", "none"],
+)
+def test_what_a_policy_demands_is_met_or_the_mail_waits(strict, policy, shows, reason):
+    """MTA-STS (RFC 8461 4): a named exchanger with a certificate for its name, or no mail; nothing while it is tested."""
+    place = strict(policy)
+    host = place.stage.listen(0, tls=shows and place.context(shows))
+    place.stage.send()
+    if reason is None:
+        [mail] = host.wait_for(1)
+        assert mail.tls == ("TLSv1.3" if shows else "")
+        assert place.host.fetched == 1
+        return
+    wait.until(lambda: place.stage.relay.recipients()[BOB][1] >= 1, "an attempt")
+    assert reason in place.stage.last_reply(), place.stage.last_reply()
+    assert host.mails == []
+
+
+def test_a_policy_outlives_its_record_its_host_and_a_restart(strict):
+    """Who cuts off record and host of a policy cannot have mail in clear, also not behind a restart (RFC 8461 10.2)."""
+    place = strict(ENFORCED)
+    stage = place.stage
+    host = stage.listen(0, tls=place.context("mx.remote.example"))
+    stage.send()
+    assert host.wait_for(1)[0].tls == "TLSv1.3"
+    host.stop()
+    place.host.stop()
+    stage.dns.answer = one_host(stage.addresses)
+    stage.relay.kill()
+    stage.relay.start()
+    bare = stage.listen(0)
+    id = stage.send("carol@remote.example")
+    wait.until(lambda: stage.relay.recipients()["carol@remote.example"][1] >= 1, "an attempt")
+    assert bare.mails == []
+    bare.stop()
+    [mail] = stage.listen(0, tls=place.context("mx.remote.example")).wait_for(1)
+    assert (mail.id, mail.tls) == (id, "TLSv1.3")
+
+
+def test_without_its_host_a_policy_that_nobody_knows_demands_nothing(strict):
+    """The first fetch fails: opportunistic TLS, as without a policy (RFC 8461 5.1), and fetched again later."""
+    place = strict(ENFORCED)
+    place.host.stop()
+    host = place.stage.listen(0)
+    place.stage.send()
+    assert host.wait_for(1)[0].tls == ""
+    assert place.stage.relay.logged("the MTA-STS policy could not be fetched")

@@ -316,7 +316,7 @@ fn world(transcript: &Transcript, state: &Path) -> Config {
             port: 25,
             domains: 20,
             dnssec: Dnssec::Off,
-            mta_sts: false,
+            mta_sts: None,
         },
     }
 }

@@ -15,7 +15,7 @@ use linkmail_sasl::{CredentialFile, Mechanism};
 use linkmail_service::{
     fresh::{Refresh, ReloadingFile},
     settings::{Listen, Telemetry},
-    tls::{ReloadingIdentity, ServerTls},
+    tls::{ReloadingIdentity, Roots, ServerTls},
 };
 use linkmail_smtp::{EtrnNode, FlightLimits, Mailbox};
 
@@ -67,7 +67,7 @@ pub struct Config {
 }
 
 /// `[mx]`
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Mx {
     /// The port of the exchangers.
     pub port: u16,
@@ -75,8 +75,8 @@ pub struct Mx {
     pub domains: usize,
     /// Who says whether an answer of a name server is proven.
     pub dnssec: Dnssec,
-    /// Whether the policies of domains are fetched and followed.
-    pub mta_sts: bool,
+    /// Whose word counts for a policy and for the exchangers that it names; unset: policies are not followed.
+    pub mta_sts: Option<Roots>,
 }
 
 impl Config {

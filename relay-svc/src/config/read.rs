@@ -14,6 +14,7 @@ use linkmail_service::{
     fresh::ReloadingFile,
     listen::GrpcAddress,
     settings::{Listen, Telemetry},
+    tls::Roots,
 };
 use linkmail_smtp::{Domain, Mailbox};
 
@@ -246,7 +247,7 @@ fn mx(root: &Table<'_>) -> Mx {
         port: 25,
         domains: 20,
         dnssec: Dnssec::Off,
-        mta_sts: false,
+        mta_sts: None,
     };
     if let Some(table) = root.table("mx") {
         mx.port = table.or("port", mx.port);
@@ -255,7 +256,16 @@ fn mx(root: &Table<'_>) -> Mx {
             let word = table.parse_with("dnssec", |text| choice("setting", text, &Dnssec::WORDS));
             mx.dnssec = word.unwrap_or_default();
         }
-        mx.mta_sts = table.or("mta_sts", mx.mta_sts);
+        mx.mta_sts = match table.or("mta_sts", false) {
+            true if table.has("roots") => Roots::read(&table, "roots"),
+            true => Some(Roots::Public),
+            false => {
+                if table.has("roots") {
+                    table.error("roots", "verifies nobody without mta_sts = true");
+                }
+                None
+            }
+        };
         for (key, is_zero) in [("port", mx.port == 0), ("domains", mx.domains == 0)] {
             if is_zero {
                 table.error(key, "expected at least 1");

@@ -25,6 +25,7 @@ mod held;
 mod look;
 mod messages;
 mod nodes;
+mod policies;
 mod repeats;
 mod reports;
 mod requests;

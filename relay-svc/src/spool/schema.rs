@@ -130,6 +130,14 @@ CREATE TABLE repeats (
     PRIMARY KEY (peer, id, address)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX repeats_since ON repeats (since_ms);
+
+-- MTA-STS policies of domains (RFC 8461 5.1): a restart must not take one back.
+CREATE TABLE policies (
+    domain  TEXT PRIMARY KEY,
+    entry   TEXT NOT NULL,             -- JSON of outbound::direct::sts::kept::Entry
+    ends_ms INTEGER NOT NULL           -- of no more use then
+) STRICT, WITHOUT ROWID;
+CREATE INDEX policies_ends ON policies (ends_ms);
 ",
 ];
 

@@ -278,7 +278,7 @@ fn demand(settings: &ClientSettings) -> Result<Demand, FileError> {
 }
 
 /// Those of the system and the public ones are many: next hops share them.
-fn authorities(chosen: &Roots) -> Result<Arc<WebPkiServerVerifier>, FileError> {
+pub(super) fn authorities(chosen: &Roots) -> Result<Arc<WebPkiServerVerifier>, FileError> {
     static SYSTEM: OnceLock<Arc<WebPkiServerVerifier>> = OnceLock::new();
     static PUBLIC: OnceLock<Arc<WebPkiServerVerifier>> = OnceLock::new();
     let shared = match chosen {

@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 
 use super::{
     ClientTls, FileError, IdentityFiles, Mode, Pin, ReloadingIdentity, ServerFiles, ServerTls,
-    client::parse_name,
+    client::{authorities, parse_name},
 };
 use crate::config::{Table, choice};
 
@@ -23,6 +23,29 @@ pub enum Roots {
     Public,
     /// Those in a PEM file, and no others.
     File(PathBuf),
+}
+
+impl Roots {
+    /// Reads `key`: `"system"`, `"public"` or the absolute path of a PEM file. None if it is absent, or after noting what
+    /// is wrong, also with the file.
+    pub fn read(table: &Table<'_>, key: &str) -> Option<Self> {
+        let roots = table.parse_with(key, Self::parse)?;
+        authorities(&roots)
+            .map_err(|error| table.error(key, error.to_string()))
+            .ok()?;
+        Some(roots)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "system" => Ok(Self::System),
+            "public" => Ok(Self::Public),
+            path if Path::new(path).is_absolute() => Ok(Self::File(PathBuf::from(path))),
+            other => Err(format!(
+                "unknown roots {other:?}; \"system\", \"public\", or the absolute path of a PEM file"
+            )),
+        }
+    }
 }
 
 /// How a next hop is reached.
@@ -96,14 +119,7 @@ fn settings(table: &Table<'_>) -> Option<ClientSettings> {
         true => table.parse_with("mode", mode),
         false => Some(Mode::Require),
     };
-    let roots = table.parse_with("roots", |text| match text {
-        "system" => Ok(Roots::System),
-        "public" => Ok(Roots::Public),
-        path if Path::new(path).is_absolute() => Ok(Roots::File(PathBuf::from(path))),
-        other => Err(format!(
-            "unknown roots {other:?}; \"system\", \"public\", or the absolute path of a PEM file"
-        )),
-    });
+    let roots = table.parse_with("roots", Roots::parse);
     let pins = match table.has("pin") {
         true => table.required_list_with("pin", "pin", |text| {
             text.parse::<Pin>().map_err(|error| error.to_string())

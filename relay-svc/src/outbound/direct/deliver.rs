@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     clock::Stamp,
+    config::Mx,
     names::{Destination, HostPort, NextHop},
     outbound::{
         Beginning, End, Feed, Forwarder, Host, NotOpened, Patience, Session, Stop, Terms, WHOLE,
@@ -75,28 +76,25 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Delivers to `port` of the exchangers, but not to where we listen ourselves.
+    /// Delivers to exchangers, but not to where we listen ourselves.
     ///
     /// # Errors
-    /// Never by what is outside: see [`Policies::new`].
-    pub fn new(
-        forwarder: Forwarder,
-        listening: &[SocketAddr],
-        port: u16,
-        dnssec: Dnssec,
-        mta_sts: bool,
-    ) -> Result<Self, FileError> {
+    /// The roots cannot be read any more.
+    pub fn new(forwarder: Forwarder, listening: &[SocketAddr], mx: &Mx) -> Result<Self, FileError> {
         let hostname = Arc::clone(&forwarder.hostname);
+        let roots = mx.mta_sts.clone();
+        let spool = forwarder.spool.clone();
+        let policies = roots.clone().map(|roots| Policies::new(spool, roots));
         let verified = ClientTls::new(&ClientSettings {
-            roots: Some(Roots::Public),
+            roots: Some(roots.unwrap_or(Roots::Public)),
             ..ClientSettings::new(Mode::Require)
         })?;
         Ok(Self {
             forwarder,
-            ourselves: Arc::new(Ourselves::new(hostname, listening, port)),
-            port,
-            dnssec,
-            policies: mta_sts.then(Policies::new).transpose()?,
+            ourselves: Arc::new(Ourselves::new(hostname, listening, mx.port)),
+            port: mx.port,
+            dnssec: mx.dnssec,
+            policies: policies.transpose()?,
             verified: Arc::new(plainly(verified)),
         })
     }
@@ -152,7 +150,10 @@ impl Direct {
     ) -> Came {
         let policy = match (&self.policies, found.domain.as_deref()) {
             (Some(policies), Some(domain)) => tokio::select! {
-                policy = policies.of(names, domain, Stamp::now()) => policy,
+                policy = policies.of(names, domain, Stamp::now()) => match policy {
+                    Ok(policy) => policy,
+                    Err(error) => return error.into(),
+                },
                 () = cancel.cancelled() => return Came::Cancelled,
             },
             _ => None,

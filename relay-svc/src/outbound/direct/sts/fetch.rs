@@ -62,12 +62,12 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Certificates are checked by the authorities that browsers trust, as RFC 8461 3.3 has it.
+    /// Certificates are checked by these roots: those that browsers trust, as RFC 8461 3.3 has it, unless told otherwise.
     ///
     /// # Errors
-    /// Never by what is outside: the authorities are built in.
-    pub(super) fn new() -> Result<Self, FileError> {
-        Self::with(Roots::Public, 443)
+    /// The roots cannot be read.
+    pub(super) fn new(roots: Roots) -> Result<Self, FileError> {
+        Self::with(roots, 443)
     }
 
     fn with(roots: Roots, port: u16) -> Result<Self, FileError> {

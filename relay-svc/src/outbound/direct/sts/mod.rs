@@ -6,76 +6,85 @@ mod fetch;
 mod kept;
 pub mod policy;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use linkmail_service::tls::FileError;
+use linkmail_service::tls::{FileError, Roots};
 
-use self::{fetch::Fetcher, kept::Kept, policy::Policy};
+use self::{fetch::Fetcher, kept::Entry, policy::Policy};
 use super::name_servers::{Found, NameServers};
-use crate::clock::Stamp;
+use crate::{
+    clock::Stamp,
+    spool::{Spool, SpoolError},
+};
 
 pub use self::fetch::FetchError;
 
-/// The policies of domains. Cheap to clone.
-#[derive(Debug, Clone)]
+/// The policies of domains, which the spool keeps. Cheap to clone.
+#[derive(Clone)]
 pub struct Policies {
     fetcher: Arc<Fetcher>,
-    kept: Arc<Mutex<Kept>>,
+    spool: Spool,
 }
 
 impl Policies {
-    /// None is kept yet.
+    /// Fetches policies from hosts whose certificates lead to these roots.
     ///
     /// # Errors
-    /// Never by what is outside: the authorities are built in.
-    pub fn new() -> Result<Self, FileError> {
-        Ok(Self::with(Fetcher::new()?))
+    /// The roots cannot be read.
+    pub fn new(spool: Spool, roots: Roots) -> Result<Self, FileError> {
+        Ok(Self::with(spool, Fetcher::new(roots)?))
     }
 
-    fn with(fetcher: Fetcher) -> Self {
-        Self {
-            fetcher: Arc::new(fetcher),
-            kept: Arc::default(),
-        }
-    }
-
-    /// What is kept, as JSON: for a file that outlives the process.
-    ///
-    /// # Errors
-    /// Never seen.
-    pub fn save(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(&*self.lock())
-    }
-
-    /// Takes up what [`Self::save`] gave.
-    ///
-    /// # Errors
-    /// It is not of that form; what is kept stays as it is.
-    pub fn restore(&self, saved: &str) -> Result<(), serde_json::Error> {
-        *self.lock() = serde_json::from_str(saved)?;
-        Ok(())
+    fn with(spool: Spool, fetcher: Fetcher) -> Self {
+        let fetcher = Arc::new(fetcher);
+        Self { fetcher, spool }
     }
 
     /// The policy of a domain, fetched anew if its record says so. Whatever goes wrong with record or file leaves a policy
     /// that is kept in force until its time is over (RFC 8461 3.3, 5.1).
-    pub async fn of(&self, names: &NameServers, domain: &str, now: Stamp) -> Option<Policy> {
+    ///
+    /// # Errors
+    /// The spool cannot be read or written.
+    pub async fn of(
+        &self,
+        names: &NameServers,
+        domain: &str,
+        now: Stamp,
+    ) -> Result<Option<Policy>, SpoolError> {
+        let mut entry = self.kept(domain).await?;
         if let Some(id) = record(names, domain).await
-            && self.lock().wants(domain, &id, now)
+            && entry.wants(&id, now)
         {
             match self.fetcher.fetch(names, domain).await {
-                Ok(policy) => self.lock().put(domain, &id, policy, now),
+                Ok(policy) => entry.put(&id, policy, now),
                 Err(error) => {
                     tracing::warn!(domain, %error, "the MTA-STS policy could not be fetched");
-                    self.lock().failed(domain, now);
+                    entry.failed(now);
                 }
             }
+            self.keep(domain, &entry, now).await?;
         }
-        self.lock().policy(domain, now).cloned()
+        Ok(entry.policy(now).cloned())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn kept(&self, domain: &str) -> Result<Entry, SpoolError> {
+        let kept = self.spool.policy(domain).await?;
+        let read = kept.map(|text| serde_json::from_str(&text));
+        Ok(read
+            .transpose()
+            .unwrap_or_else(|error| {
+                tracing::warn!(domain, %error, "the MTA-STS policy that is kept cannot be read");
+                None
+            })
+            .unwrap_or_default())
+    }
+
+    async fn keep(&self, domain: &str, entry: &Entry, now: Stamp) -> Result<(), SpoolError> {
+        let text = serde_json::to_string(entry)
+            .map_err(|error| SpoolError::Damaged(format!("the policy of {domain}: {error}")))?;
+        let spool = &self.spool;
+        spool.keep_policy(domain, text, entry.ends(), now).await
     }
 }
 
@@ -118,31 +127,27 @@ mod tests {
             there.name_servers(Dnssec::Off),
             gone.name_servers(Dnssec::Off),
         );
-        let policies = Policies::with(web.fetcher());
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path()).unwrap();
+        let policies = Policies::with(spool.clone(), web.fetcher());
         let now = Stamp::now();
-        assert_eq!(policies.of(&gone, "remote.example", now).await, None);
-        let policy = policies.of(&there, "remote.example", now).await.unwrap();
+        let of = async |policies: &Policies, servers: &NameServers, at: Stamp| {
+            let policy = policies.of(servers, "remote.example", at).await;
+            policy.unwrap()
+        };
+        assert_eq!(of(&policies, &gone, now).await, None);
+        let policy = of(&policies, &there, now).await.unwrap();
         assert_eq!(policy.mx, ["mx.remote.example"]);
         drop(web);
         let later = now.plus(Duration::from_secs(2 * 86_400));
         for servers in [&gone, &there] {
-            assert!(
-                policies
-                    .of(servers, "remote.example", later)
-                    .await
-                    .is_some()
-            );
+            assert!(of(&policies, servers, later).await.is_some());
         }
-        let restarted = Policies::new().unwrap();
-        restarted.restore(&policies.save().unwrap()).unwrap();
-        assert_eq!(
-            restarted.of(&gone, "remote.example", later).await,
-            Some(policy)
-        );
+        drop((policies, spool));
+        let spool = Spool::open(folder.path()).unwrap();
+        let restarted = Policies::new(spool, Roots::Public).unwrap();
+        assert_eq!(of(&restarted, &gone, later).await, Some(policy));
         let much_later = now.plus(Duration::from_secs(8 * 86_400));
-        assert_eq!(
-            restarted.of(&gone, "remote.example", much_later).await,
-            None
-        );
+        assert_eq!(of(&restarted, &gone, much_later).await, None);
     }
 }

@@ -1,0 +1,84 @@
+//! What was found out of the TLS policies of domains, kept for as long as it is of use. What an entry says is its owner's.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Spool, SpoolError};
+use crate::clock::Stamp;
+
+/// Entries of so many domains are kept.
+const DOMAINS: i64 = 10_000;
+
+impl Spool {
+    /// The entry of a domain, as it was given to [`Self::keep_policy`].
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn policy(&self, domain: &str) -> Result<Option<String>, SpoolError> {
+        let domain = domain.to_owned();
+        self.read(move |connection| {
+            let entry = connection
+                .prepare_cached("SELECT entry FROM policies WHERE domain = ?1")?
+                .query_row([domain], |row| row.get(0));
+            Ok(entry.optional()?)
+        })
+        .await
+    }
+
+    /// Keeps an entry until `ends`, in place of the one that the domain had. Of too many those that end first go.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn keep_policy(
+        &self,
+        domain: &str,
+        entry: String,
+        ends: Stamp,
+        now: Stamp,
+    ) -> Result<(), SpoolError> {
+        let domain = domain.to_owned();
+        self.write(move |connection| {
+            let sql =
+                "INSERT OR REPLACE INTO policies (domain, entry, ends_ms) VALUES (?1, ?2, ?3)";
+            let mut keep = connection.prepare_cached(sql)?;
+            keep.execute(params![domain, entry, ends.0])?;
+            trim(connection, now, DOMAINS)
+        })
+        .await
+    }
+}
+
+fn trim(connection: &Connection, now: Stamp, most: i64) -> Result<(), SpoolError> {
+    let mut over = connection.prepare_cached("DELETE FROM policies WHERE ends_ms <= ?1")?;
+    over.execute([now.0])?;
+    let sql = "DELETE FROM policies WHERE domain IN \
+               (SELECT domain FROM policies ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)";
+    connection.prepare_cached(sql)?.execute([most])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::schema;
+
+    #[test]
+    fn of_too_many_domains_those_that_end_first_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = schema::open(folder.path()).unwrap();
+        for (domain, ends) in [("a", 30), ("b", 10), ("c", 40), ("d", 20), ("e", 50)] {
+            let sql = "INSERT INTO policies (domain, entry, ends_ms) VALUES (?1, '', ?2)";
+            connection.execute(sql, params![domain, ends]).unwrap();
+        }
+        let left = || {
+            let sql = "SELECT group_concat(domain, '' ORDER BY domain) FROM policies";
+            let left = connection.query_row(sql, [], |row| row.get::<_, String>(0));
+            left.unwrap()
+        };
+        trim(&connection, Stamp(9), 5).unwrap();
+        assert_eq!(left(), "abcde");
+        trim(&connection, Stamp(10), 5).unwrap();
+        assert_eq!(left(), "acde");
+        trim(&connection, Stamp(10), 2).unwrap();
+        assert_eq!(left(), "ce");
+    }
+}
