@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use linkmail_service::clock::Stamp;
+use linkmail_service::{clock::Stamp, linger};
 use linkmail_smtp::{ForwardPath, Reply, ReversePath, ServerSession, ServerStep, replies};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,9 +20,6 @@ const READ: Duration = Duration::from_secs(300);
 const WRITE: Duration = Duration::from_secs(60);
 /// The wait for whoever takes the notices; then the client hears 451.
 const TELL: Duration = Duration::from_secs(30);
-/// After our last word a client may still send so long, and so much: data that is unread when a connection closes would
-/// destroy the reply on its way.
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 pub(super) struct Session {
     shared: Arc<Shared>,
@@ -73,7 +70,7 @@ impl Session {
             }
         }
         drop(self);
-        linger(stream).await;
+        linger::close(stream).await;
     }
 
     async fn read(&mut self, stream: &mut TcpStream, cancel: &CancellationToken) {
@@ -185,20 +182,4 @@ impl Session {
             file,
         }
     }
-}
-
-async fn linger(mut stream: TcpStream) {
-    let _ = timeout(LINGER.0, async {
-        let mut octets = [0; 4096];
-        let mut rest = LINGER.1;
-        stream.shutdown().await?;
-        while rest > 0 {
-            match stream.read(&mut octets).await? {
-                0 => break,
-                count => rest = rest.saturating_sub(count),
-            }
-        }
-        std::io::Result::Ok(())
-    })
-    .await;
 }

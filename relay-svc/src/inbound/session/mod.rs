@@ -6,14 +6,14 @@ mod proof;
 
 use std::{io, mem::MaybeUninit, net::SocketAddr, pin::Pin, task::ready, time::Duration};
 
-use linkmail_service::tls::MaybeTls;
+use linkmail_service::{linger, tls::MaybeTls};
 use linkmail_smtp::{
     MailParameters, RcptParameters, Recorder, Reply, ReversePath, ServerPhase, ServerSession,
     ServerStep, replies,
 };
 use opentelemetry::KeyValue;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
@@ -35,9 +35,6 @@ use crate::{
 
 /// The wait for a client to take our replies.
 const WRITE: Duration = Duration::from_secs(60);
-/// After our last word a client may still send so long, and so much, before the connection is cut: data that is
-/// unread when a connection closes would destroy the reply on its way.
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 /// So many replies to a client over a link count as receiving going on, between one message and the next. A provider
 /// needs the greeting, EHLO, STARTTLS, EHLO again, AUTH with a challenge, and perhaps RSET; a stranger with NOOP would
 /// keep the line dialled.
@@ -399,20 +396,9 @@ impl<'a> Session<'a> {
             tracing::debug!(peer = %self.peer, accepted = self.accepted, "inbound session ended");
         }
         drop(self);
-        let Some(mut stream) = stream else { return };
-        let _ = timeout(LINGER.0, async {
-            let mut octets = [0; 512];
-            let mut rest = LINGER.1;
-            stream.shutdown().await?;
-            while rest > 0 {
-                match stream.read(&mut octets).await? {
-                    0 => break,
-                    count => rest = rest.saturating_sub(count),
-                }
-            }
-            io::Result::Ok(())
-        })
-        .await;
+        if let Some(stream) = stream {
+            linger::close(stream).await;
+        }
     }
 }
 
