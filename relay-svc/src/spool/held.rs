@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use super::{
-    Due, RecipientState, Spool, SpoolError,
+    Due, RecipientState, Spool, SpoolError, due,
     look::{self, AndDamaged},
     nodes::node,
     store::millis,
@@ -100,7 +100,7 @@ impl Spool {
                 for place in places {
                     let held = RecipientState::Held;
                     let (seq, hop) = (place.seq, place.hop.as_str());
-                    let due = look::load_due(connection, seq, hop, held, Stamp(i64::MAX));
+                    let due = due::load_due(connection, seq, hop, held, Stamp(i64::MAX));
                     match (hop.strip_prefix("hold:").and_then(node), due) {
                         (Some(node), Ok(due)) => old.messages.push((node, due)),
                         (None, _) => damaged.push((seq, format!("hop {hop:?}"))),
@@ -164,6 +164,6 @@ fn held(
     limit: u32,
 ) -> Result<AndDamaged<Due>, SpoolError> {
     look::load_each(held_places(connection, hop, after, upto, limit)?, |seq| {
-        look::load_due(connection, seq, hop, RecipientState::Held, Stamp(i64::MAX))
+        due::load_due(connection, seq, hop, RecipientState::Held, Stamp(i64::MAX))
     })
 }

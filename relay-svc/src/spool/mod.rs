@@ -20,6 +20,7 @@
 mod age;
 mod body;
 mod cycles;
+mod due;
 mod due_hops;
 mod held;
 mod look;
@@ -48,9 +49,9 @@ use rusqlite::{Connection, ErrorCode};
 
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
+pub use due::DuePlace;
 pub use due_hops::DueHops;
 pub use held::{HeldPlace, TooOld};
-pub use look::DuePlace;
 pub use messages::{
     Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,

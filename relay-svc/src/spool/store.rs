@@ -6,7 +6,7 @@ use linkmail_smtp::dsn::{EnvelopeId, Notify, Ret};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    Accepted, Draft, NewMessage, RecipientState, Settled, Spool, SpoolError,
+    Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
     body::{self, Facts, Finished},
     nodes, repeats, requests,
 };
@@ -108,14 +108,12 @@ fn insert(
     facts: &Facts,
     clock: Duration,
 ) -> Result<Accepted, SpoolError> {
+    let size = facts.size;
     if let Some(key) = &message.request {
         if let Some(target) = requests::find(connection, key)? {
-            let first = MessageId::from_bytes(&target)
+            let id = MessageId::from_bytes(&target)
                 .ok_or_else(|| SpoolError::Damaged("request target".into()))?;
-            return Ok(Accepted {
-                id: first,
-                size: facts.size,
-            });
+            return Ok(Accepted { id, size });
         }
         requests::remember(connection, key, message.id.as_bytes(), message.accepted)?;
     }
@@ -124,12 +122,24 @@ fn insert(
         Some(handover) => {
             let (fresh, first) = repeats::take(connection, message, handover, clock)?;
             if let Some(id) = first {
-                let size = facts.size;
                 return Ok(Accepted { id, size });
             }
             fresh
         }
     };
+    let seq = insert_message(connection, message, body, facts)?;
+    insert_recipients(connection, seq, message.accepted, &recipients, clock)?;
+    let id = message.id;
+    Ok(Accepted { id, size })
+}
+
+/// The message itself, and its body if that has no file; says at which place.
+fn insert_message(
+    connection: &Connection,
+    message: &NewMessage,
+    body: &Finished,
+    facts: &Facts,
+) -> Result<i64, SpoolError> {
     connection
         .prepare_cached(
             "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
@@ -158,34 +168,40 @@ fn insert(
             .prepare_cached("INSERT INTO bodies (seq, content) VALUES (?1, ?2)")?
             .execute(params![seq, content])?;
     }
+    Ok(seq)
+}
+
+fn insert_recipients(
+    connection: &Connection,
+    seq: i64,
+    accepted: Stamp,
+    recipients: &[&NewRecipient],
+    clock: Duration,
+) -> Result<(), SpoolError> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms, notify, original) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     for (idx, recipient) in (0_i64..).zip(recipients) {
         if let NextHop::Hold(node) = &recipient.hop {
-            nodes::know(connection, node, message.accepted)?;
+            nodes::know(connection, node, accepted)?;
         }
+        let wish = &recipient.wish;
         statement.execute(params![
             seq,
             idx,
             recipient.address.to_bytes(),
             recipient.hop.to_string(),
             RecipientState::waiting_for(&recipient.hop) as i64,
-            message.accepted.0,
+            accepted.0,
             millis(clock),
-            recipient.wish.notify.map(Notify::encode),
-            recipient
-                .wish
-                .original
+            wish.notify.map(Notify::encode),
+            wish.original
                 .as_ref()
                 .map(|original| original.encode(false)),
         ])?;
     }
-    Ok(Accepted {
-        id: message.id,
-        size: facts.size,
-    })
+    Ok(())
 }
 
 /// Says how many recipients that was: one, or none if it had its outcome before.
