@@ -2,12 +2,14 @@
 takes over when there is no session."""
 
 import base64
+import os
+import signal
 import ssl
 from collections import Counter
 
 import pytest
 
-from harness import smtp
+from harness import smtp, wait
 from harness.certificates import Authority
 from harness.dovecot import Passwords
 from harness.host import OFFERS, Host, server_context
@@ -296,6 +298,26 @@ def test_a_client_certificate(place, running, behind, authority, identity):
     assert stage.relay.run_cycle()["sent"] == 1
     [session] = host.sessions
     assert session.certificate == ssl.PEM_cert_to_DER_cert(own.certificate.read_text())
+
+
+def test_a_client_certificate_that_is_renewed(place, running, behind, authority, identity):
+    """The files change while the relay runs: SIGHUP, and the host gets the new certificate."""
+    own = authority.issue("relay", "DNS:relay.branch.example")
+    # Without tickets, as a resumed session is that of the certificate that began it.
+    context = server_context(identity, client_roots=authority.certificate)
+    context.num_tickets = 0
+    host = running(Host(place.endpoint(), tls=context))
+    more = f', certificate = "{own.certificate}", key = "{own.key}"'
+    stage = behind(host, entry(host, trusting(authority, more=more)))
+    issued = []
+    for _ in range(2):
+        issued.append(ssl.PEM_cert_to_DER_cert(own.certificate.read_text()))
+        stage.send(1)
+        assert stage.relay.run_cycle()["sent"] == 1
+        authority.issue("relay", "DNS:relay.branch.example")
+        os.kill(stage.relay.pid, signal.SIGHUP)
+        wait.until(lambda: len(stage.relay.logged("certificates read anew")) >= len(issued), "the new certificate")
+    assert [session.certificate for session in host.sessions] == issued and issued[0] != issued[1]
 
 
 @pytest.mark.parametrize("login", [True, False], ids=["login", "no-login"])

@@ -95,6 +95,9 @@ impl Config {
                 files.push(file.clone());
             }
         }
+        for identity in self.hosts.identities() {
+            files.push(identity.clone());
+        }
         for file in self.recipient_lists.values() {
             files.push(file.clone());
         }

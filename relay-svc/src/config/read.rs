@@ -19,16 +19,17 @@ use linkmail_service::{
 use linkmail_smtp::{Domain, Mailbox};
 
 use super::{
-    Config, Grpc, Limits, Listener, Mx, read_host,
+    Config, Grpc, Limits, Link, Listener, Mx, read_host,
     read_link::{self, ReadLink},
     read_listener::{self, Around},
     read_route,
 };
 use crate::{
-    names::{HostPort, LinkName},
+    names::{HostPort, LinkName, NextHop},
     outbound::direct::name_servers::Dnssec,
     policy::Policy,
     queue::RetryPolicy,
+    route::Routes,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -117,6 +118,14 @@ fn read(document: &Document) -> Option<Config> {
     let hosts = read_host::hosts(document, &root);
     let read_route::Read { routes, lists } = read_route::routes(&root, names.as_ref());
     root.finish();
+    let links = links.into_iter().map(|read| read.link);
+    let links: Option<Vec<Link>> = links.collect();
+    if let Some(links) = &links
+        && !document.has_errors()
+    {
+        let exchangers = routes.use_mx().then_some(mx.port);
+        hosts.check_use(document, &used(links, &routes), exchangers);
+    }
     let hostname = hostname?;
     let own = Mailbox::parse(format!("MAILER-DAEMON@{hostname}").as_bytes()).ok()?;
     let fallback = routes
@@ -140,13 +149,26 @@ fn read(document: &Document) -> Option<Config> {
             postmaster: postmaster.clone().or(fallback),
         }),
         postmaster: postmaster.unwrap_or(own),
-        hosts: hosts?,
-        links: links
-            .into_iter()
-            .map(|read| read.link)
-            .collect::<Option<_>>()?,
+        hosts: hosts.hosts?,
+        links: links?,
         mx,
     })
+}
+
+/// The hosts that mail goes to, or that are asked for it.
+fn used<'a>(links: &'a [Link], routes: &'a Routes) -> BTreeSet<&'a HostPort> {
+    let of_link = links.iter().flat_map(|link| {
+        let asked = link.dequeue.iter().map(|dequeue| &dequeue.host);
+        std::iter::once(&link.smart_host)
+            .chain(&link.fallback)
+            .chain(asked)
+    });
+    let of_route = routes.hops().into_iter().filter_map(|hop| match hop {
+        NextHop::Smtp(host) => Some(host),
+        _ => None,
+    });
+    let sites = routes.holds().map(|hold| &hold.release_to);
+    of_link.chain(of_route).chain(sites).collect()
 }
 
 fn host_name(text: &str) -> Result<String, String> {
@@ -256,16 +278,12 @@ fn mx(root: &Table<'_>) -> Mx {
             let word = table.parse_with("dnssec", |text| choice("setting", text, &Dnssec::WORDS));
             mx.dnssec = word.unwrap_or_default();
         }
-        mx.mta_sts = match table.or("mta_sts", false) {
-            true if table.has("roots") => Roots::read(&table, "roots"),
-            true => Some(Roots::Public),
-            false => {
-                if table.has("roots") {
-                    table.error("roots", "verifies nobody without mta_sts = true");
-                }
-                None
-            }
+        let roots = match table.has("roots") {
+            true => Roots::read(&table, "roots"),
+            false => Some(Roots::Public),
         };
+        let follow = table.or("mta_sts", false);
+        mx.mta_sts = roots.filter(|_| follow);
         for (key, is_zero) in [("port", mx.port == 0), ("domains", mx.domains == 0)] {
             if is_zero {
                 table.error(key, "expected at least 1");

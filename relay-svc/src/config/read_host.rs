@@ -1,10 +1,14 @@
 //! The `[[host]]` part of the file: how next hops are spoken to.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use linkmail_sasl::Name;
 use linkmail_service::{
-    config::{Document, Table},
+    config::{Document, Position, Table},
     tls::{ClientTls, Mode},
 };
 
@@ -14,9 +18,43 @@ use crate::{
     outbound::{Host, Hosts, Login, Patience, Sasl},
 };
 
-pub(super) fn hosts(document: &Document, root: &Table<'_>) -> Option<Hosts> {
+/// What was read; where each entry stands, too.
+#[derive(Default)]
+pub(super) struct Read {
+    pub(super) hosts: Option<Hosts>,
+    at: Vec<(Position, HostPort)>,
+}
+
+impl Read {
+    /// An entry for a host that mail never goes to would be believed in and do nothing. `used` are those that the rest of
+    /// the file names, `exchangers` the port at which any host may be one.
+    pub(super) fn check_use(
+        &self,
+        document: &Document,
+        used: &BTreeSet<&HostPort>,
+        exchangers: Option<u16>,
+    ) {
+        for (position, at) in &self.at {
+            let is_exchanger = at.scheme == Scheme::Smtp && Some(at.port) == exchangers;
+            if used.contains(at) || is_exchanger {
+                continue;
+            }
+            let url = |host: &HostPort| format!("{}://{host}", host.scheme.as_str());
+            let alike = used.iter().find(|host| host.host == at.host);
+            let hint = alike.map(|host| format!(", but {} is", url(host)));
+            let (at, hint) = (url(at), hint.unwrap_or_default());
+            let what = format!(
+                "{at} is no smart_host, fallback, dequeue, to or release_to in this file{hint}"
+            );
+            document.error(position, what);
+        }
+    }
+}
+
+pub(super) fn hosts(document: &Document, root: &Table<'_>) -> Read {
     let mut named = HashMap::new();
     let mut complete = true;
+    let mut places = Vec::new();
     for table in root.tables("host") {
         let position = table.position("at");
         let Some((at, host)) = host(table) else {
@@ -25,10 +63,15 @@ pub(super) fn hosts(document: &Document, root: &Table<'_>) -> Option<Hosts> {
         };
         if named.insert(at.clone(), Arc::new(host)).is_some() {
             document.error(&position, format!("{at} has a [[host]] already"));
+        } else {
+            places.push((position, at));
         }
     }
     let hosts = Hosts::new(named).map_err(|error| root.error("host", error.to_string()));
-    hosts.ok().filter(|_| complete)
+    Read {
+        hosts: hosts.ok().filter(|_| complete),
+        at: places,
+    }
 }
 
 fn host(table: Table<'_>) -> Option<(HostPort, Host)> {

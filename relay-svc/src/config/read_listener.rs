@@ -51,6 +51,12 @@ pub(super) fn listener(table: Table<'_>, around: &Around<'_>) -> Option<Listener
     if table.has("relay_by") && !table.has("tls") {
         table.error("relay_by", "needs tls = { certificate, key, client_roots }");
     }
+    if table.has("relay_by") && listener.require_auth {
+        table.error(
+            "relay_by",
+            "a certificate is no login, which require_auth = true wants of everybody",
+        );
+    }
     listener.submission = table.or("submission", false);
     listener.sender_map = sender_map(&table, listener.submission);
     listener.proxy_from = proxy_from(&table);
@@ -113,7 +119,7 @@ fn auth(table: &Table<'_>, listener: &mut Listener, has_credentials: bool) {
         false => Vec::new(),
     };
     listener.require_auth = table.or("require_auth", false);
-    let may_ask = has_credentials && (table.has("tls") || table.has("auth_in_clear"));
+    let may_ask = !listener.auth_in_tls.is_empty() || !listener.auth_in_clear.is_empty();
     if listener.require_auth && !may_ask {
         table.error(
             "require_auth",
@@ -143,10 +149,10 @@ fn sender_map(table: &Table<'_>, submission: bool) -> Option<Arc<ReloadingFile<S
 fn proxy_from(table: &Table<'_>) -> Option<Vec<ipnet::IpNet>> {
     let on = table.or("proxy_protocol", false);
     let networks = table.list("proxy_from");
-    if on && !table.has("proxy_from") {
+    if on && networks.is_empty() {
         table.error(
             "proxy_from",
-            "missing; proxy_protocol = true needs the networks of the proxies: whoever may speak it may name any client",
+            "missing or empty; proxy_protocol = true needs the networks of the proxies: whoever may speak it may name any client",
         );
     }
     if !on && table.has("proxy_from") {

@@ -58,6 +58,9 @@ pub(super) fn routes(root: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Re
             let again = routes.borrow_mut().insert(pattern.clone(), target.clone());
             again.map_err(|again| format!("{again} is routed already"))?;
             if let Some(check) = &check {
+                if pattern == Pattern::Any {
+                    return Err("\"*\" is nobody's own, and its recipients are not checked: name the domains".to_owned());
+                }
                 routes.borrow_mut().check(&pattern, check.clone());
             }
             Ok(())

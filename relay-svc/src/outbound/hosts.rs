@@ -4,7 +4,7 @@
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use linkmail_sasl::{Mechanism, Name};
-use linkmail_service::tls::{ClientSettings, ClientTls, FileError, Mode, Roots};
+use linkmail_service::tls::{ClientSettings, ClientTls, FileError, Mode, ReloadingIdentity, Roots};
 use linkmail_smtp::ClientPhase;
 
 use crate::names::{HostPort, Scheme};
@@ -140,6 +140,11 @@ impl Hosts {
             Scheme::Smtp | Scheme::Lmtp => &self.other,
         };
         Arc::clone(self.named.get(host).unwrap_or(unnamed))
+    }
+
+    /// The certificates that hosts are shown, which change while the relay runs.
+    pub fn identities(&self) -> impl Iterator<Item = &Arc<ReloadingIdentity>> {
+        self.named.values().filter_map(|host| host.tls.identity())
     }
 }
 
