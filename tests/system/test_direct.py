@@ -96,6 +96,38 @@ def test_the_next_exchanger_is_tried_when_one_does_not_take_it(straight):
     assert last.mails == [] and stage.mailbox.mails == [] and closed.sessions > 0 and closed.bodies == []
 
 
+def test_the_next_address_of_an_exchanger_is_tried_when_one_refuses_us(straight):
+    """One address greets with 554, as for an address of ours without a name: the other takes it (RFC 5321 5.1)."""
+    stage = straight(
+        lambda addresses: {
+            "remote.example": [("MX", 10, "mx.remote.example")],
+            "mx.remote.example": [("A", addresses[0]), ("A", addresses[1])],
+        }
+    )
+    closed, other = stage.peer(0, greeting="554 5.7.1 who are you"), stage.listen(1)
+    id = stage.send()
+    assert other.wait_for(1)[0].id == id
+    stage.relay.wait_for_states({BOB: "DELIVERED"})
+    assert stage.relay.recipients()[BOB] == ("DELIVERED", 1), "one attempt"
+    assert closed.sessions == 1
+
+
+def test_the_next_exchanger_is_tried_when_nothing_comes_of_a_session(straight):
+    """One says 421 to the first MAIL of each session: what it did not take goes to the next, in the same turn."""
+    stage = straight(
+        lambda addresses: {
+            "remote.example": [("MX", 10, "first.remote.example"), ("MX", 20, "second.remote.example")],
+            "first.remote.example": [("A", addresses[0])],
+            "second.remote.example": [("A", addresses[1])],
+        }
+    )
+    tired, second = stage.peer(0, per_session=0), stage.listen(1)
+    id = stage.send()
+    assert second.wait_for(1)[0].id == id
+    stage.relay.wait_for_states({BOB: "DELIVERED"})
+    assert (tired.sessions, tired.bodies) == (1, [])
+
+
 def test_a_host_that_has_had_enough_gets_the_rest_in_further_sessions(straight):
     """421 behind five messages of a session: further sessions at once, none counted as a failure."""
     stage = straight(one_host)

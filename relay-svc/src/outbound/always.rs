@@ -123,6 +123,7 @@ async fn converse(
             share: WHOLE,
             cancel,
             told: &watch::Sender::default(),
+            has_other_host: false,
         };
         let drained = forwarder.drain(&feed, &mut session, &terms).await;
         match drained.stop {

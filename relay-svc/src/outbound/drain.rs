@@ -80,6 +80,8 @@ pub struct Terms<'a> {
     pub cancel: &'a CancellationToken,
     /// Is told after each message.
     pub told: &'a watch::Sender<Tally>,
+    /// Another host is tried when this session fails: what failed with it waits for that one.
+    pub has_other_host: bool,
 }
 
 impl Forwarder {
@@ -380,12 +382,15 @@ impl Drain<'_> {
         }
     }
 
-    fn outcome(&mut self, number: u64, outcomes: Vec<Outcome>) {
+    fn outcome(&mut self, number: u64, mut outcomes: Vec<Outcome>) {
         self.has_outcome = true;
         self.bodies.remove(&number);
         let Some(Given { message, mut part }) = self.parts.remove(&number) else {
             return;
         };
+        if self.terms.has_other_host {
+            outcomes = outcomes.into_iter().map(left_for_another).collect();
+        }
         match part.fault.take() {
             Some(error) => self.unreadable(message, part, error),
             None => self.settle(message, part, outcomes),
@@ -442,6 +447,15 @@ impl Drain<'_> {
             }
         };
         telemetry::end(&message.span, failed);
+    }
+}
+
+/// What failed with its session is not tried yet where another host may take it (RFC 5321 5.1).
+fn left_for_another(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Failed(why) => Outcome::NotAttempted(why),
+        Outcome::Refused(reply) if reply.code == 421 => Outcome::NotAttempted(reply.to_string()),
+        outcome => outcome,
     }
 }
 

@@ -292,6 +292,7 @@ impl Fleet {
                 share,
                 cancel: &cancel,
                 told: &told,
+                has_other_host: false,
             };
             let drained = forwarder.drain(&feed, &mut speaking.session, &terms).await;
             if matches!(drained.stop, Stop::Idle) {

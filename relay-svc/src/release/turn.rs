@@ -262,6 +262,7 @@ impl Sending<'_> {
             share: WHOLE,
             cancel: self.cancel,
             told: &watch::Sender::default(),
+            has_other_host: false,
         };
         let drained = self.held.drain(&feed, &mut session, &terms).await;
         let failed = session.end().map(ToString::to_string);

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use linkmail_service::tls::{ClientSettings, ClientTls, FileError, Mode, Roots};
 use opentelemetry::Context;
 use tokio::{
+    net::TcpStream,
     sync::watch,
     time::{Instant, timeout},
 };
@@ -158,9 +159,9 @@ impl Direct {
             },
             _ => None,
         };
-        let nothing = format!("{domain}: no exchanger was tried");
-        let mut last = (self.forwarder.hostname.to_string(), nothing);
-        for host in &found.hosts {
+        let (mut last, mut left) = (None, found.hosts.as_slice());
+        while let Some((host, others)) = left.split_first() {
+            left = others;
             note_test(domain, &host.host, policy.as_ref());
             let span = telemetry::start_session(&self.peer(host), &Context::new());
             let opening = async {
@@ -177,56 +178,108 @@ impl Direct {
                     return Came::Cancelled;
                 }
             };
-            match opened {
-                Ok(session) => return self.send(domain, session, &span, cancel).await,
+            let (why, began) = match opened {
+                // Nothing came of the session: the next exchanger may do better.
+                Ok(session) => {
+                    let sent = self.send(domain, session, !left.is_empty(), (&span, cancel));
+                    match sent.await {
+                        Came::Broke(why) => (why, true),
+                        came => return came,
+                    }
+                }
                 Err(why) => {
                     telemetry::end(&span, Some(("session_failed", why.clone())));
-                    tracing::info!(%domain, host = host.host, why, "mail exchanger passed over");
-                    last = (host.host.clone(), why);
+                    (why, false)
                 }
-            }
+            };
+            tracing::info!(%domain, host = host.host, why, "mail exchanger passed over");
+            last = Some((host, why, began));
         }
-        let (host, why) = last;
-        self.settle_all(domain, &host, &Outcome::Failed(why)).await
+        match last {
+            // What was tried has its outcome.
+            Some((_, why, true)) => Came::Broke(why),
+            Some((host, why, false)) => {
+                let outcome = Outcome::Failed(why);
+                self.settle_all(domain, &host.host, &outcome).await
+            }
+            None => Came::Broke(format!("{domain}: no exchanger was tried")),
+        }
     }
 
     fn peer(&self, host: &Exchanger) -> HostPort {
         HostPort::exchanger(&host.host, self.port)
     }
 
-    /// The one place where what is demanded of TLS meets the session.
+    /// The one place where what is demanded of TLS meets the session. Its addresses are tried until one takes a session
+    /// (RFC 5321 5.1): what one of them refuses, such as an address of ours without a name, another may take.
     ///
     /// # Errors
     /// There is no session, or none that the demand allows.
     async fn open(&self, exchanger: &Exchanger, demand: &TlsDemand) -> Result<Session, End> {
         let peer = self.peer(exchanger);
         let host = self.speak(&peer, demand)?;
-        let mut in_clear = false;
+        let mut left = exchanger.addresses.clone();
+        let mut said = None;
         loop {
-            let deadline = Instant::now() + PATIENCE;
-            let stream = connect_any(&peer, &exchanger.addresses, deadline).await?;
-            let beginning = Beginning {
-                hostname: &self.forwarder.hostname,
-                flight: self.forwarder.flight,
-                host: Arc::clone(&host),
-                in_clear,
+            let stream = match connect_any(&peer, &left, Instant::now() + PATIENCE).await {
+                Ok(stream) => stream,
+                Err(error) => return Err(said.unwrap_or_else(|| error.into())),
             };
-            match Session::open(stream, peer.clone(), beginning).await {
-                Err(NotOpened { end, may_go_clear }) if may_go_clear && !in_clear => {
-                    tracing::warn!(host = %peer, %end, "TLS failed and is not required: once more in clear");
-                    in_clear = true;
-                }
-                opened => {
-                    let by = demand.by();
-                    return opened.map_err(|not| match not.end {
-                        End::Failed(why) if !demand.may_go_clear() => {
-                            End::Failed(format!("{why} (TLS is demanded by {by})"))
-                        }
-                        end => end,
-                    });
-                }
+            let at = stream.peer_addr().map(|at| at.ip()).ok();
+            let end = match self.begin(stream, &peer, &host, demand).await {
+                Ok(session) => return Ok(session),
+                Err(end) => end,
+            };
+            left.retain(|address| Some(*address) != at);
+            if left.is_empty() || at.is_none() {
+                return Err(end);
             }
+            tracing::info!(host = %peer, address = ?at, %end, "address passed over");
+            said = Some(end);
         }
+    }
+
+    /// A session over a connection; once more in clear, over another to the same address, if TLS fails and need not be.
+    async fn begin(
+        &self,
+        stream: TcpStream,
+        peer: &HostPort,
+        host: &Arc<Host>,
+        demand: &TlsDemand,
+    ) -> Result<Session, End> {
+        let beginning = |in_clear| Beginning {
+            hostname: &self.forwarder.hostname,
+            flight: self.forwarder.flight,
+            host: Arc::clone(host),
+            in_clear,
+        };
+        let at = stream.peer_addr().map(|at| at.ip());
+        let end = match (
+            Session::open(stream, peer.clone(), beginning(false)).await,
+            at,
+        ) {
+            (Ok(session), _) => return Ok(session),
+            (
+                Err(NotOpened {
+                    end,
+                    may_go_clear: true,
+                }),
+                Ok(at),
+            ) => {
+                tracing::warn!(host = %peer, %end, "TLS failed and is not required: once more in clear");
+                let stream = connect_any(peer, &[at], Instant::now() + PATIENCE).await?;
+                let again = Session::open(stream, peer.clone(), beginning(true)).await;
+                return again.map_err(|not| not.end);
+            }
+            (Err(not), _) => not.end,
+        };
+        Err(match end {
+            End::Failed(why) if !demand.may_go_clear() => {
+                let by = demand.by();
+                End::Failed(format!("{why} (TLS is demanded by {by})"))
+            }
+            end => end,
+        })
     }
 
     /// How an exchanger is spoken to.
@@ -248,8 +301,8 @@ impl Direct {
         &self,
         domain: &Destination,
         mut session: Session,
-        span: &Context,
-        cancel: &CancellationToken,
+        has_other_host: bool,
+        (span, cancel): (&Context, &CancellationToken),
     ) -> Came {
         let hop = NextHop::Mx(domain.clone());
         let feed = Feed::of_due(self.forwarder.spool.clone(), &hop);
@@ -259,6 +312,7 @@ impl Direct {
             share: WHOLE,
             cancel,
             told: &watch::Sender::default(),
+            has_other_host,
         };
         let drained = self.forwarder.drain(&feed, &mut session, &terms).await;
         let came = match drained.stop {
