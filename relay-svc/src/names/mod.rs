@@ -143,6 +143,13 @@ impl Node {
         }
     }
 
+    /// Whether a domain has a name of this kind at all: one with U-labels may have no A-labels (RFC 5890 2.3.2.1), or such
+    /// as no name may have.
+    #[must_use]
+    pub fn is_of(domain: &Domain) -> bool {
+        domain.is_ascii() || Self::of(domain).0.parse::<Domain>().is_ok()
+    }
+
     /// The domain as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -174,6 +181,19 @@ pub enum NodeScope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_a_labels_is_no_node() {
+        let is_of = |text: &str| Node::is_of(&Domain::parse_utf8(text.as_bytes()).unwrap());
+        assert!(is_of("branch.example") && is_of("b\u{fc}cher.example"));
+        for text in [
+            format!("{}.example", "\u{fc}".repeat(60)),
+            "a\u{ff3f}b.example".to_owned(),
+            "a.\u{200d}.example".to_owned(),
+        ] {
+            assert!(!is_of(&text), "{text:?}");
+        }
+    }
 
     #[test]
     fn what_is_below_a_node_begins_as_the_node_does() {

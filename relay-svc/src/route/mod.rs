@@ -156,9 +156,12 @@ impl Routes {
         Ok(())
     }
 
-    /// The route of a recipient, if it has one.
+    /// The route of a recipient, if it has one. A domain that has no name in DNS has none.
     #[must_use]
     pub fn find(&self, address: &Mailbox) -> Option<Route<'_>> {
+        if !Node::is_of(address.domain()) {
+            return None;
+        }
         let by_recipient = self
             .recipients
             .iter()

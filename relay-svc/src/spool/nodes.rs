@@ -205,7 +205,7 @@ impl Spool {
         .await
     }
 
-    /// Nodes in the order in which they became known, behind a place.
+    /// Nodes in the order in which they became known, behind a place. One whose row is damaged is left out, with a log line.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -216,7 +216,13 @@ impl Spool {
             let mut rows = found.query(params![after, limit])?;
             let mut nodes = Vec::new();
             while let Some(row) = rows.next()? {
-                nodes.push(facts(connection, row)?);
+                match facts(connection, row) {
+                    Ok(node) => nodes.push(node),
+                    Err(SpoolError::Damaged(what)) => {
+                        tracing::warn!(what, "spool: a damaged node is not listed");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Ok(nodes)
         })
@@ -351,4 +357,23 @@ fn facts(connection: &Connection, row: &Row<'_>) -> Result<HeldNode, SpoolError>
 /// A node as the spool keeps it.
 pub(super) fn node(name: &str) -> Option<Node> {
     name.parse().ok().map(|domain| Node::of(&domain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_damaged_node_does_not_hide_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path()).unwrap();
+        let known = ["one.example", "two.example"].map(|name| node(name).unwrap());
+        spool.know_nodes(known.to_vec(), Stamp(0)).await.unwrap();
+        let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+        let damage = "UPDATE nodes SET node = 'a b' WHERE node = 'one.example'";
+        assert_eq!(other.execute(damage, []).unwrap(), 1);
+        let left = spool.nodes(0, 9).await.unwrap();
+        let left: Vec<_> = left.iter().map(|held| held.node.as_str()).collect();
+        assert_eq!(left, ["two.example"]);
+    }
 }

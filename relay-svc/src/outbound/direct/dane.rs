@@ -62,6 +62,11 @@ async fn records(names: &NameServers, base: &str, port: u16) -> Result<Vec<Tlsa>
         Found::Records(data) if answer.proven => {
             Ok(data.iter().filter_map(tlsa).take(RECORDS).collect())
         }
+        // The host's own zone is signed, so somebody on the way may say this. A part of it that is not signed does, too,
+        // but nobody has one there.
+        Found::None | Found::NoName { .. } if answer.unsigned_denial => {
+            Err(LookupError::Bogus(name))
+        }
         // Records that nobody signed say nothing, as if there were none.
         Found::Records(_) | Found::None | Found::NoName { .. } => Ok(Vec::new()),
     }
@@ -200,6 +205,13 @@ mod tests {
             .forged("forged.example.")
             .forged("mx.forgedhost.example.")
             .forged("_25._tcp.mx.forgedkey.example.")
+            .mx("denied.example.", 10, "mx.denied.example.")
+            .a("mx.denied.example.", "198.51.100.8")
+            .reply(
+                "_25._tcp.mx.denied.example.",
+                Reply::NoNameBy("plain.example."),
+            )
+            .reply("gone.example.", Reply::NoNameBy("plain.example."))
             .unsigned("plain.example.")
             .signed();
         let served = zone.serve().await;
@@ -208,7 +220,12 @@ mod tests {
             ("forged.example", "NotNow"),
             ("forgedhost.example", "NotNow"),
             ("forgedkey.example", "unknown"),
+            ("denied.example", "unknown"),
+            ("gone.example", "NotNow"),
         ];
+        let denied = Name::from_ascii("_25._tcp.mx.denied.example.").unwrap();
+        let denied = names.ask(&denied, RecordType::TLSA).await.unwrap();
+        assert!(denied.unsigned_denial, "{denied:?}");
         for (domain, expected) in EXPECTED.into_iter().chain(forged) {
             assert_eq!(told(&names, domain).await, expected, "{domain}");
         }

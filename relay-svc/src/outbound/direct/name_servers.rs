@@ -75,6 +75,9 @@ pub struct Answer {
     pub found: Found,
     /// Whether DNSSEC proves it, with every alias on the way.
     pub proven: bool,
+    /// That there is nothing is said without any signature, to one who validates: by a zone that is not signed, or by
+    /// somebody on the way.
+    pub unsigned_denial: bool,
 }
 
 /// What there is.
@@ -178,6 +181,7 @@ impl NameServers {
                         name: at,
                         found,
                         proven,
+                        unsigned_denial: false,
                     });
                 }
                 let Some(alias) = of(RecordType::CNAME).next() else {
@@ -195,7 +199,9 @@ impl NameServers {
                 moved = true;
             }
             let found = match said.code {
-                ResponseCode::NXDomain => Found::NoName { sure: said.zone },
+                ResponseCode::NXDomain => Found::NoName {
+                    sure: said.zone.is_some_and(|zone| zone.zone_of(&at)),
+                },
                 // An alias whose target is not in the answer is asked for.
                 _ if moved => continue,
                 _ => Found::None,
@@ -205,6 +211,7 @@ impl NameServers {
                 name: at,
                 found,
                 proven,
+                unsigned_denial: said.unsigned_denial,
             });
         }
     }
@@ -288,7 +295,8 @@ impl NameServers {
             Some(validating) => validating.send(request).first_answer().await,
             None => self.pool.send(request).first_answer().await,
         };
-        Said::read(name, answer.map(|response| response.into_message()))
+        let answer = answer.map(|response| response.into_message());
+        Said::read(name, answer, self.dnssec)
     }
 }
 
@@ -298,33 +306,41 @@ struct Said {
     code: ResponseCode,
     /// The AD bit; or, of our own validation, that what is not there is proven not to be.
     trusted: bool,
-    /// Whether it names the zone that it speaks for.
-    zone: bool,
+    /// The zone that it speaks for.
+    zone: Option<Name>,
+    /// We validate, and nothing that it says of what is not there has a signature.
+    unsigned_denial: bool,
 }
 
 impl Said {
-    fn read(name: &Name, answer: Result<Message, NetError>) -> Result<Self, LookupError> {
+    fn read(
+        name: &Name,
+        answer: Result<Message, NetError>,
+        dnssec: Dnssec,
+    ) -> Result<Self, LookupError> {
         let failed = |why: String| LookupError::Failed(name.clone(), why);
         match answer {
             Ok(message) => match message.metadata.response_code {
-                ResponseCode::NoError | ResponseCode::NXDomain => Ok(Self::of(message)),
+                ResponseCode::NoError | ResponseCode::NXDomain => Ok(Self::of(message, dnssec)),
                 code => Err(failed(code.to_string())),
             },
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Ok(Self {
                 answers: Vec::new(),
                 code: none.response_code,
                 trusted: false,
-                zone: none.soa.is_some_and(|soa| soa.name.zone_of(name)),
+                zone: none.soa.map(|soa| soa.name),
+                unsigned_denial: dnssec == Dnssec::Validate,
             }),
+            // Signed, but in a way that proves nothing: of a part of a zone that may hold what is not signed.
             Err(NetError::Dns(DnsError::Nsec {
                 response,
                 proof: Proof::Insecure,
                 ..
-            })) => {
-                let mut said = Self::of(response.into_message());
-                said.trusted = false;
-                Ok(said)
-            }
+            })) => Ok(Self {
+                trusted: false,
+                unsigned_denial: false,
+                ..Self::of(response.into_message(), dnssec)
+            }),
             Err(NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus)) => {
                 Err(LookupError::Bogus(name.clone()))
             }
@@ -336,14 +352,20 @@ impl Said {
         }
     }
 
-    fn of(message: Message) -> Self {
-        let soa = |record: &&Record| record.record_type() == RecordType::SOA;
-        let zone = message.authorities.iter().any(|record| soa(&record));
-        let denied = message.authorities.iter().any(|r| r.proof.is_secure());
+    fn of(message: Message, dnssec: Dnssec) -> Self {
+        let authorities = &message.authorities;
+        let soa = authorities
+            .iter()
+            .find(|record| record.record_type() == RecordType::SOA);
+        let denied = authorities.iter().any(|record| record.proof.is_secure());
         Self {
             code: message.metadata.response_code,
-            trusted: message.metadata.authentic_data || denied,
-            zone,
+            trusted: match dnssec {
+                Dnssec::Validate => denied,
+                Dnssec::TrustAd | Dnssec::Off => message.metadata.authentic_data,
+            },
+            zone: soa.map(|soa| soa.name.clone()),
+            unsigned_denial: dnssec == Dnssec::Validate && !denied,
             answers: message.answers,
         }
     }

@@ -28,6 +28,8 @@ pub(super) enum Reply {
     Code(ResponseCode),
     /// That the name does not exist, without the zone that says so.
     NoNameWithoutZone,
+    /// That the name does not exist, as a zone says that has nothing to do with it, and that signs nothing.
+    NoNameBy(&'static str),
     /// Nothing.
     Silence,
 }
@@ -160,6 +162,11 @@ impl Zone {
                 answer.metadata.response_code = ResponseCode::NXDomain;
                 return Some(answer);
             }
+            Some(Reply::NoNameBy(zone)) => {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+                answer.add_authority(soa(name(zone)));
+                return Some(answer);
+            }
             None => {}
         }
         let wants_ad = question.metadata.authentic_data;
@@ -192,18 +199,9 @@ impl Zone {
             .last()
             .is_some_and(|r| r.record_type() == query.query_type);
         if !found {
-            let soa = SOA::new(
-                name("ns.example."),
-                name("root.example."),
-                1,
-                60,
-                60,
-                60,
-                60,
-            );
             let zone = self.cut(&at).filter(|_| query.query_type != RecordType::DS);
             let zone = zone.unwrap_or(name(APEX));
-            answer.add_authority(Record::from_rdata(zone, 60, RData::SOA(soa)));
+            answer.add_authority(soa(zone));
             if !exists {
                 answer.metadata.response_code = ResponseCode::NXDomain;
             }
@@ -265,6 +263,12 @@ impl Zone {
             }
         }
     }
+}
+
+fn soa(zone: Name) -> Record {
+    let (server, person) = (name("ns.example."), name("root.example."));
+    let soa = SOA::new(server, person, 1, 60, 60, 60, 60);
+    Record::from_rdata(zone, 60, RData::SOA(soa))
 }
 
 impl Served {
