@@ -273,3 +273,17 @@ def test_stop_while_dialling(place, scene):
     cycle = stage.relay.client.call("CycleService/GetCycle", name=started["name"])
     assert (cycle["phase"], cycle["outcome"]) == ("ENDED", "INTERRUPTED")
     assert_waits(stage, ids, cycle | {"error": cycle["error"] or "stopped"})
+
+
+def test_stop_while_dialling_hangs_up_what_was_dialled(place, scene):
+    """The dial program may have brought the line up already: the one that hangs up runs to its end, however long it takes."""
+    mark = f"half-{os.getpid()}-{place.address}"
+    up = program(place, mark, "while :; do sleep 0.1; done")
+    done = place.folder / "down"
+    down = program(place, "down.sh", f"sleep 10; touch {done}")
+    stage = scene(provider=False, dial=command(up, down=down, timeout="600s"))
+    stage.send(1)
+    stage.relay.client.call("CycleService/RunCycle", parent="links/isp")
+    wait.until(lambda: alive(mark), "the dial program runs")
+    assert stage.relay.terminate(seconds=25) == 0
+    assert done.exists()

@@ -160,9 +160,14 @@ impl Run {
                 self.look();
                 let step = match self.order.next(Instant::now()) {
                     Action::End => break,
-                    // Bounded by itself, and never left out.
+                    // Both are bounded by themselves, and never left out.
                     Action::HangUp => {
                         self.hang_up().await;
+                        continue;
+                    }
+                    Action::TakeDown => {
+                        self.take_down().await;
+                        self.order.taken_down();
                         continue;
                     }
                     step => step,
@@ -186,7 +191,7 @@ impl Run {
             Action::Forward { and_ask } => self.forward(and_ask, cancel).await,
             Action::Ask => self.ask(cancel).await,
             Action::Receive { until } => self.receive(until, cancel).await,
-            Action::HangUp | Action::End => {}
+            Action::TakeDown | Action::HangUp | Action::End => {}
         }
     }
 
@@ -283,8 +288,6 @@ impl Run {
             }
             Err(error) => {
                 self.order.dial_failed(error.reason.clone(), Instant::now());
-                // A program that failed may have left half a line: the next try, or the end, starts from none.
-                self.take_down().await;
                 self.note(&format!("line not up: {}", error.reason)).await;
             }
         }

@@ -56,6 +56,8 @@ pub(super) enum Action {
         /// Until then.
         until: Instant,
     },
+    /// Bring down what a dial that failed may have left of a line.
+    TakeDown,
     /// Bring the line down.
     HangUp,
     /// It is over.
@@ -110,6 +112,8 @@ struct Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Down,
+    /// A dial failed, and may have left half a line.
+    Doubtful,
     Up,
     Hung,
 }
@@ -180,8 +184,14 @@ impl Order {
     /// The line did not come up.
     pub(super) fn dial_failed(&mut self, reason: String, now: Instant) {
         self.dials += 1;
+        self.line = Line::Doubtful;
         self.paused_until = Some(now + self.plan.dial_pause);
         self.dial_errors.push(reason);
+    }
+
+    /// Nothing is left of the line that did not come up.
+    pub(super) fn taken_down(&mut self) {
+        self.line = Line::Down;
     }
 
     /// Mail waits to go out.
@@ -296,6 +306,7 @@ impl Order {
     pub(super) fn next(&mut self, now: Instant) -> Action {
         match self.line {
             Line::Hung => Action::End,
+            Line::Doubtful => Action::TakeDown,
             Line::Down if self.stopping || self.dials >= self.plan.dial_attempts => Action::End,
             Line::Down => match self.paused_until {
                 Some(until) if until > now => Action::Pause { until },

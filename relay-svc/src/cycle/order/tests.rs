@@ -23,6 +23,8 @@ fn a_line_that_does_not_come_up_is_dialled_three_times_and_is_missing() {
         let now = after(start, attempt * 10);
         assert_eq!(order.next(now), Action::Dial);
         order.dial_failed("busy".into(), now);
+        assert_eq!(order.next(now), Action::TakeDown);
+        order.taken_down();
     }
     assert_eq!(order.next(after(start, 30)), Action::End);
     assert_eq!(how(&order), (Outcome::LineMissing, "busy".into()));
@@ -39,6 +41,8 @@ fn a_redial_that_helps_leaves_the_cycle_complete() {
         start,
     );
     order.dial_failed("busy".into(), start);
+    assert_eq!(order.next(start), Action::TakeDown);
+    order.taken_down();
     assert_eq!(
         order.next(start),
         Action::Pause {
@@ -275,6 +279,18 @@ fn a_stop_hangs_up_whatever_was_next() {
     order.stop();
     assert_eq!(order.next(start), Action::HangUp);
     order.hung_up();
+    assert_eq!(order.next(start), Action::End);
+    assert_eq!(order.ending().outcome, Outcome::Interrupted);
+}
+
+#[test]
+fn a_stop_while_dialling_takes_down_what_was_dialled() {
+    let start = Instant::now();
+    let mut order = Order::new(PLAN, start);
+    order.stop();
+    order.dial_failed("the relay is stopping".into(), start);
+    assert_eq!(order.next(start), Action::TakeDown);
+    order.taken_down();
     assert_eq!(order.next(start), Action::End);
     assert_eq!(order.ending().outcome, Outcome::Interrupted);
 }
