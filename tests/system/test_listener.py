@@ -11,6 +11,8 @@ import stat
 import struct
 import subprocess
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -327,6 +329,16 @@ def test_brute_force(front):
     assert plain(other, PASSWORD) == 235
     assert time.monotonic() - last < 4, "too slow to tell"
     wait.until(lambda: plain(tls_client(made), PASSWORD) == 235, "after the pause")
+
+
+def test_brute_force_side_by_side(front):
+    """Many exchanges at once are judged no more often than one after the other; two are hashed side by side."""
+    made = front("{tls}", limits='auth_failures = 3\nauth_pause = "60s"')
+    clients = [tls_client(made) for _ in range(20)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = Counter(pool.map(lambda client: plain(client, "wrong"), clients))
+    assert set(answers) == {454, 535}
+    assert 3 <= answers[535] <= 5, answers
 
 
 def test_credentials_are_read_anew(front):

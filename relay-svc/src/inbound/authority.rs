@@ -96,8 +96,10 @@ impl Authority {
         mechanism: Mechanism,
         initial: Option<Vec<u8>>,
     ) -> Answer {
-        let paused = self.failures().is_paused(client, Instant::now());
-        let (Some(decoy), Some(nonce), false) = (&self.decoy, drawn(&self.random), paused) else {
+        if self.is_paused(client) {
+            return Answer::Unavailable;
+        }
+        let (Some(decoy), Some(nonce)) = (&self.decoy, drawn(&self.random)) else {
             return Answer::Unavailable;
         };
         let setup = ServerSetup {
@@ -121,6 +123,10 @@ impl Authority {
         mut exchange: Box<Exchange>,
         response: &[u8],
     ) -> Answer {
+        // Of many exchanges that were begun at once, no more are judged than of those that come one by one.
+        if self.is_paused(client) {
+            return Answer::Unavailable;
+        }
         let step = exchange.exchange.respond(response);
         self.go_on(client, exchange, step).await
     }
@@ -130,7 +136,7 @@ impl Authority {
             match step {
                 Step::Challenge(challenge) => return Answer::Challenge(exchange, challenge),
                 Step::NeedCredential { name } => {
-                    match self.look_up(exchange, &name).await {
+                    match self.look_up(client, exchange, &name).await {
                         Some((went_on, next)) => (exchange, step) = (went_on, next),
                         None => return Answer::Unavailable,
                     };
@@ -142,14 +148,15 @@ impl Authority {
                         name: exchange.name,
                         why,
                     };
-                    tokio::time::sleep(DELAY).await;
-                    if why.is_malformed() {
-                        return Answer::Malformed(refusal);
-                    }
-                    if self.failures().note(client, Instant::now()) {
+                    let malformed = why.is_malformed();
+                    if !malformed && self.failures().note(client, Instant::now()) {
                         tracing::warn!(%client, "too many failed authentications: none is tried for a while");
                     }
-                    return Answer::Refused(refusal);
+                    tokio::time::sleep(DELAY).await;
+                    return match malformed {
+                        true => Answer::Malformed(refusal),
+                        false => Answer::Refused(refusal),
+                    };
                 }
             }
         }
@@ -158,6 +165,7 @@ impl Authority {
     /// None if it could not be done.
     async fn look_up(
         &self,
+        client: IpAddr,
         mut exchange: Box<Exchange>,
         name: &Name,
     ) -> Option<(Box<Exchange>, Step)> {
@@ -168,11 +176,18 @@ impl Authority {
             return Some((exchange, step));
         }
         let _permit = self.hashing.acquire().await.ok()?;
+        if self.is_paused(client) {
+            return None;
+        }
         let hashed = tokio::task::spawn_blocking(move || {
             let step = exchange.exchange.look_up(credential);
             (exchange, step)
         });
         hashed.await.ok()
+    }
+
+    fn is_paused(&self, client: IpAddr) -> bool {
+        self.failures().is_paused(client, Instant::now())
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, Failures> {
