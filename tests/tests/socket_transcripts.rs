@@ -19,7 +19,7 @@ use linkmail_tests::pure::PureServer;
 use linkmail_tests::socket::{self, Handshake};
 use linkmail_tests::transcript::{Mark, Speaker};
 use linkmail_tests::wire::Wire;
-use linkmail_tests::{Drives, Side, Transcript, transcripts_below};
+use linkmail_tests::{Drives, Side, Transcript, transcripts_below, ways};
 use rcgen::CertifiedKey;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -163,6 +163,17 @@ fn every_client_transcript_plays_over_a_socket() {
         .filter(|transcript| transcript.drives() != Drives::Server);
     let played = play_all(ours, play_client);
     assert!(played >= 50, "{played}");
+}
+
+#[test]
+fn smuggling_by_other_ways_plays_over_a_socket() {
+    let all = transcripts();
+    let smuggling = all.iter().filter(|transcript| {
+        let folder = transcript.path.parent().unwrap();
+        folder.ends_with("smuggling")
+    });
+    let played = play_all(smuggling.flat_map(ways::by_other_ways), play_server);
+    assert_eq!(played, 5 * 16);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use linkmail_smtp::Recorder;
 use linkmail_tests::pure::PureServer;
-use linkmail_tests::{Failure, Side, Transcript, play, play_file, socket, transcripts_below};
+use linkmail_tests::{Failure, Side, Transcript, play, play_file, socket, transcripts_below, ways};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts")
@@ -51,6 +51,37 @@ fn client() {
 #[test]
 fn smuggling() {
     play_all("smuggling");
+}
+
+/// What is refused by DATA is refused in chunks and by LMTP, and what is taken there is taken here.
+#[test]
+fn smuggling_by_other_ways() {
+    let mut played = 0;
+    for file in transcripts_below(&folder().join("smuggling")).unwrap() {
+        for transcript in ways::by_other_ways(&Transcript::read(&file).unwrap()) {
+            let mut server = PureServer::new(&transcript).unwrap();
+            if let Err(failure) = play(&transcript, &mut server) {
+                panic!("{failure}");
+            }
+            played += 1;
+        }
+    }
+    assert_eq!(played, 5 * 16, "DATA stands in other files than before");
+}
+
+#[test]
+fn the_fault_is_told_where_it_is_known() {
+    for (text, expected) in [
+        ("a\r\nb\r\n", None),
+        ("a\nb", Some((2, "bare <LF>"))),
+        ("\n", Some((1, "bare <LF>"))),
+        ("a\rb", Some((3, "bare <CR>"))),
+        ("a\r\r\n", Some((3, "bare <CR>"))),
+        ("a\r", Some((2, "bare <CR>"))),
+        ("a\0\n", Some((2, "<NUL>"))),
+    ] {
+        assert_eq!(ways::fault(text.as_bytes()), expected, "{text:?}");
+    }
 }
 
 #[test]
