@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use linkmail_smtp::{
     ClientConfig, ClientPhase, ClientSession, ClientStep, Content, ForwardPath, Protocol,
-    Recipient, RecipientOutcome, ReversePath, Transaction, TransactionOutcome,
+    Recipient, RecipientOutcome, ReversePath, TlsUse, Transaction, TransactionOutcome,
 };
 
 use crate::given::{body, bracketed, unknown, value};
@@ -13,7 +13,8 @@ use crate::player::{Failure, Side};
 use crate::pure::take_line;
 use crate::transcript::{Fact, Speaker, Transcript};
 
-const STATEMENTS: &str = "one of: drives: | client_name | protocol lmtp | send | etrn | quit";
+const STATEMENTS: &str =
+    "one of: drives: | client_name | protocol lmtp | starttls | login | send | etrn | quit";
 
 /// The pure client session with its orders.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct PureClient {
     /// Messages whose body was given, and whose end was not.
     fed: HashSet<u64>,
     awaiting: Option<ClientPhase>,
+    awaits_tls: bool,
+    login: Option<Login>,
     output: Vec<u8>,
     closed: bool,
     facts: Vec<String>,
@@ -31,29 +34,14 @@ pub struct PureClient {
 impl PureClient {
     /// A session with the orders that the transcript gives. Errors: a statement that is not known.
     pub fn new(transcript: &Transcript) -> Result<PureClient, Failure> {
-        let name = transcript
-            .given
-            .iter()
-            .find_map(|fact| fact.text.strip_prefix("client_name "))
-            .unwrap_or("client.test");
-        let is_lmtp = transcript
-            .given
-            .iter()
-            .any(|fact| fact.text == "protocol lmtp");
-        let protocol = if is_lmtp {
-            Protocol::Lmtp
-        } else {
-            Protocol::Smtp
-        };
+        let login = login(transcript)?;
         let mut client = PureClient {
-            session: ClientSession::new(ClientConfig {
-                hostname: name.to_owned(),
-                protocol,
-                ..ClientConfig::default()
-            }),
+            session: ClientSession::new(config(transcript, login.is_some())?),
             sent: Vec::new(),
             fed: HashSet::new(),
             awaiting: None,
+            awaits_tls: false,
+            login,
             output: Vec::new(),
             closed: false,
             facts: Vec::new(),
@@ -89,7 +77,8 @@ impl PureClient {
             "quit" => self.session.quit(),
             // What is given for the server side, in a file that drives both.
             "drives:" | "client_name" | "protocol" | "hostname" | "client" | "own" | "unknown"
-            | "held" | "etrn" | "chunking" | "size_limit" | "max_recipients" | "after" => {}
+            | "held" | "etrn" | "chunking" | "size_limit" | "max_recipients" | "after"
+            | "offer" | "auth" | "user" | "starttls" | "login" => {}
             _ => return Err(unknown(transcript, fact, STATEMENTS)),
         }
         Ok(())
@@ -106,10 +95,21 @@ impl PureClient {
                 }
                 ClientStep::Ready => return,
                 ClientStep::WriteSecret(bytes) => self.output.extend(bytes),
-                ClientStep::StartTls | ClientStep::Authenticate | ClientStep::AuthChallenge(_) => {
-                    self.session.abandon("not in this test".into());
+                ClientStep::StartTls => {
+                    self.awaits_tls = true;
+                    return;
                 }
-                ClientStep::Authenticated => self.facts.push("authenticated".into()),
+                ClientStep::Authenticate => match &self.login {
+                    Some(login) => self
+                        .session
+                        .auth(login.mechanism, login.initial().as_deref()),
+                    None => self.session.abandon("no login is given".into()),
+                },
+                ClientStep::AuthChallenge(challenge) => match &self.login {
+                    Some(login) => self.session.auth_response(&login.respond(&challenge)),
+                    None => self.session.abandon("no login is given".into()),
+                },
+                ClientStep::Authenticated => self.facts.push("logged in".into()),
                 ClientStep::SendBody(number) => {
                     // A body that cannot be sent shows in the outcome.
                     let _ = if self.fed.insert(number) {
@@ -152,6 +152,78 @@ impl PureClient {
             };
             self.facts.push(format!("recipient <{path}> {fate}"));
         }
+    }
+}
+
+/// What the session is configured with.
+fn config(transcript: &Transcript, authenticate: bool) -> Result<ClientConfig, Failure> {
+    let mut config = ClientConfig {
+        hostname: "client.test".into(),
+        authenticate,
+        ..ClientConfig::default()
+    };
+    for fact in &transcript.given {
+        match fact.text.split_once(' ').unwrap_or((&fact.text, "")) {
+            ("client_name", name) => config.hostname = name.to_owned(),
+            ("protocol", "lmtp") => config.protocol = Protocol::Lmtp,
+            ("starttls", "if offered") => config.tls = TlsUse::IfOffered,
+            ("starttls", "required") => config.tls = TlsUse::Required,
+            ("starttls", _) => return Err(unknown(transcript, fact, "if offered | required")),
+            _ => {}
+        }
+    }
+    Ok(config)
+}
+
+/// How the client logs in: `login NAME PASSWORD by PLAIN|LOGIN`.
+#[derive(Debug)]
+struct Login {
+    name: String,
+    password: String,
+    mechanism: &'static str,
+}
+
+fn login(transcript: &Transcript) -> Result<Option<Login>, Failure> {
+    let mut facts = transcript.given.iter();
+    let Some(fact) = facts.find(|fact| fact.text.starts_with("login ")) else {
+        return Ok(None);
+    };
+    let words: Vec<&str> = fact.text.split(' ').collect();
+    let mechanism = match words.get(4) {
+        Some(&"PLAIN") => "PLAIN",
+        Some(&"LOGIN") => "LOGIN",
+        _ => "",
+    };
+    match words.as_slice() {
+        [_, name, password, "by", _] if !mechanism.is_empty() => Ok(Some(Login {
+            name: (*name).to_owned(),
+            password: (*password).to_owned(),
+            mechanism,
+        })),
+        _ => Err(unknown(
+            transcript,
+            fact,
+            "login NAME PASSWORD by PLAIN|LOGIN",
+        )),
+    }
+}
+
+impl Login {
+    fn initial(&self) -> Option<Vec<u8>> {
+        (self.mechanism == "PLAIN").then(|| self.plain())
+    }
+
+    fn respond(&self, challenge: &[u8]) -> Vec<u8> {
+        match challenge {
+            b"" => self.plain(),
+            b"Username:" => self.name.clone().into_bytes(),
+            _ => self.password.clone().into_bytes(),
+        }
+    }
+
+    /// RFC 4616 2.
+    fn plain(&self) -> Vec<u8> {
+        format!("\0{}\0{}", self.name, self.password).into_bytes()
     }
 }
 
@@ -200,6 +272,16 @@ impl Side for PureClient {
             self.run();
         }
         true
+    }
+
+    fn start_tls(&mut self) -> bool {
+        if self.awaits_tls {
+            self.awaits_tls = false;
+            self.session.tls_started();
+            self.run();
+            return true;
+        }
+        false
     }
 
     fn next_line(&mut self) -> Option<Vec<u8>> {

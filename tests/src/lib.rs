@@ -1,7 +1,8 @@
 //! Plays transcripts: SMTP dialogues as text files, against our server session, our client session, or a listening server.
 //!
 //! The format is in docs/transcripts.md. [`transcript`] reads and writes files, [`player`] plays one against a [`player::Side`]:
-//! [`pure::PureServer`] and [`client::PureClient`] without sockets, [`socket::SocketServer`] over TCP.
+//! [`pure::PureServer`] and [`client::PureClient`] without sockets, [`socket::SocketSide`] over TCP and TLS. [`ways`] makes
+//! further transcripts of one that sends its text by DATA.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -12,6 +13,8 @@ pub mod pure;
 pub mod socket;
 pub mod transcript;
 mod update;
+pub mod ways;
+pub mod wire;
 mod world;
 
 pub use player::{Failure, Side, play};

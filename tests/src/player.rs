@@ -225,7 +225,7 @@ impl<S: Side> Play<'_, S> {
         if self.side.may_speak_ahead() {
             return Ok(());
         }
-        match self.side.next_line() {
+        match self.side.leftover() {
             None => Ok(()),
             Some(line) => {
                 let got = self.shown(Some(line));

@@ -186,7 +186,7 @@ impl Transcript {
     /// What is to be true at one side: of a file that drives both, the outcomes are the client's and the rest the server's.
     pub fn then_of(&self, speaker: Speaker) -> Vec<&Fact> {
         let is_client = |fact: &Fact| {
-            ["recipient ", "etrn ", "closed: "]
+            ["recipient ", "etrn ", "closed: ", "logged in"]
                 .iter()
                 .any(|start| fact.text.starts_with(start))
         };
@@ -205,10 +205,10 @@ impl Transcript {
             .any(|entry| matches!(entry.mark, Mark::Wait(..)))
     }
 
-    /// Whether a handshake is done, which is left out over a socket, or TLS is there from the start.
-    pub fn needs_tls(&self) -> bool {
-        let in_tls = |fact: &Fact| fact.text == "tls from the start";
-        self.session.iter().any(|entry| entry.mark == Mark::Tls) || self.given.iter().any(in_tls)
+    /// Whether TLS is there before the greeting.
+    pub fn begins_with_tls(&self) -> bool {
+        let mut given = self.given.iter();
+        given.any(|fact| fact.text == "tls from the start")
     }
 
     /// A failure at a line of this file.

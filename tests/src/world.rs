@@ -118,7 +118,7 @@ impl World {
         let (key, rest) = fact.text.split_once(' ').unwrap_or((&fact.text, ""));
         match (key, rest) {
             // Orders for the client side, in a file that drives both.
-            ("drives:" | "send" | "quit" | "client_name" | "etrn", _) => {}
+            ("drives:" | "send" | "quit" | "client_name" | "etrn" | "starttls" | "login", _) => {}
             ("client", what) => {
                 self.may_relay = what.contains("in relay_from");
                 self.may_etrn = what.contains("in etrn_from");

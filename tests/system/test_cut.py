@@ -7,79 +7,30 @@ import pytest
 
 from harness import smtp, wait
 from harness.certificates import Authority
-from harness.cut import FAR, FIN, NEAR, RESET, Cut, Point
+from harness.cut import FAR, RESET, Cut, Point
+from harness.cut_points import (
+    AROUND,
+    COUNT,
+    DATA,
+    EARLY,
+    EXIM,
+    EXIM_DATA,
+    EXIM_TLS,
+    HOWS,
+    IN_FLIGHT,
+    MAIL_IN_TLS,
+    MIDDLE,
+    TLS,
+    points,
+    points_in_turn,
+)
 from harness.dovecot import Passwords
+from harness.exim import Exim
 from harness.mailbox import Mailbox
 from harness.postfix import Postfix
 from harness.provider import Provider
 from harness.relay import Relay
 from harness.scene import DOMAIN
-
-COUNT = 12
-MIDDLE = "in the middle of the body"
-
-# Nothing of a message was sent by then.
-EARLY = {
-    "connect": Point(NEAR),
-    "greeting, not heard": Point(FAR, rb"^220 "),
-    "greeting, heard": Point(FAR, rb"^220 ", after=True),
-    "EHLO, not heard": Point(NEAR, rb"EHLO "),
-    "EHLO, heard": Point(NEAR, rb"EHLO ", after=True),
-    "EHLO, in the answer": Point(FAR, rb"250-PIPELINING", after=True),
-}
-# A flight of whole messages is on its way.
-IN_FLIGHT = {
-    "MAIL, not heard": Point(NEAR, rb"MAIL FROM"),
-    "MAIL, heard": Point(NEAR, rb"MAIL FROM", after=True),
-    "MAIL, in the middle": Point(NEAR, rb"MAIL FROM", nth=6, after=True),
-    "RCPT, not heard": Point(NEAR, rb"RCPT TO"),
-    "RCPT, heard": Point(NEAR, rb"RCPT TO", nth=3, after=True),
-    "BDAT, heard": Point(NEAR, rb"BDAT \d+", nth=4, after=True),
-    "mid-body": Point(NEAR, MIDDLE.encode(), nth=3, after=True),
-    "mid-flight": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued", nth=5),
-    "mid-flight, heard": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued", nth=5, after=True),
-    "first reply": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued"),
-    "last reply": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued", nth=COUNT),
-}
-# Without CHUNKING.
-DATA = {
-    "DATA, not heard": Point(NEAR, rb"\r\nDATA\r\n", nth=2),
-    "DATA, heard": Point(NEAR, rb"\r\nDATA\r\n", nth=2, after=True),
-    "354, not heard": Point(FAR, rb"354 ", nth=3),
-    "354, heard": Point(FAR, rb"354 ", nth=3, after=True),
-    "mid-body": Point(NEAR, MIDDLE.encode(), nth=3, after=True),
-    "dot, not heard": Point(NEAR, rb"\r\n\.\r\n", nth=3),
-    "dot, heard": Point(NEAR, rb"\r\n\.\r\n", nth=3, after=True),
-    "dot, in its reply": Point(FAR, rb"250 2\.0\.0 Ok: queued", nth=3),
-    "dot, behind its reply": Point(FAR, rb"250 2\.0\.0 Ok: queued", nth=3, after=True),
-}
-# Around what else is said.
-AROUND = {
-    "ETRN, not heard": Point(NEAR, rb"ETRN "),
-    "ETRN, heard": Point(NEAR, rb"ETRN ", after=True),
-    "ETRN, in its reply": Point(FAR, rb"25[0-3] [^\r\n]*([Qq]ueuing|pending|messages)"),
-    "QUIT, not heard": Point(NEAR, rb"QUIT\r\n"),
-    "QUIT, heard": Point(NEAR, rb"QUIT\r\n", after=True),
-    "QUIT, in its reply": Point(FAR, rb"221 "),
-}
-# STARTTLS in clear, then heads of TLS records: those of the client are its hello, its Finished, EHLO, AUTH, and the mail.
-TLS = {
-    "STARTTLS, not heard": Point(NEAR, rb"STARTTLS\r\n"),
-    "STARTTLS, heard": Point(NEAR, rb"STARTTLS\r\n", after=True),
-    "TLS, after 220": Point(FAR, rb"220 2\.0\.0 ", after=True),
-    "TLS, client hello": Point(NEAR, rb"\x16\x03\x01"),
-    "TLS, server hello": Point(FAR, rb"\x16\x03\x03"),
-    "TLS, finished": Point(NEAR, rb"\x17\x03\x03", nth=1),
-    "TLS, EHLO": Point(NEAR, rb"\x17\x03\x03", nth=2),
-    "AUTH": Point(NEAR, rb"\x17\x03\x03", nth=3),
-}
-HOWS = pytest.mark.parametrize("how", [RESET, FIN])
-
-
-def points(*tables):
-    """Their rows as parameters."""
-    rows = {name: (name, point) for table in tables for name, point in table.items()}
-    return pytest.mark.parametrize("name, point", rows.values(), ids=[name.replace(", ", "-") for name in rows])
 
 
 def hand_in(site, count=COUNT):
@@ -127,12 +78,12 @@ def over_postfix(place, running):
     return made
 
 
-def assert_at_least_once(world, postfix, relay, cut, ids):
+def assert_at_least_once(world, host, relay, cut, ids):
     """After the cut: everything came, and only what was in doubt more than once. Gives what was in doubt."""
     relay.run_cycles()
     assert cut.happened.is_set(), "the line was not cut"
     came = arrive(world, set(ids.values()))
-    wait.until(lambda: not postfix.queue(), lambda: f"handed on: {postfix.queue()}")
+    wait.until(lambda: not host.waiting(), lambda: f"handed on: {host.waiting()} wait; {host.log()}")
     doubtful = relay.doubtful()
     came = world.ids()
     twice = {who for who, id in ids.items() if came[id] > 1}
@@ -216,28 +167,73 @@ def test_around_etrn_and_quit(over_postfix, name, point, how):
 
 @pytest.fixture
 def secret(place, running):
-    """What STARTTLS and AUTH need: settings of Postfix, the entry of the host, and who answers for passwords."""
-    authority = Authority(place)
-    identity = authority.issue("isp", f"IP:{place.address}")
-    password = place.folder / "password"
-    password.write_text("correct-horse\n")
-    sockets = place.folder / "passwords"
-    users = running(Passwords(sockets, {"branch": "correct-horse"}))
-    settings = {
-        "smtpd_tls_security_level": "encrypt",
-        "smtpd_tls_cert_file": identity.certificate,
-        "smtpd_tls_key_file": identity.key,
-        "smtpd_sasl_auth_enable": "yes",
-        "smtpd_sasl_type": "dovecot",
-        "smtpd_sasl_path": sockets,
-        "smtpd_recipient_restrictions": "permit_sasl_authenticated, reject",
-        "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
-    }
-    host = (
-        f'tls = {{ roots = "{authority.certificate}" }}\n'
-        f'login = {{ user = "branch", password_file = "{password}" }}'
-    )
-    return settings, host, users
+    """What STARTTLS and AUTH need: the entry of the host, and the settings of Postfix or of Exim."""
+    return Secret(place, running)
+
+
+class Secret:
+    """`host` is the entry of `[[host]]`; who logs in is branch, with the password correct-horse."""
+
+    def __init__(self, place, running):
+        authority = Authority(place)
+        self._identity = authority.issue("isp", f"IP:{place.address}")
+        self._place, self._running = place, running
+        password = place.folder / "password"
+        password.write_text("correct-horse\n")
+        self.host = (
+            f'tls = {{ roots = "{authority.certificate}" }}\n'
+            f'login = {{ user = "branch", password_file = "{password}" }}'
+        )
+
+    def postfix(self):
+        """Settings; who answers for passwords runs from here on."""
+        sockets = self._place.folder / "passwords"
+        self._running(Passwords(sockets, {"branch": "correct-horse"}))
+        return {
+            "smtpd_tls_security_level": "encrypt",
+            "smtpd_tls_cert_file": self._identity.certificate,
+            "smtpd_tls_key_file": self._identity.key,
+            "smtpd_sasl_auth_enable": "yes",
+            "smtpd_sasl_type": "dovecot",
+            "smtpd_sasl_path": sockets,
+            "smtpd_recipient_restrictions": "permit_sasl_authenticated, reject",
+            "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
+        }
+
+    def exim(self):
+        """Settings and authenticators."""
+        settings = {
+            "tls_advertise_hosts": "*",
+            "tls_certificate": self._identity.certificate,
+            "tls_privatekey": self._identity.key,
+            "acl_smtp_mail": "${if def:sender_host_authenticated {accept}{deny}}",
+        }
+        return settings, EXIM_AUTHENTICATOR
+
+
+EXIM_AUTHENTICATOR = """
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_advertise_condition = ${if def:tls_in_cipher}
+  server_condition = ${if and {{eq{$auth2}{branch}} {eq{$auth3}{correct-horse}}}}
+  server_set_id = $auth2
+"""
+
+
+def assert_nothing_in_clear(cut):
+    for said in cut.recorded:
+        clear = bytes(said).split(b"\x16\x03", 1)[0]
+        assert set(clear.split(b"\r\n")) <= {b"EHLO relay.branch.example", b"STARTTLS", b"QUIT", b""}, clear
+
+
+def assert_cut_at(relay, name):
+    """The session that the cut ended was where the point is, by what the relay heard: AUTH is offered inside TLS only."""
+    failed = relay.logged("outbound session failed")
+    assert failed, "the cut did not end a session"
+    transcript = failed[0]["transcript"]
+    assert ("AUTH PLAIN" in transcript) == (name == "AUTH"), transcript
+    assert "MAIL FROM" not in transcript and "235" not in transcript
 
 
 @HOWS
@@ -245,20 +241,74 @@ def secret(place, running):
 def test_around_tls_and_auth(over_postfix, secret, name, point, how):
     """Must show: the line is cut at TLS and AUTH: each message arrives exactly once, and nothing but EHLO and STARTTLS was said
     in clear."""
-    settings, host, _ = secret
-    world, _, postfix, cut, relay = over_postfix(point, how, settings=settings, host=host, connections=1)
+    settings = secret.postfix()
+    world, _, postfix, cut, relay = over_postfix(point, how, settings=settings, host=secret.host, connections=1)
     ids = hand_in(relay.site)
     assert assert_at_least_once(world, postfix, relay, cut, ids) == set()
     assert world.ids() == Counter(ids.values())
-    for said in cut.recorded:
-        clear = bytes(said).split(b"\x16\x03", 1)[0]
-        assert set(clear.split(b"\r\n")) <= {b"EHLO relay.branch.example", b"STARTTLS", b"QUIT", b""}, clear
-    failed = relay.logged("outbound session failed")
-    assert failed, "the cut did not end a session"
-    transcript = failed[0]["transcript"]
-    # Where in the session it was, by what the relay heard: AUTH is offered inside TLS only.
-    assert ("AUTH PLAIN" in transcript) == (name == "AUTH"), transcript
-    assert "MAIL FROM" not in transcript and "235" not in transcript
+    assert_nothing_in_clear(cut)
+    assert_cut_at(relay, name)
+
+
+@pytest.fixture
+def over_exim(place, running):
+    """`over_exim(point, how, …)`: world ◀ Exim ◀ the line ◀ relay."""
+
+    def made(point, how, settings=None, authenticators="", host="", **more):
+        world, mailbox = running(Mailbox(place.endpoint())), running(Mailbox(place.endpoint()))
+        # Handed on at once, not only the first ten of a connection.
+        settings = {"chunking_advertise_hosts": "*", "smtp_accept_queue_per_connection": "0"} | (settings or {})
+        exim = running(Exim(place, "isp", sink=world.endpoint, settings=settings, authenticators=authenticators)).start()
+        cut = running(Cut(place, exim.endpoint, point, how))
+        extra = f'[[host]]\nat = "smtp://{cut.endpoint}"\n{host}\n' if host else ""
+        relay = running(Relay(place, mailbox.endpoint, cut.endpoint, extra=extra, **more))
+        return world, exim, cut, start(relay)
+
+    return made
+
+
+@points_in_turn(EXIM)
+def test_at_exim(over_exim, name, point, how):
+    """Must show: the same at Exim, from connect to QUIT: each message arrives at least once, twice only if it was in doubt, and
+    none was in doubt of which nothing had been said or everything been heard."""
+    world, exim, cut, relay = over_exim(point, how)
+    ids = hand_in(relay.site)
+    doubtful = assert_at_least_once(world, exim, relay, cut, ids)
+    if name in EARLY or name.startswith("QUIT"):
+        assert doubtful == set() and world.ids() == Counter(ids.values())
+
+
+@points_in_turn(EXIM_DATA)
+def test_at_exim_around_data(over_exim, name, point, how):
+    """Must show: the same without CHUNKING: one message at most is in doubt."""
+    world, exim, cut, relay = over_exim(point, how, settings={"chunking_advertise_hosts": ""}, connections=1)
+    ids = hand_in(relay.site)
+    doubtful = assert_at_least_once(world, exim, relay, cut, ids)
+    assert len(doubtful) <= 1
+    assert doubtful or name not in ("dot, heard", "dot, in its reply")
+    assert not doubtful or name not in ("354, not heard", "dot, behind its reply")
+
+
+@points_in_turn(EXIM_TLS, MAIL_IN_TLS)
+def test_at_exim_around_tls_and_auth(over_exim, secret, name, point, how):
+    """Must show: the same at the handshake, AUTH, and the mail inside TLS: up to AUTH each message arrives exactly once, and
+    nothing but EHLO and STARTTLS was said in clear."""
+    settings, authenticators = secret.exim()
+    made = over_exim(point, how, settings=settings, authenticators=authenticators, host=secret.host, connections=1)
+    world, exim, cut, relay = made
+    ids = hand_in(relay.site)
+    doubtful = assert_at_least_once(world, exim, relay, cut, ids)
+    assert_nothing_in_clear(cut)
+    taken = [line for line in exim.log().splitlines() if " <= alice@branch.example" in line]
+    assert taken and all(" X=TLS1." in line and " A=plain:branch" in line for line in taken), taken
+    if name in EXIM_TLS or name == "TLS, QUIT":
+        assert doubtful == set() and world.ids() == Counter(ids.values())
+    if name in EXIM_TLS:
+        assert_cut_at(relay, name)
+    if "replies" in name:
+        # All of it was on its way, and what came of it was not heard.
+        [failed] = relay.logged("outbound session failed")
+        assert "235" in failed["transcript"] and doubtful, failed
 
 
 @pytest.fixture

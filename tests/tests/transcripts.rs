@@ -5,14 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use linkmail_smtp::Recorder;
 use linkmail_tests::pure::PureServer;
-use linkmail_tests::{
-    Drives, Failure, Side, Transcript, play, play_file, socket, transcripts_below,
-};
+use linkmail_tests::{Failure, Side, Transcript, play, play_file, socket, transcripts_below, ways};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts")
@@ -53,6 +51,37 @@ fn client() {
 #[test]
 fn smuggling() {
     play_all("smuggling");
+}
+
+/// What is refused by DATA is refused in chunks and by LMTP, and what is taken there is taken here.
+#[test]
+fn smuggling_by_other_ways() {
+    let mut played = 0;
+    for file in transcripts_below(&folder().join("smuggling")).unwrap() {
+        for transcript in ways::by_other_ways(&Transcript::read(&file).unwrap()) {
+            let mut server = PureServer::new(&transcript).unwrap();
+            if let Err(failure) = play(&transcript, &mut server) {
+                panic!("{failure}");
+            }
+            played += 1;
+        }
+    }
+    assert_eq!(played, 5 * 16, "DATA stands in other files than before");
+}
+
+#[test]
+fn the_fault_is_told_where_it_is_known() {
+    for (text, expected) in [
+        ("a\r\nb\r\n", None),
+        ("a\nb", Some((2, "bare <LF>"))),
+        ("\n", Some((1, "bare <LF>"))),
+        ("a\rb", Some((3, "bare <CR>"))),
+        ("a\r\r\n", Some((3, "bare <CR>"))),
+        ("a\r", Some((2, "bare <CR>"))),
+        ("a\0\n", Some((2, "<NUL>"))),
+    ] {
+        assert_eq!(ways::fault(text.as_bytes()), expected, "{text:?}");
+    }
 }
 
 #[test]
@@ -238,53 +267,6 @@ fn the_same_file_plays_over_a_socket() {
 
 fn file_in_target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("socket.smtp")
-}
-
-/// The pure server of a transcript behind a listener, for one session.
-fn listening(transcript: Transcript) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut server = PureServer::new(&transcript).unwrap();
-        let mut piece = [0; 65536];
-        loop {
-            while let Some(line) = server.next_line() {
-                stream.write_all(&line).unwrap();
-            }
-            if server.is_closed() {
-                // To close on unread input would be a reset, and the peer could lose what it has not read yet.
-                let _ = stream.shutdown(Shutdown::Write);
-                while matches!(stream.read(&mut piece), Ok(1..)) {}
-                return;
-            }
-            match stream.read(&mut piece).unwrap() {
-                0 => server.end_of_input(),
-                count => server.receive(&piece[..count]),
-            }
-        }
-    });
-    address
-}
-
-#[test]
-fn every_server_transcript_plays_over_a_socket() {
-    let mut played = 0;
-    for file in transcripts_below(&folder()).unwrap() {
-        let transcript = Transcript::read(&file).unwrap();
-        if transcript.drives() == Drives::Client
-            || transcript.needs_clock()
-            || transcript.needs_tls()
-        {
-            continue;
-        }
-        let address = listening(transcript);
-        if let Err(failure) = socket::play(&file, address) {
-            panic!("{failure}");
-        }
-        played += 1;
-    }
-    assert!(played >= 30, "{played}");
 }
 
 #[test]

@@ -171,6 +171,10 @@ class Postfix:
         )
         return [json.loads(line) for line in done.stdout.splitlines()]
 
+    def waiting(self):
+        """How many messages are in the queue."""
+        return len(self.queue())
+
     def wait_for_held(self, count):
         """Returns when `count` messages are deferred, that is: kept until ETRN."""
 

@@ -95,15 +95,20 @@ fn delivered(idx: i64) -> Settled {
     }
 }
 
-/// The lock of the spool before goes with its last handle, which its threads may hold for a moment.
+/// The spool of `folder` once the one before is gone: its lock goes with its last handle, which its threads may hold for a
+/// moment.
 async fn reopened(folder: &Path) -> Spool {
-    for _ in 0..500 {
-        match Spool::open(folder) {
-            Err(SpoolError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
-            other => return other.unwrap(),
-        }
-    }
-    panic!("the spool is still in use");
+    let lock = File::open(folder.join("lock")).unwrap();
+    let (freed, free) = tokio::sync::oneshot::channel();
+    // Not a thread of the runtime: it would be waited for at the end of a test that fails here.
+    std::thread::spawn(move || {
+        let taken = rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive);
+        drop(lock);
+        let _ = freed.send(taken);
+    });
+    let taken = tokio::time::timeout(Duration::from_secs(5), free).await;
+    taken.expect("the spool is still in use").unwrap().unwrap();
+    Spool::open(folder).unwrap()
 }
 
 #[tokio::test]
