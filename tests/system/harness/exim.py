@@ -48,6 +48,8 @@ rcpt:
 
 begin routers
 
+{routers}
+
 far:
   driver = manualroute
   route_list = * {sink_host}::{sink_port} byname
@@ -60,6 +62,8 @@ begin transports
 far:
   driver = smtp
 {sending}
+
+{transports}
 
 begin retry
 
@@ -83,11 +87,14 @@ class Exim:
         settings=None,
         sending=None,
         authenticators="",
+        routers="",
+        transports="",
         wrapper=(),
     ):
         """`sink`: ADDRESS:PORT, default: everything waits. `refuse`: recipient -> reply, such as "550 No such user".
         `settings` and `sending` are options of the program and of its SMTP transport, name -> value; `authenticators` is that
-        part of the configuration as text; `wrapper` is a command line to run everything under."""
+        part of the configuration as text; `routers` and `transports` stand before the router to `sink`; `wrapper` is a command
+        line to run everything under."""
         assert BINARY.exists(), f"no {BINARY}: `tests/run install` brings it"
         self.folder = place.folder / name
         self.endpoint = place.endpoint()
@@ -113,6 +120,8 @@ class Exim:
             refusals="\n".join(f"  deny recipients = {who}\n       message = {reply}" for who, reply in (refuse or {}).items()),
             sending="\n".join(f"  {key} = {value}" for key, value in (sending or {}).items()),
             authenticators=authenticators,
+            routers=routers,
+            transports=transports,
         )
 
     @property
