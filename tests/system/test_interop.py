@@ -3,7 +3,7 @@ it knows under it. One message each, which arrives whole and once, and whose tra
 
 import pytest
 
-from harness import clients, smtp, wait
+from harness import clients, senders, smtp, wait
 from harness.doors import NOBODY, USER, Doors, ways
 
 # Without the mechanisms that these do not know.
@@ -14,6 +14,14 @@ KNOWN = {
     clients.python: {NOBODY, "PLAIN", "LOGIN", "CRAM-MD5"},
     clients.nodemailer: {NOBODY, "PLAIN", "LOGIN", "CRAM-MD5"},
 }
+SERVERS = {
+    senders.postfix: {NOBODY, "PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"},
+    senders.exim: {NOBODY, "PLAIN", "LOGIN", "CRAM-MD5"},
+    senders.opensmtpd: {NOBODY, "PLAIN", "LOGIN"},
+    senders.sendmail: {NOBODY, "PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"},
+}
+# sendmail does not begin with TLS as a client.
+NO_WAY = {senders.sendmail: {"implicit"}}
 # Lines that begin with dots, a long one, an empty end, and more than one segment of the network. (swaks takes a last line that
 # is a dot for its own.)
 BODY = "\n".join([".", "..", ".hidden", "x" * 900, *(f"line {n}" for n in range(5000)), "", ".end", ""])
@@ -43,8 +51,8 @@ def arrived(doors, door, id):
 def cases(known):
     for who, mechanisms in known.items():
         for mode, mechanism in ways():
-            if mechanism in mechanisms:
-                yield pytest.param(who, mode, mechanism, id=f"{getattr(who, '__name__', who)}-{mode}-{mechanism or 'nobody'}")
+            if mechanism in mechanisms and mode not in NO_WAY.get(who, ()):
+                yield pytest.param(who, mode, mechanism, id=f"{who.__name__}-{mode}-{mechanism or 'nobody'}")
 
 
 @pytest.mark.parametrize("client, mode, mechanism", [*cases(KNOWN)])
@@ -56,3 +64,36 @@ def test_clients(doors, client, mode, mechanism):
     client(doors, door, content)
     got = arrived(doors, door, id).content
     assert got.endswith(b"\r\n" + content), got[-200:]
+
+
+@pytest.fixture(scope="module")
+def server(doors, shared_place, shared_running):
+    """`server(made)`: the one that `made` makes, started when it is first asked for."""
+    started = {}
+
+    def get(made):
+        if made not in started:
+            known = [door for (mode, mechanism), door in doors.all.items() if knows(made, mode, mechanism)]
+            started[made] = shared_running(made(shared_place, doors, known))
+            started[made].start()
+        return started[made]
+
+    return get
+
+
+def knows(made, mode, mechanism):
+    return mechanism in SERVERS[made] and mode not in NO_WAY.get(made, ())
+
+
+@pytest.mark.parametrize("made, mode, mechanism", [*cases(SERVERS)])
+def test_servers(doors, server, made, mode, mechanism):
+    """Must show: the same for Postfix, Exim, OpenSMTPD and sendmail with us as their next hop; and they know that they are rid of
+    it."""
+    door, host = doors.all[mode, mechanism], server(made)
+    content, id = smtp.message(body=BODY, to=door.recipient)
+    smtp.submit(host.endpoint, clients.SENDER, [door.recipient], content)
+    mail = arrived(doors, door, id)
+    # Each has put its trace on top; sendmail writes the header anew.
+    assert mail.content.endswith(content.split(b"\r\n\r\n", 1)[1]), mail.content[-200:]
+    assert [mail.parsed[name] for name in ("From", "To", "Subject")] == [clients.SENDER, door.recipient, "hello"]
+    wait.until(lambda: host.waiting() == 0, lambda: f"an empty queue; log: {host.log()[-3000:]}")
