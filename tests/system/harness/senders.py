@@ -64,8 +64,7 @@ LOCAL_RULESETS
 Sauthinfo
 R$*\t$# "U:{USER}" "P:{PASSWORD}"
 
-SLocal_tls_server
-R$*\t$: $&{{verify}}
+LOCAL_TLS_SERVER
 ROK\t$@ OK
 RNONE\t$@ OK
 R$*\t$#error $@ 4.7.0 $: "454 the certificate is " $1
