@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import apart, wait
 from .place import split
+from .sasl import cyrus
 
 # Unpacked by tests/run install, unless the environment names another.
 ROOT = Path(os.environ.get("SENDMAIL_ROOT", Path(__file__).resolve().parents[2] / ".sendmail"))
@@ -52,6 +53,8 @@ FEATURE(`nocanonify')
 {settings}
 {listeners}
 MAILER(`smtp')
+LOCAL_CONFIG
+ESASL_CONF_PATH={folder}/sasl
 LOCAL_RULE_0
 {routes}
 {rules}
@@ -68,10 +71,10 @@ MAILER = (
 class Sendmail:
     """Runs from `start` to `stop`. `endpoint` is where it listens."""
 
-    def __init__(self, place, name, routes, identity, roots, listeners=(), settings="", rules="", sasl=None):
+    def __init__(self, place, name, routes, identity, roots, listeners=(), settings="", rules="", users=None):
         """`routes`: domain, or * for all else -> ADDRESS:PORT; a domain in front of which stands ! is kept until ETRN.
         `identity` and `roots` are of TLS; `listeners` are further (ADDRESS:PORT, modifiers), such as ("…", "s") for TLS from the
-        first octet; `settings` is m4, `rules` are rulesets; `sasl` is the folder with the configuration of Cyrus SASL."""
+        first octet; `settings` is m4, `rules` are rulesets; `users`: name -> password, asked for by Cyrus SASL."""
         assert BINARY.exists(), f"no {BINARY}: `tests/run install` brings it"
         self.folder = place.folder / name
         self.endpoint = place.endpoint()
@@ -79,7 +82,7 @@ class Sendmail:
         self._hostname = f"{name}.provider.example"
         self._name, self._routes, self._identity, self._roots = name, routes, identity, roots
         self._listeners = [(self.endpoint, ""), *listeners]
-        self._settings, self._rules, self._sasl = settings, rules, sasl
+        self._settings, self._rules, self._users = settings, rules, users or {}
 
     def _write(self):
         for path in (self.folder, self.folder / "queue"):
@@ -106,6 +109,7 @@ class Sendmail:
             "DAEMON_OPTIONS(`Name=in{}, Addr={}, Port={}, M={}')".format(number, *split(endpoint), modifiers)
             for number, (endpoint, modifiers) in enumerate(self._listeners)
         ]
+        cyrus(self.folder / "sasl", "Sendmail", self._users, self._hostname, at=f"{HOME}/sasl")
         text = CONFIG.format(
             cf=ROOT / "usr" / "share" / "sendmail" / "cf",
             hostname=self._hostname,
@@ -132,7 +136,6 @@ class Sendmail:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, **({"SASL_CONF_PATH": str(self._sasl)} if self._sasl else {})},
         )
         wait.until(self._ready, lambda: f"{self._name} listens; log: {self.log()}")
         return self
