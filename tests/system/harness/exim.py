@@ -28,14 +28,13 @@ spool_directory = {folder}/spool
 log_file_path = {folder}/%slog
 pid_file_path = {folder}/pid
 local_interfaces = {address}
-daemon_smtp_ports = {port}
+daemon_smtp_ports = {ports}
 deliver_drop_privilege = true
 keep_environment =
 host_lookup =
 rfc1413_query_timeout = 0s
 smtp_accept_max = 0
 smtp_connect_backlog = 250
-message_size_limit = 50M
 acl_smtp_rcpt = rcpt
 acl_smtp_data = accept
 {settings}
@@ -89,12 +88,13 @@ class Exim:
         authenticators="",
         routers="",
         transports="",
+        ports=(),
         wrapper=(),
     ):
         """`sink`: ADDRESS:PORT, default: everything waits. `refuse`: recipient -> reply, such as "550 No such user".
         `settings` and `sending` are options of the program and of its SMTP transport, name -> value; `authenticators` is that
-        part of the configuration as text; `routers` and `transports` stand before the router to `sink`; `wrapper` is a command
-        line to run everything under."""
+        part of the configuration as text; `routers` and `transports` stand before the router to `sink`; it listens at `ports`
+        of its address too; `wrapper` is a command line to run everything under."""
         assert BINARY.exists(), f"no {BINARY}: `tests/run install` brings it"
         self.folder = place.folder / name
         self.endpoint = place.endpoint()
@@ -105,6 +105,7 @@ class Exim:
         defaults = {
             "queue_only": "false" if sink else "true",
             "tls_advertise_hosts": "",
+            "message_size_limit": "50M",
             "log_selector": "+millisec",
         }
         merged = defaults | (settings or {})
@@ -113,7 +114,7 @@ class Exim:
             hostname=f"{name}.provider.example",
             folder=self.folder,
             address=address,
-            port=port,
+            ports=" : ".join(map(str, (port, *ports))),
             sink_host=sink_host,
             sink_port=sink_port,
             settings="\n".join(f"{key} = {value}" for key, value in merged.items()),

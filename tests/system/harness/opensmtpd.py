@@ -7,7 +7,6 @@ Limits: needs root, because its first process does. It takes 100 messages per se
 """
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -31,14 +30,16 @@ ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 
 class OpenSmtpd:
     """Runs from `start` to `stop`. `config` is the text of its configuration, `roots` the certificate that it trusts as a
-    client, `listens` the endpoints it is waited for at."""
+    client, `listens` the endpoints it is waited for at, `trace` what its log tells in full, such as "smtp"."""
 
-    def __init__(self, place, name, config, listens, roots=None):
+    def __init__(self, place, name, config, listens, roots=None, trace=()):
         assert BINARY.exists(), f"no {BINARY}: `tests/run install` brings it"
         self.folder = place.folder / name
         self.endpoint = listens[0]
         self.process = None
+        self._listens = listens
         self._config, self._roots, self._name = config, roots, name
+        self._trace = [word for name in trace for word in ("-T", name)]
 
     def start(self):
         for name in BUILT_IN:
@@ -53,7 +54,7 @@ class OpenSmtpd:
         self._log = self.folder / "log"
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
-                apart.command(binds, BINARY, "-d", "-f", config),
+                apart.command(binds, BINARY, "-d", *self._trace, "-f", config),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -64,17 +65,12 @@ class OpenSmtpd:
 
     def _ready(self):
         assert self.process.poll() is None, f"{self._name}: exit {self.process.returncode}: {self.log()}"
-        return wait.listens(self.endpoint)
+        return all(wait.listens(endpoint) for endpoint in self._listens)
 
     def waiting(self):
         """How many messages are in the queue."""
         queue = self.folder / "spool" / "smtpd" / "queue"
         return sum(len(list(bucket.iterdir())) for bucket in queue.iterdir())
-
-    def logins(self):
-        """Who authenticated here, and whether it went well, in that order."""
-        found = re.findall(r" smtp authentication user=(\S+) result=(\w+)", self.log())
-        return [(user, result == "ok") for user, result in found]
 
     def stop(self):
         if self.process:
