@@ -1,60 +1,72 @@
 """A private OpenSMTPD: its own configuration, queue and control socket, beside the machine's own mail server.
 
-Where it keeps what is built into the program, so it runs in a mount name space in which those places are folders of the
-test. The network is everyone's. Unpacked, not installed (`tests/run install`).
+It runs in a root folder of its own, with the libraries that came with it: that of Debian 12 cannot speak TLS as a server,
+so it is from a later release. The network is everyone's. Unpacked, not installed (`tests/run install`).
 
 Limits: needs root, because its first process does. It takes 100 messages per session, unless told otherwise.
 """
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 from . import apart, wait
 
 # Unpacked by tests/run install, unless the environment names another.
-BINARY = Path(
-    os.environ.get("OPENSMTPD", Path(__file__).resolve().parents[2] / ".opensmtpd" / "usr" / "sbin" / "smtpd")
-)
-# What the program has built in: what stands there in its name space.
-BUILT_IN = {"spool": "/var/spool", "lib": "/var/lib", "run": "/run"}
+UNPACKED = Path(os.environ.get("OPENSMTPD_ROOT", Path(__file__).resolve().parents[2] / ".opensmtpd"))
 # By itself it waits for 5 s before it goes where it has just been.
 IN_A_HURRY = """
 mta limit conn-delay-route 0
 mta limit reconn-delay-route 0
 mta limit session-transaction-delay 0
-mta limit session-keepalive 0
+mta limit max-conn-per-route 100
+mta limit max-conn-per-source 100
 """
-ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+# Where it looks for certificates to trust.
+ROOTS = "etc/ssl/certs/ca-certificates.crt"
 
 
 class OpenSmtpd:
-    """Runs from `start` to `stop`. `config` is the text of its configuration, `roots` the certificate that it trusts as a
-    client, `listens` the endpoints it is waited for at, `trace` what its log tells in full, such as "smtp"."""
+    """Runs from `start` to `stop`. `config` is the text of its configuration, `listens` the endpoints it is waited for at,
+    `roots` the certificate that it trusts as a client, `trace` what its log tells in full, such as "smtp"."""
 
-    def __init__(self, place, name, config, listens, roots=None, trace=()):
-        assert BINARY.exists(), f"no {BINARY}: `tests/run install` brings it"
+    def __init__(self, place, name, config, listens, roots, trace=()):
+        assert UNPACKED.exists(), f"no {UNPACKED}: `tests/run install` brings it"
         self.folder = place.folder / name
+        self._place, self._root = place.folder, self.folder / "root"
         self.endpoint = listens[0]
         self.process = None
         self._listens = listens
         self._config, self._roots, self._name = config, roots, name
         self._trace = [word for name in trace for word in ("-T", name)]
 
+    def _build(self):
+        """The folder that it takes for its root; what is to be mounted there, and where."""
+        root = self._root
+        binds = {UNPACKED / "usr": root / "usr", "/dev": root / "dev", self._place: root / str(self._place)[1:]}
+        folders = [*binds.values(), (root / ROOTS).parent, root / "run", root / "var/spool", root / "var/lib/opensmtpd/empty"]
+        for path in folders:
+            path.mkdir(parents=True)
+        for name, to in {"lib": "usr/lib", "lib64": "usr/lib64", "var/run": "../run"}.items():
+            (root / name).symlink_to(to)
+        for name in ("passwd", "group"):
+            shutil.copyfile(f"/etc/{name}", root / "etc" / name)
+        (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+        # It asks no server.
+        (root / "etc/resolv.conf").touch()
+        shutil.copyfile(self._roots, root / ROOTS)
+        return binds
+
     def start(self):
-        for name in BUILT_IN:
-            (self.folder / name).mkdir(parents=True)
-        (self.folder / "lib" / "opensmtpd" / "empty").mkdir(parents=True)
+        binds = self._build()
         config = self.folder / "smtpd.conf"
         config.write_text(IN_A_HURRY + self._config)
         config.chmod(0o600)
-        binds = {self.folder / name: where for name, where in BUILT_IN.items()}
-        if self._roots:
-            binds[self._roots] = ROOTS
         self._log = self.folder / "log"
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
-                apart.command(binds, BINARY, "-d", *self._trace, "-f", config),
+                apart.command(binds, "chroot", self._root, "/usr/sbin/smtpd", "-d", *self._trace, "-f", config),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -69,7 +81,7 @@ class OpenSmtpd:
 
     def waiting(self):
         """How many messages are in the queue."""
-        queue = self.folder / "spool" / "smtpd" / "queue"
+        queue = self._root / "var/spool/smtpd/queue"
         return sum(len(list(bucket.iterdir())) for bucket in queue.iterdir())
 
     def stop(self):

@@ -115,7 +115,7 @@ def opensmtpd(place, running, sink, identity, roots):
         'match from any for rcpt-to regex "^nobody" reject',
         "match from any for any action far",
     ]
-    server = OpenSmtpd(place, "opensmtpd-far", "\n".join([*lines, ""]), [clear, implicit], trace=("smtp",))
+    server = OpenSmtpd(place, "opensmtpd-far", "\n".join([*lines, ""]), [clear, implicit], roots, trace=("smtp",))
     # The line of the login has no mechanism.
     return SmartHost(server, _modes(clear, implicit), r"<<< AUTH {}")
 
