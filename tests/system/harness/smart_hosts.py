@@ -1,5 +1,6 @@
 """Mail servers that are not ours as our smart host: each takes mail from everyone here and hands it on, at an endpoint in
-clear that offers STARTTLS, and at one of TLS from the first octet; USER may log in at both."""
+clear that offers STARTTLS, and at one of TLS from the first octet; USER may log in at both. Larger messages than
+SIZE_BYTES are refused, and so is who is called nobody."""
 
 import re
 import subprocess
@@ -13,7 +14,7 @@ from .sasl import Dovecot
 from .sendmail import Sendmail
 
 USER, PASSWORD = "branch", "correct-horse-battery"
-TOO_LARGE_BYTES = 200_000
+SIZE_BYTES = 200_000
 
 EXIM_LOGINS = f"""
 plain:
@@ -37,6 +38,14 @@ cram_md5:
   public_name = CRAM-MD5
   server_secret = ${{if eq{{$auth1}}{{{USER}}}{{{PASSWORD}}}fail}}
   server_set_id = $auth1
+"""
+
+
+SENDMAIL_RULES = """
+LOCAL_RULESETS
+SLocal_check_rcpt
+R$*\t$: $>canonify $1
+Rnobody . $* < @ $* > $*\t$#error $@ 5.1.1 $: "550 no such user"
 """
 
 
@@ -72,7 +81,7 @@ def postfix(place, running, sink, identity, roots):
         "smtpd_sasl_auth_enable": "yes",
         "smtpd_sasl_type": "dovecot",
         "smtpd_sasl_path": dovecot.socket,
-        "message_size_limit": TOO_LARGE_BYTES,
+        "message_size_limit": SIZE_BYTES,
     }
     implicit = place.endpoint()
     services = f"{implicit} inet n - n - - smtpd\n  -o smtpd_tls_wrappermode=yes"
@@ -88,15 +97,16 @@ def exim(place, running, sink, identity, roots):
         "tls_certificate": identity.certificate,
         "tls_privatekey": identity.key,
         "tls_on_connect_ports": split(implicit)[1],
-        "message_size_limit": TOO_LARGE_BYTES,
+        "message_size_limit": SIZE_BYTES,
         "smtp_accept_queue_per_connection": "0",
+        "dsn_advertise_hosts": "*",
     }
     server = Exim(place, "exim-far", sink=sink, settings=settings, authenticators=EXIM_LOGINS, ports=[split(implicit)[1]])
     return SmartHost(server, _modes(server.endpoint, implicit), f"A={{}}:{USER} ")
 
 
 def opensmtpd(place, running, sink, identity, roots):
-    """Logins by PLAIN and LOGIN, under TLS alone. Nobody is `nobody@remote.example`."""
+    """Logins by PLAIN and LOGIN, under TLS alone."""
     clear, implicit = place.endpoint(), place.endpoint()
     made = subprocess.run(["openssl", "passwd", "-6", PASSWORD], capture_output=True, text=True, check=True)
     secrets = place.folder / "far-secrets"
@@ -107,12 +117,12 @@ def opensmtpd(place, running, sink, identity, roots):
     lines = [
         f'pki far cert "{identity.certificate}"',
         f'pki far key "{key}"',
-        f"smtp max-message-size {TOO_LARGE_BYTES}",
+        f"smtp max-message-size {SIZE_BYTES}",
         f"table secrets file:{secrets}",
         "listen on {} port {} tls pki far auth-optional <secrets>".format(*split(clear)),
         "listen on {} port {} smtps pki far auth-optional <secrets>".format(*split(implicit)),
         f'action far relay host "smtp+notls://{sink}"',
-        'match from any for rcpt-to regex "^nobody" reject',
+        'match from any for rcpt-to regex "^nobody\\." reject',
         "match from any for any action far",
     ]
     server = OpenSmtpd(place, "opensmtpd-far", "\n".join([*lines, ""]), [clear, implicit], roots, trace=("smtp",))
@@ -130,7 +140,8 @@ def sendmail(place, running, sink, identity, roots):
         identity,
         roots,
         listeners=[(implicit, "s")],
-        settings=f"define(`confMAX_MESSAGE_SIZE', `{TOO_LARGE_BYTES}')",
+        rules=SENDMAIL_RULES,
+        settings=f"define(`confMAX_MESSAGE_SIZE', `{SIZE_BYTES}')",
         users={USER: PASSWORD},
     )
     return SmartHost(server, _modes(server.endpoint, implicit), r"<<< AUTH {}")
