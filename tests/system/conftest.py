@@ -17,16 +17,15 @@ FAILED = pytest.StashKey[bool]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Remembers which tests failed: their folders are kept."""
+    """Remembers which tests failed, and in which modules: their folders are kept."""
     report = yield
     if report.failed:
         item.stash[FAILED] = True
+        item.getparent(pytest.Module).stash[FAILED] = True
     return report
 
 
-@pytest.fixture
-def place(request):
-    """A folder and a loopback address of the test's own."""
+def _place(request):
     made = Place(re.sub(r"\W+", "-", request.node.name))
     yield made
     if not request.node.stash.get(FAILED, False):
@@ -34,8 +33,30 @@ def place(request):
 
 
 @pytest.fixture
+def place(request):
+    """A folder and a loopback address of the test's own."""
+    yield from _place(request)
+
+
+@pytest.fixture(scope="module")
+def shared_place(request):
+    """The same, for what all tests of a module share."""
+    yield from _place(request)
+
+
+@pytest.fixture
 def running():
     """`running(x)` returns x and calls `x.stop()` at the end of the test, the latest first."""
+    yield from _running()
+
+
+@pytest.fixture(scope="module")
+def shared_running():
+    """The same at the end of the module."""
+    yield from _running()
+
+
+def _running():
     things = []
 
     def remember(thing):

@@ -28,14 +28,13 @@ spool_directory = {folder}/spool
 log_file_path = {folder}/%slog
 pid_file_path = {folder}/pid
 local_interfaces = {address}
-daemon_smtp_ports = {port}
+daemon_smtp_ports = {ports}
 deliver_drop_privilege = true
 keep_environment =
 host_lookup =
 rfc1413_query_timeout = 0s
 smtp_accept_max = 0
 smtp_connect_backlog = 250
-message_size_limit = 50M
 acl_smtp_rcpt = rcpt
 acl_smtp_data = accept
 {settings}
@@ -47,6 +46,8 @@ rcpt:
   accept
 
 begin routers
+
+{routers}
 
 far:
   driver = manualroute
@@ -60,6 +61,8 @@ begin transports
 far:
   driver = smtp
 {sending}
+
+{transports}
 
 begin retry
 
@@ -83,11 +86,15 @@ class Exim:
         settings=None,
         sending=None,
         authenticators="",
+        routers="",
+        transports="",
+        ports=(),
         wrapper=(),
     ):
         """`sink`: ADDRESS:PORT, default: everything waits. `refuse`: recipient -> reply, such as "550 No such user".
         `settings` and `sending` are options of the program and of its SMTP transport, name -> value; `authenticators` is that
-        part of the configuration as text; `wrapper` is a command line to run everything under."""
+        part of the configuration as text; `routers` and `transports` stand before the router to `sink`; it listens at `ports`
+        of its address too; `wrapper` is a command line to run everything under."""
         assert BINARY.exists(), f"no {BINARY}: `tests/run install` brings it"
         self.folder = place.folder / name
         self.endpoint = place.endpoint()
@@ -98,6 +105,7 @@ class Exim:
         defaults = {
             "queue_only": "false" if sink else "true",
             "tls_advertise_hosts": "",
+            "message_size_limit": "50M",
             "log_selector": "+millisec",
         }
         merged = defaults | (settings or {})
@@ -106,13 +114,15 @@ class Exim:
             hostname=f"{name}.provider.example",
             folder=self.folder,
             address=address,
-            port=port,
+            ports=" : ".join(map(str, (port, *ports))),
             sink_host=sink_host,
             sink_port=sink_port,
             settings="\n".join(f"{key} = {value}" for key, value in merged.items()),
             refusals="\n".join(f"  deny recipients = {who}\n       message = {reply}" for who, reply in (refuse or {}).items()),
             sending="\n".join(f"  {key} = {value}" for key, value in (sending or {}).items()),
             authenticators=authenticators,
+            routers=routers,
+            transports=transports,
         )
 
     @property

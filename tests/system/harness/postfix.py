@@ -38,6 +38,7 @@ tlsmgr    unix - - n 1000? 1 tlsmgr
 anvil     unix - - n - 1 anvil
 scache    unix - - n - 1 scache
 postlog   unix-dgram n - n - 1 postlogd
+{services}
 """
 
 MAIN = """
@@ -79,10 +80,11 @@ smtpd_tls_security_level = none
 class Postfix:
     """Runs from `start` to `stop`. `endpoint` is where it listens."""
 
-    def __init__(self, place, name, sink=None, hold=None, refuse=None, settings=None, island=None, endpoint=None):
+    def __init__(self, place, name, sink=None, hold=None, refuse=None, settings=None, island=None, endpoint=None, services=""):
         """`sink`: ADDRESS:PORT, default: everything waits. `hold`: domain -> ADDRESS:PORT of the site.
         `refuse`: recipient -> reply, such as "550 5.1.1 No such user". `settings` are parameters of main.cf that replace
-        those above; `island` is where it runs; `endpoint` is a free one of the place unless given."""
+        those above; `island` is where it runs; `endpoint` is a free one of the place unless given; `services` are lines of
+        master.cf."""
         self.folder = place.folder / name
         self.endpoint = endpoint or place.endpoint()
         self.hold = dict(hold or {})
@@ -92,6 +94,7 @@ class Postfix:
         self._hostname = f"{name}.provider.example"
         self._sink = sink
         self._settings = dict(settings or {})
+        self._services = services
         self._wrapper = island.command() if island else []
         self._inside = island.inside if island else contextlib.nullcontext
         self._running = False
@@ -113,7 +116,7 @@ class Postfix:
         kept = [line for line in text.splitlines() if line.split(" =")[0] not in self._settings]
         changed = [f"{name} = {value}" for name, value in self._settings.items()]
         (config / "main.cf").write_text("\n".join([*kept, *changed, ""]))
-        (config / "master.cf").write_text(MASTER.format(endpoint=self.endpoint).lstrip())
+        (config / "master.cf").write_text(MASTER.format(endpoint=self.endpoint, services=self._services).lstrip())
         (self.folder / "access").write_text("".join(f"{who} {reply}\n" for who, reply in self.refuse.items()))
         (self.folder / "transport").write_text(
             "".join("{} held:[{}]:{}\n".format(domain, *to.rsplit(":", 1)) for domain, to in self.hold.items())

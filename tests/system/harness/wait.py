@@ -1,6 +1,9 @@
 """Waiting for a condition with a deadline. Nothing in these tests sleeps for a fixed time and hopes."""
 
+import socket
 import time
+
+from .place import split
 
 STEP = 0.01
 
@@ -24,3 +27,12 @@ def stays(condition, what, seconds):
     while time.monotonic() < deadline:
         assert condition(), f"happened within {seconds} s: {what}"
         time.sleep(STEP)
+
+
+def listens(endpoint):
+    """Whether a connection to ADDRESS:PORT is accepted."""
+    try:
+        socket.create_connection(split(endpoint), timeout=1).close()
+        return True
+    except OSError:
+        return False
