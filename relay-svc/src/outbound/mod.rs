@@ -20,7 +20,7 @@ mod settle;
 pub use always::run as run_always;
 pub use connect::{ConnectError, connect, connect_any};
 pub use drain::{Drained, Stop, Terms, WHOLE};
-pub use feed::{Feed, InHandMessage};
+pub use feed::{Feed, InHandMessage, Left};
 pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};
 pub use forward::{Forwarder, Tally};
 pub use hosts::{Host, Hosts, Login, Patience, Sasl};
