@@ -112,10 +112,10 @@ def test_etrn_during_a_release_loses_nothing(place, running):
     site = running(Peer(place.endpoint()))
     provider = running(Provider(place, [('["branch.example"]', site.endpoint, HERE)])).start()
     hold(provider, "branch.example", 20)
-    replies = []
+    replies, first = [], threading.Lock()
 
     def once():
-        if not replies:
+        if first.acquire(blocking=False):
             hold(provider, "branch.example", 5)
             replies.append(etrn(provider, "branch.example")[0])
 

@@ -84,7 +84,9 @@ impl Opener {
         let opened = match self.within {
             None => opening.await,
             Some(within) => timeout(within, opening).await.unwrap_or_else(|_| {
-                Err(End::Missing(format!("{host}: no session within {within:?}")))
+                Err(End::Missing(format!(
+                    "{host}: no session within {within:?}"
+                )))
             }),
         };
         match opened {

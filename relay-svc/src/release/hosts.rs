@@ -287,13 +287,21 @@ mod tests {
     fn the_turns_of_a_host_share_its_connections_and_never_have_more() {
         let mut hosts = Hosts::default();
         hosts.asked(&host("alone"), 16, node("a"));
-        assert_eq!(connections(&mut hosts), [13], "three are kept for further turns");
+        assert_eq!(
+            connections(&mut hosts),
+            [13],
+            "three are kept for further turns"
+        );
         for name in ["b", "c", "d", "e"] {
             hosts.asked(&host("alone"), 16, node(name));
         }
         assert_eq!(connections(&mut hosts), [1, 1, 1]);
         hosts.ended(&host("alone"), node("a"), End::Over);
-        assert_eq!(connections(&mut hosts), [4], "the last of four that share them");
+        assert_eq!(
+            connections(&mut hosts),
+            [4],
+            "the last of four that share them"
+        );
 
         for name in ["a", "b", "c", "d"] {
             hosts.asked(&host("four"), 16, node(name));
@@ -331,7 +339,10 @@ mod tests {
             hosts.asked(&host(&format!("h{n}")), 16, node("a"));
         }
         let open = connections(&mut hosts);
-        assert_eq!((open.len(), open.iter().sum::<usize>()), (100, 100 + FURTHER));
+        assert_eq!(
+            (open.len(), open.iter().sum::<usize>()),
+            (100, 100 + FURTHER)
+        );
         for n in 0..100 {
             hosts.ended(&host(&format!("h{n}")), node("a"), End::Over);
         }

@@ -186,7 +186,9 @@ mod tests {
         came.ended(drained(0, &[4, 7], Stop::Ended(end("lost"))));
         came.ended(drained(0, &[], Stop::Idle));
         assert_eq!(came.untried, [4, 7]);
-        assert!(matches!(work.ended(came, left(&[4, 7])), Ok(Ended::Lost(reason)) if reason == "lost"));
+        assert!(
+            matches!(work.ended(came, left(&[4, 7])), Ok(Ended::Lost(reason)) if reason == "lost")
+        );
         assert_eq!(work.left, left(&[4, 7]));
 
         let enough = Stop::Ended(end("421 enough for this session"));
@@ -209,7 +211,9 @@ mod tests {
         let mut work = work();
         let mut came = Came::default();
         came.failed(end("refused"));
-        assert!(matches!(work.ended(came, left(&[])), Ok(Ended::Lost(reason)) if reason == "refused"));
+        assert!(
+            matches!(work.ended(came, left(&[])), Ok(Ended::Lost(reason)) if reason == "refused")
+        );
         let mut came = Came::default();
         came.ended(drained(0, &[], Stop::Exhausted));
         assert!(matches!(work.ended(came, left(&[])), Ok(Ended::Lost(_))));

@@ -106,6 +106,11 @@ pub enum CloseReason {
         /// Whether a 220 greeting had come.
         greeted: bool,
     },
+    /// The connection was lost, and not closed by the server.
+    LineLost {
+        /// Whether a 220 greeting had come.
+        greeted: bool,
+    },
     /// The server did not answer in time.
     TimedOut(ClientPhase),
     /// The server did not speak SMTP, or said what cannot be an answer.
@@ -128,6 +133,10 @@ impl fmt::Display for CloseReason {
             CloseReason::PeerClosed { greeted: true } => f.write_str("peer closed"),
             CloseReason::PeerClosed { greeted: false } => {
                 f.write_str("peer closed before the greeting")
+            }
+            CloseReason::LineLost { greeted: true } => f.write_str("connection lost"),
+            CloseReason::LineLost { greeted: false } => {
+                f.write_str("connection lost before the greeting")
             }
             CloseReason::TimedOut(phase) => write!(f, "timed out at {}", phase.name()),
             CloseReason::Protocol(what) => write!(f, "protocol error: {what}"),

@@ -323,7 +323,10 @@ async fn what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is(
     assert_eq!(feed.weight(3).await.unwrap(), (3, 18));
     // One session has the first four and gives two of them back, while another has the next two.
     let (mut one, other) = (taken(&feed, 4).await, taken(&feed, 2).await);
-    assert_eq!((places(&one), places(&other)), (vec![1, 2, 3, 4], vec![5, 6]));
+    assert_eq!(
+        (places(&one), places(&other)),
+        (vec![1, 2, 3, 4], vec![5, 6])
+    );
     for message in one.split_off(2).into_iter().rev() {
         feed.put_back(message).await;
     }

@@ -49,6 +49,8 @@ pub(in crate::client_session) enum Given {
     Bytes(Vec<u8>),
     Close,
     Silence,
+    /// The line is lost, and the peer has not closed it.
+    Lost,
 }
 
 enum Hears {
