@@ -16,6 +16,16 @@
 //! [`ClientSession::room`] says how many messages and octets may be ordered beyond those that have no outcome yet; what
 //! is ordered past it waits. A message whose [`Content`] is streamed is sent once its envelope was accepted.
 //!
+//! # LMTP
+//!
+//! An LMTP server answers the end of a message once for each recipient that it took (RFC 2033 4.2). In the field some
+//! answer a refused one with a single line, and a refused chunk with one or with many; RFC 3030 does not say. A reply too
+//! few would have the answer to RSET stand for a recipient, and a message that was refused be taken for delivered. So
+//! nothing follows a message with several recipients, or in several chunks, before all its replies are there; where they
+//! do not come, its other recipients are in doubt when the time is over. And behind the refusal of a chunk that is not the
+//! last nothing is read any more: the message is refused, the session ends, and what was ordered behind it is not tried.
+//! What has one recipient and comes in one piece has one answer however it is counted, and rides in flights.
+//!
 //! # A session that breaks
 //!
 //! What stands behind a 421, or behind an error after which the server closed, was not accepted: it was not tried. The
@@ -337,6 +347,7 @@ impl ClientSession {
             None => return false,
             Some(_) if !idle && !self.pipelining() => return false,
             Some(Order::Transmit(..)) if !self.may_begin() => return false,
+            Some(_) if self.replies_may_miscount() => return false,
             // ETRN may ride behind messages; what rides behind ETRN has to wait, and so has QUIT for all outcomes.
             Some(Order::Quit) if !idle => return false,
             Some(_) if self.awaited.contains(&Awaited::Etrn) => return false,

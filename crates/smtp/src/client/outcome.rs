@@ -99,7 +99,7 @@ pub enum RecipientOutcome {
 pub enum CloseReason {
     /// As ordered.
     Quit,
-    /// The server refused the session: no 220 greeting, EHLO and HELO refused, or 421.
+    /// The server refused the session: no 220 greeting, EHLO and HELO refused, or 421; by LMTP also a refused chunk.
     Refused(Reply),
     /// The connection ended without a word; `greeted` says whether a 220 greeting had come.
     PeerClosed {

@@ -5,7 +5,8 @@
 //!   so; with a peer that keeps to the protocol, also if. A refusal is that of a command of the same transaction.
 //! - A message that the peer heard to its end is not tried only if the peer said 421, or closed right behind an error.
 //! - What is written is as `peer` demands it: nothing but a greeting in clear where TLS is required, a message only as
-//!   it is, no command before its turn.
+//!   it is, no command before its turn. By LMTP nothing rides behind a message of several recipients or chunks, and
+//!   nothing comes behind a refused chunk.
 //! - No secret is in a Write. Nothing comes behind Closed. The pieces in which replies come do not matter.
 //!
 //! An input: five octets that choose, for each message two and its content, then one octet for each reply of the peer.
