@@ -24,8 +24,8 @@ use crate::{
     queue::{self, History, Outcome, Settlement},
     report::{self, Diagnostic, Told},
     spool::{
-        Due, DueRecipient, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, Settled,
-        SpoolError,
+        Draft, Due, DueRecipient, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish,
+        Settled, SpoolError,
     },
     telemetry,
 };
@@ -43,10 +43,20 @@ pub struct Unrecorded {
 struct Record {
     seq: i64,
     settled: Vec<Settled>,
-    report: Option<(Vec<u8>, NewMessage)>,
+    report: Option<Report>,
     at: Stamp,
     /// Keeps the message in hand: until this is recorded the spool says that it is still to be sent.
     _hand: Option<Arc<Hand>>,
+}
+
+/// A report that is to be stored.
+#[derive(Clone)]
+struct Report {
+    message: NewMessage,
+    /// With the header of the message that it is about.
+    text: Vec<u8>,
+    /// What stands before and behind that message, where it is returned whole.
+    around: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// One attempt at a message, over however many transactions.
@@ -229,7 +239,7 @@ impl Forwarder {
         &self,
         attempt: &Attempt,
         settled: Vec<Settled>,
-        report: Option<(Vec<u8>, NewMessage)>,
+        report: Option<Report>,
         at: Stamp,
     ) -> Result<(), SpoolError> {
         let record = Record {
@@ -243,16 +253,63 @@ impl Forwarder {
     }
 
     async fn write(&self, hop: &str, record: Record) -> Result<(), SpoolError> {
-        let kept = record.clone();
-        let done = self
-            .spool
-            .settle(record.seq, record.settled, record.report, record.at)
-            .await;
+        let done = self.store(&record).await;
         if matches!(done, Err(SpoolError::Full)) {
             let mut waiting = self.unrecorded.lock();
-            waiting.entry(hop.to_owned()).or_default().push(kept);
+            waiting.entry(hop.to_owned()).or_default().push(record);
         }
         done
+    }
+
+    async fn store(&self, record: &Record) -> Result<(), SpoolError> {
+        let report = match &record.report {
+            None => None,
+            Some(report) => {
+                let draft = self.draft(record.seq, report).await?;
+                Some((draft, report.message.clone()))
+            }
+        };
+        let settled = record.settled.clone();
+        self.spool
+            .settle(record.seq, settled, report, record.at)
+            .await
+    }
+
+    /// A report as a draft; the message that it returns whole goes through piece by piece. One that cannot be read leaves
+    /// its header.
+    async fn draft(&self, about: i64, report: &Report) -> Result<Draft, SpoolError> {
+        if let Some((before, behind)) = &report.around {
+            match self.draft_around(about, before, behind).await {
+                Err(SpoolError::Full) => return Err(SpoolError::Full),
+                Err(error) => {
+                    tracing::error!(id = %report.message.id, %error, "a report returns only the header");
+                }
+                drawn => return drawn,
+            }
+        }
+        let mut draft = self.spool.draft();
+        draft.write(&report.text).await?;
+        Ok(draft)
+    }
+
+    async fn draft_around(
+        &self,
+        about: i64,
+        before: &[u8],
+        behind: &[u8],
+    ) -> Result<Draft, SpoolError> {
+        let mut body = self.spool.body(about).await?;
+        let mut draft = self.spool.draft();
+        draft.write(before).await?;
+        loop {
+            let piece = body.next().await?;
+            if piece.is_empty() {
+                break;
+            }
+            draft.write(&piece).await?;
+        }
+        draft.write(behind).await?;
+        Ok(draft)
     }
 
     /// One line per outcome, the message's identity first.
@@ -295,12 +352,7 @@ impl Forwarder {
     }
 
     /// The report of those recipients that were given up.
-    async fn report(
-        &self,
-        attempt: &Attempt,
-        told: &[Told],
-        now: Stamp,
-    ) -> Option<(Vec<u8>, NewMessage)> {
+    async fn report(&self, attempt: &Attempt, told: &[Told], now: Stamp) -> Option<Report> {
         let (message, sender) = (&attempt.message, attempt.sender.as_ref()?);
         if told.is_empty() {
             return None;
@@ -318,8 +370,17 @@ impl Forwarder {
             envelope_id: message.wish.envelope_id.as_ref(),
             head: &head,
         };
-        let text = match report::write(&subject, told, now) {
-            Ok(text) => text,
+        let original = report::Original {
+            ret: message.wish.ret,
+            size: message.size,
+            eight_bit: message.eight_bit || message.utf8_header,
+        };
+        let whole = report::returns_whole(original, told, &admitted.hop);
+        let around = whole.then(|| report::write_around(&subject, told, now));
+        let written = report::write(&subject, told, now);
+        let written = written.and_then(|text| Ok((text, around.transpose()?)));
+        let (text, around) = match written {
+            Ok(written) => written,
             Err(error) => {
                 tracing::error!(id = %message.id, %error, "no report");
                 return None;
@@ -345,7 +406,11 @@ impl Forwarder {
             handover: None,
         };
         tracing::info!(id = %new.id, about = %message.id, "report written");
-        Some((text, new))
+        Some(Report {
+            message: new,
+            text,
+            around,
+        })
     }
 }
 

@@ -142,12 +142,10 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
     ask(&spool, NodeScope::One(node("ship.example"))).await;
     assert_eq!(asked_for(&spool, "ship.example").await, [1]);
 
-    let report = || {
-        Some((
-            b"report\r\n".to_vec(),
-            message(&[("a@else.example", "link:isp")]),
-        ))
-    };
+    let report = Some((
+        draft(&spool, b"report\r\n").await,
+        message(&[("a@else.example", "link:isp")]),
+    ));
     spool
         .settle(1, vec![delivered(0)], None, NOW)
         .await
@@ -158,7 +156,7 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
         reply: "550".into(),
     };
     spool
-        .settle(1, settled(bounced), report(), NOW)
+        .settle(1, settled(bounced), report, NOW)
         .await
         .unwrap();
     assert_eq!(listed(spool.clone()).await.len(), 1);
