@@ -10,24 +10,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use linkmail_smtp::{ForwardPath, Mailbox, ReversePath, Severity};
+use linkmail_smtp::Mailbox;
 use opentelemetry::{Context, KeyValue};
 
 use super::{
     forward::{Forwarder, Tally},
     in_hand::Hand,
+    sender_report::{Report, failure, relayed},
 };
 use crate::{
     clock::Stamp,
-    names::{HostPort, MessageId},
-    policy::Admitted,
+    names::HostPort,
     queue::{self, History, Outcome, Settlement},
-    report::{self, Diagnostic, Told},
-    spool::{
-        Draft, Due, DueRecipient, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish,
-        Settled, SpoolError,
-    },
-    telemetry,
+    report::{self, Told},
+    spool::{Due, DueRecipient, Settled, SpoolError},
 };
 
 /// Outcomes that are not recorded yet, by next hop. Cheap to clone.
@@ -49,24 +45,14 @@ struct Record {
     _hand: Option<Arc<Hand>>,
 }
 
-/// A report that is to be stored.
-#[derive(Clone)]
-struct Report {
-    message: NewMessage,
-    /// With the header of the message that it is about.
-    text: Vec<u8>,
-    /// What stands before and behind that message, where it is returned whole.
-    around: Option<(Vec<u8>, Vec<u8>)>,
-}
-
 /// One attempt at a message, over however many transactions.
 pub(super) struct Attempt {
-    message: Due,
+    pub(super) message: Due,
     hop: String,
     remote: String,
-    span: Context,
+    pub(super) span: Context,
     /// Where the sender's report goes; nowhere for the null reverse path, or a domain without a route.
-    sender: Option<Mailbox>,
+    pub(super) sender: Option<Mailbox>,
     bounced: Vec<Settled>,
     told: Vec<Told>,
     tally: Tally,
@@ -275,43 +261,6 @@ impl Forwarder {
             .await
     }
 
-    /// A report as a draft; the message that it returns whole goes through piece by piece. One that cannot be read leaves
-    /// its header.
-    async fn draft(&self, about: i64, report: &Report) -> Result<Draft, SpoolError> {
-        if let Some((before, behind)) = &report.around {
-            match self.draft_around(about, before, behind).await {
-                Err(SpoolError::Full) => return Err(SpoolError::Full),
-                Err(error) => {
-                    tracing::error!(id = %report.message.id, %error, "a report returns only the header");
-                }
-                drawn => return drawn,
-            }
-        }
-        let mut draft = self.spool.draft();
-        draft.write(&report.text).await?;
-        Ok(draft)
-    }
-
-    async fn draft_around(
-        &self,
-        about: i64,
-        before: &[u8],
-        behind: &[u8],
-    ) -> Result<Draft, SpoolError> {
-        let mut body = self.spool.body(about).await?;
-        let mut draft = self.spool.draft();
-        draft.write(before).await?;
-        loop {
-            let piece = body.next().await?;
-            if piece.is_empty() {
-                break;
-            }
-            draft.write(&piece).await?;
-        }
-        draft.write(behind).await?;
-        Ok(draft)
-    }
-
     /// One line per outcome, the message's identity first.
     fn note(&self, message: &Due, recipient: &DueRecipient, settlement: &Settlement, now: Stamp) {
         let (outcome, reply) = match settlement {
@@ -342,101 +291,4 @@ impl Forwarder {
             self.instruments.queue_duration.record(waited, &labels);
         }
     }
-
-    /// Where a report to the sender would go.
-    fn report_to(&self, attempt: &Attempt) -> Option<Admitted> {
-        let sender = attempt.sender.clone()?;
-        self.policy
-            .recipient(&ForwardPath::Mailbox(sender), true)
-            .ok()
-    }
-
-    /// The report of those recipients that were given up.
-    async fn report(&self, attempt: &Attempt, told: &[Told], now: Stamp) -> Option<Report> {
-        let (message, sender) = (&attempt.message, attempt.sender.as_ref()?);
-        if told.is_empty() {
-            return None;
-        }
-        let admitted = self.report_to(attempt)?;
-        let head = match self.spool.body(message.seq).await {
-            Ok(body) => body.head(report::HEADER_LIMIT).await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        let subject = report::Subject {
-            hostname: &self.hostname,
-            postmaster: &self.postmaster,
-            sender,
-            arrived: message.accepted,
-            envelope_id: message.wish.envelope_id.as_ref(),
-            head: &head,
-        };
-        let original = report::Original {
-            ret: message.wish.ret,
-            size: message.size,
-            eight_bit: message.eight_bit || message.utf8_header,
-        };
-        let whole = report::returns_whole(original, told, &admitted.hop);
-        let around = whole.then(|| report::write_around(&subject, told, now));
-        let written = report::write(&subject, told, now);
-        let written = written.and_then(|text| Ok((text, around.transpose()?)));
-        let (text, around) = match written {
-            Ok(written) => written,
-            Err(error) => {
-                tracing::error!(id = %message.id, %error, "no report");
-                return None;
-            }
-        };
-        let new = NewMessage {
-            id: MessageId::new(),
-            reverse_path: ReversePath::Null,
-            recipients: vec![NewRecipient {
-                address: admitted.address,
-                hop: admitted.hop,
-                wish: RecipientWish::default(),
-            }],
-            origin: Origin::Report,
-            link: None,
-            cycle: None,
-            traceparent: telemetry::to_text(&attempt.span),
-            accepted: now,
-            request: None,
-            wish: MessageWish::default(),
-            // Its own field To names the sender.
-            utf8_header: !sender.is_ascii(),
-            handover: None,
-        };
-        tracing::info!(id = %new.id, about = %message.id, "report written");
-        Some(Report {
-            message: new,
-            text,
-            around,
-        })
-    }
-}
-
-/// What is told of a recipient that the next hop took without passing on that its success is to be told.
-fn relayed(recipient: &DueRecipient, outcome: &Outcome, part: &Part, remote: &str) -> Option<Told> {
-    match outcome {
-        Outcome::Delivered(reply) if !part.passes_wishes && recipient.wish.wants_success() => {
-            let told = Told::relayed(recipient.address.clone(), reply, remote.to_owned());
-            Some(told.with_original(recipient.wish.original.clone()))
-        }
-        _ => None,
-    }
-}
-
-fn failure(recipient: &DueRecipient, outcome: &Outcome, given_up: &str, remote: &str) -> Told {
-    let address = recipient.address.clone();
-    let remote = remote.to_owned();
-    let told = match outcome {
-        Outcome::Refused(reply) if reply.severity() == Severity::Permanent => {
-            Told::refused(address, reply, remote)
-        }
-        Outcome::Refused(reply) => {
-            Told::expired(address, Diagnostic::Smtp(reply.to_string()), remote)
-        }
-        Outcome::HeldTooLong(why) => Told::held_too_long(address, why.clone(), remote),
-        _ => Told::expired(address, Diagnostic::Words(given_up.to_owned()), remote),
-    };
-    told.with_original(recipient.wish.original.clone())
 }
