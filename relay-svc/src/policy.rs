@@ -308,6 +308,7 @@ mod tests {
         ] {
             let hold = Hold {
                 release_to: HostPort::parse_url("smtp://mx.site.example").unwrap(),
+                connections: 16,
                 etrn_from: vec![from.parse().unwrap()],
                 etrn_by: vec![Identity::parse("clinic").unwrap()],
             };

@@ -266,6 +266,12 @@ impl Side for PureClient {
         self.run();
     }
 
+    fn lose_line(&mut self) -> bool {
+        self.session.line_lost();
+        self.run();
+        true
+    }
+
     fn wait(&mut self, time: Duration) -> bool {
         if self.awaiting.is_some_and(|phase| time >= phase.timeout()) {
             self.session.time_out();

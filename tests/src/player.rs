@@ -53,6 +53,11 @@ pub trait Side {
     /// The other side closes the connection.
     fn end_of_input(&mut self);
 
+    /// The connection is lost, and neither side has closed it. False: this side cannot be told.
+    fn lose_line(&mut self) -> bool {
+        false
+    }
+
     /// Time passes. False: this side cannot be told.
     fn wait(&mut self, time: Duration) -> bool;
 
@@ -130,6 +135,15 @@ impl<S: Side> Play<'_, S> {
                 self.end_announced = true;
                 self.side.end_of_input();
                 Ok(())
+            }
+            Mark::Lost => {
+                self.end_announced = true;
+                match self.side.lose_line() {
+                    true => Ok(()),
+                    false => {
+                        Err(self.failure(entry.line, "a side that is told", "one that is not"))
+                    }
+                }
             }
             Mark::Closed => {
                 self.end_announced = true;

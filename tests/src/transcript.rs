@@ -54,6 +54,8 @@ pub enum Mark {
     Tls,
     /// `!close`: the scripted side closes the connection.
     Close,
+    /// `!lost`: the connection is lost, and neither side has closed it.
+    Lost,
     /// `!closed`: the driven side has closed the connection.
     Closed,
     /// `!wait 5m`: so much time passes.
@@ -161,7 +163,7 @@ impl Transcript {
             Section::Then => self.then.push(fact()),
             Section::Session => {
                 let mark = parse_mark(text).ok_or_else(|| {
-                    let marks = "one of C: C\\ C~ C# S: S\\ S~ !tls !close !closed !wait #";
+                    let marks = "one of C: C\\ C~ C# S: S\\ S~ !tls !close !lost !closed !wait #";
                     Failure::format(&self.path, line, marks, text)
                 })?;
                 self.session.push(Entry { line, mark });
@@ -221,6 +223,7 @@ fn parse_mark(text: &str) -> Option<Mark> {
     match text {
         "!tls" => return Some(Mark::Tls),
         "!close" => return Some(Mark::Close),
+        "!lost" => return Some(Mark::Lost),
         "!closed" => return Some(Mark::Closed),
         _ => {}
     }
@@ -309,6 +312,7 @@ impl fmt::Display for Mark {
             Mark::Chunk(octets) => write!(f, "C# {octets} octets of chunk"),
             Mark::Tls => f.write_str("!tls"),
             Mark::Close => f.write_str("!close"),
+            Mark::Lost => f.write_str("!lost"),
             Mark::Closed => f.write_str("!closed"),
             Mark::Wait(_, time) => write!(f, "!wait {time}"),
             Mark::Comment(text) => f.write_str(text),

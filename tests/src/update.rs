@@ -35,6 +35,11 @@ pub(crate) fn updated<S: Side>(
             }
             Mark::Chunk(octets) => side.receive(&chunk_filler(*octets)),
             Mark::Close => side.end_of_input(),
+            Mark::Lost => {
+                if !side.lose_line() {
+                    return Err(transcript.failure(entry.line, "a side that is told", "none"));
+                }
+            }
             Mark::Tls => {
                 if !side.start_tls() {
                     return Err(transcript.failure(entry.line, "a side that starts TLS", "none"));

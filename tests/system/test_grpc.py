@@ -102,6 +102,9 @@ WRONG = [
     (SUBMIT, submission(recipients=["bob@remote.example\r\nRCPT TO:<eve@evil.example>"]), "recipients[0]"),
     (SUBMIT, submission(reverse_path="nobody"), "reverse_path"),
     (SUBMIT, submission(reverse_path="a@b.example> SIZE=1\r\nRSET"), "reverse_path"),
+    (SUBMIT, submission(reverse_path="jörg"), "reverse_path"),
+    (SUBMIT, submission(recipients=["jörg@remote..example"]), "recipients[0]"),
+    (SUBMIT, submission(recipients=["j\u0085rg@remote.example"]), "recipients[0]"),
     (SUBMIT, submission(content=b""), "content"),
     (SUBMIT, submission(request_id="not-a-uuid"), "request_id"),
     ("MessageService/GetMessage", {"name": ""}, "name"),
@@ -199,6 +202,54 @@ def test_submit_is_idempotent(scene):
     stage.world.wait_for(1)
 
 
+UTF8 = "jörg@remote.example"
+
+
+def test_addresses_in_any_script_are_submitted(scene):
+    """RFC 6531: a sender and a recipient outside of ASCII are shown as they were given, and Postfix gets them so."""
+    stage = scene()
+    content, _ = smtp.message(sender="rené@branch.example", to=UTF8)
+    call = submission(reverse_path="rené@branch.example", recipients=[UTF8, "bob@remote.example"], content=content)
+    message = stage.relay.client.call(SUBMIT, call)
+    shown = [recipient["address"] for recipient in message["recipients"]]
+    assert (message["reverse_path"], shown) == ("rené@branch.example", [UTF8, "bob@remote.example"])
+    assert stage.relay.run_cycle()["sent"] == 1
+    # Beside them may stand what Postfix reports of the world behind it, which has no SMTPUTF8.
+    assert {stage.relay.recipients()[address][0] for address in shown} == {"DELIVERED"}
+    log = stage.postfix.log
+    wait.until(lambda: f"to=<{UTF8}>" in log() and "from=<rené@branch.example>" in log(), log)
+
+
+def test_a_submitted_message_needs_smtputf8_as_over_smtp(scene):
+    """RFC 6531 3.2: a host without SMTPUTF8 gets no such address, nor a header that was said to be of that kind."""
+    stage = scene(provider=False)
+    content, _ = smtp.message(subject="Grüße")
+    plain, _ = smtp.message()
+    for call in [
+        submission(recipients=[UTF8], content=plain),
+        submission(content=content, smtputf8=True),
+        submission(recipients=["carol@remote.example"], content=content),
+        submission(recipients=["dora@remote.example"], content=plain, smtputf8=True),
+    ]:
+        stage.relay.client.call(SUBMIT, call)
+    stage.relay.run_cycle()
+    states = {address: state for address, (state, _) in stage.relay.recipients().items()}
+    assert [states[name] for name in (UTF8, "bob@remote.example")] == ["BOUNCED", "BOUNCED"]
+    assert [states[f"{name}@remote.example"] for name in ("carol", "dora")] == ["DELIVERED", "DELIVERED"]
+    reports = [mail.content.decode() for mail in stage.mailbox.wait_for(2)]
+    assert all("Status: 5.6.7" in text for text in reports)
+    assert sorted(mail.recipients for mail in stage.world.mails) == [("carol@remote.example",), ("dora@remote.example",)]
+
+
+def test_the_same_request_with_another_smtputf8_is_another(scene):
+    """A request id belongs to everything that was said with it."""
+    stage = scene(provider=False)
+    call = submission(request_id=str(uuid.uuid4()))
+    stage.relay.client.call(SUBMIT, call)
+    other = failure(stage.relay.client.call, SUBMIT, call | {"smtputf8": True})
+    assert (other.code, other.reason) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
+
+
 def test_run_is_idempotent(scene):
     """RunCycle with the same request id returns the cycle the first one started, also when it has ended."""
     stage = scene(provider=False)
@@ -219,6 +270,8 @@ def test_not_an_open_relay(scene):
         stage.relay.client.call, SUBMIT, submission(recipients=["user@branch.example", "bob@remote.example"])
     )
     assert mixed.code == "PERMISSION_DENIED"
+    odd = failure(stage.relay.client.call, SUBMIT, submission(recipients=["jörg@remote.example"]))
+    assert (odd.code, odd.reason) == ("PERMISSION_DENIED", "RECIPIENT_NOT_ALLOWED") and "jörg@remote.example" in odd.message
     assert stage.relay.messages() == [], "nothing of a refused submission is kept"
     stage.relay.client.call(SUBMIT, submission(recipients=["user@branch.example"]))
     stage.mailbox.wait_for(1)

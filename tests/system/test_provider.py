@@ -112,10 +112,10 @@ def test_etrn_during_a_release_loses_nothing(place, running):
     site = running(Peer(place.endpoint()))
     provider = running(Provider(place, [('["branch.example"]', site.endpoint, HERE)])).start()
     hold(provider, "branch.example", 20)
-    replies = []
+    replies, first = [], threading.Lock()
 
     def once():
-        if not replies:
+        if first.acquire(blocking=False):
             hold(provider, "branch.example", 5)
             replies.append(etrn(provider, "branch.example")[0])
 
@@ -308,6 +308,62 @@ def test_every_recipient_is_tried(place, running):
     wait.until(lambda: provider.node("branch.example")["state"] == "HOLDING", "the release is over")
     assert {state for state, _ in provider.recipients().values()} == {"DELIVERED"}
     assert (len(site.bodies), site.sessions) == (2, 2)
+
+
+def released(provider):
+    """What the last release came to, once it is over."""
+    wait.until(lambda: provider.node("branch.example")["state"] == "HOLDING", "the release is over")
+    return provider.node("branch.example")["last_release"]
+
+
+def test_a_release_goes_over_as_many_sessions_as_its_route_allows(place, running):
+    """Must show: to a site without CHUNKING messages go side by side, over the connections that the route allows."""
+    site = running(Peer(place.endpoint()))
+    nodes = [('["branch.example"]', site.endpoint, HERE)]
+    provider = running(Provider(place, nodes, of_hold="connections = 3")).start()
+    hold(provider, "branch.example", 12)
+    side_by_side, turn = threading.Barrier(3), threading.Lock()
+    begun = []
+
+    def together():
+        with turn:
+            begun.append(None)
+            is_first = len(begun) <= 3
+        if is_first:
+            side_by_side.wait(20)
+
+    site.on_body = together
+    assert etrn(provider, "branch.example")[0] == 253
+    assert released(provider) == "12 sent, 0 deferred, 0 refused"
+    assert not side_by_side.broken
+    assert len(site.bodies) == len(set(site.bodies)) == 12
+    assert (site.most_open, site.sessions) == (3, 3)
+
+
+def test_a_site_that_takes_fewer_connections_loses_nothing(place, running):
+    """Must show: sessions that the site turns away at the greeting are no attempt and no failure; the others carry all."""
+    site = running(Peer(place.endpoint(), at_once=2))
+    nodes = [('["branch.example"]', site.endpoint, HERE)]
+    provider = running(Provider(place, nodes, of_hold="connections = 8")).start()
+    hold(provider, "branch.example", 40)
+    site.on_body = lambda: wait.until(lambda: site.turned_away >= 4, "the others were turned away")
+    assert etrn(provider, "branch.example")[0] == 253
+    assert released(provider) == "40 sent, 0 deferred, 0 refused"
+    assert len(site.bodies) == len(set(site.bodies)) == 40
+    assert (site.most_open, site.sessions, site.turned_away) == (2, 6, 4)
+    assert not provider.logged("release paused")
+
+
+def test_what_broken_sessions_leave_goes_on_in_others(place, running):
+    """Must show: a site that ends each of several sessions after three messages gets every message, and gets it once."""
+    site = running(Peer(place.endpoint(), per_session=3))
+    nodes = [('["branch.example"]', site.endpoint, HERE)]
+    provider = running(Provider(place, nodes, of_hold="connections = 4")).start()
+    hold(provider, "branch.example", 40)
+    assert etrn(provider, "branch.example")[0] == 253
+    assert released(provider) == "40 sent, 0 deferred, 0 refused"
+    assert len(site.bodies) == len(set(site.bodies)) == 40
+    assert site.sessions >= 14
 
 
 def test_what_a_busy_site_does_not_fetch_expires_all_the_same(place, running):

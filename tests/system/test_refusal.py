@@ -44,6 +44,53 @@ def assert_report(mail, original_id, failed):
     assert "the body stays here" not in mail.content.decode(), "headers only"
 
 
+def refused_with_ret(stage, sender, ret, content):
+    """Hands in a message that nobody takes."""
+    with smtp.Dialogue(stage.relay.site) as client:
+        client.expect(250, "EHLO client.test")
+        client.expect(250, f"MAIL FROM:<{sender}>{ret}")
+        client.expect(250, f"RCPT TO:<{NOBODY}>")
+        client.expect(354, "DATA")
+        client.send(smtp.stuffed(content))
+        assert client.reply()[0] == 250
+        client.expect(221, "QUIT")
+
+
+def test_a_message_comes_back_whole_to_who_asks_for_it(scene):
+    """RFC 3461 4.3: RET=FULL returns the message octet for octet, also one that lies in a file; HDRS, and one that is too
+    large, return the header; and so does a report that goes over the link."""
+    stage = scene(refuse=REFUSED, provider=False)
+    line = b"x" * 76 + b"\r\n"
+    sizes = {"small": 1, "file": 4000, "large": 14_000}
+    contents = {name: smtp.message(subject=name)[0] + b".a dot\r\n" + line * count for name, count in sizes.items()}
+    for name, content in contents.items():
+        refused_with_ret(stage, "alice@branch.example", " RET=FULL", content)
+    refused_with_ret(stage, "alice@branch.example", " RET=HDRS", smtp.message(subject="header")[0])
+    refused_with_ret(stage, "alice@remote.example", " RET=FULL", smtp.message(subject="line")[0])
+
+    stage.relay.run_cycle()
+
+    returned = {}
+    reports = stage.mailbox.wait_for(4)
+    stage.relay.run_cycle()
+    for mail in [*reports, *stage.world.wait_for(1)]:
+        report = message_from_bytes(mail.content, policy=policy.default)
+        assert report.defects == [] and all(part.defects == [] for part in report.walk())
+        *_, part = report.iter_parts()
+        if part.get_content_type() == "message/rfc822":
+            name = part.get_content()["Subject"]
+            # The whole is what the relay had: its own field Received, and then every octet of ours.
+            assert contents[name] in mail.content
+            assert mail.content.count(b"--" + report.get_boundary().encode() + b"--\r\n") == 1
+        else:
+            assert part.get_content_type() == "text/rfc822-headers"
+            text = part.get_content()
+            name = message_from_bytes(text if isinstance(text, bytes) else text.encode(), policy=policy.default)["Subject"]
+        returned[name] = part.get_content_type()
+    header, whole = "text/rfc822-headers", "message/rfc822"
+    assert returned == {"small": whole, "file": whole, "large": header, "header": header, "line": header}
+
+
 @pytest.mark.parametrize("provider", [True, False], ids=["postfix", "aiosmtpd"])
 def test_one_of_three(scene, provider):
     """Must show: the smart host refuses one of three recipients: two delivered, one report, once."""

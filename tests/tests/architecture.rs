@@ -84,7 +84,7 @@ fn pure_modules_touch_neither_the_world_nor_its_clock() {
         "policy.rs",
         "route",
         "queue.rs",
-        "report.rs",
+        "report/mod.rs",
         "names",
         "outbound/direct/demand.rs",
         "outbound/direct/turns.rs",

@@ -69,6 +69,7 @@ impl Relay for GrpcRelay {
             reverse_path: submission.reverse_path,
             recipients: vec![submission.recipient],
             content: submission.content,
+            smtputf8: false,
         };
         let method = "linkmail.relay.v1.MessageService/SubmitMessage";
         let answer = call(&self.tracer, method, request(message), |request| {

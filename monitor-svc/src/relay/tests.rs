@@ -278,6 +278,7 @@ async fn a_submission_goes_in_its_trace_and_its_answer_comes_back() {
         reverse_path: sent.reverse_path,
         recipients: vec![sent.recipient],
         content: sent.content,
+        smtputf8: false,
     };
     assert_eq!(heard.submissions, [expected]);
     assert!(heard.traces[0].contains(&trace), "{:?}", heard.traces);

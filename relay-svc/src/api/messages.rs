@@ -52,7 +52,7 @@ impl Messages {
         let mut admitted: Vec<Admitted> = Vec::new();
         for (index, text) in recipients.iter().enumerate() {
             let field = format!("recipients[{index}]");
-            let path = ForwardPath::parse(text.as_bytes())
+            let path = ForwardPath::parse_utf8(text.as_bytes())
                 .map_err(|wrong| invalid(&field, format!("{text:?} is not an address: {wrong}")))?;
             let one = self
                 .services
@@ -66,7 +66,8 @@ impl Messages {
         Ok(admitted)
     }
 
-    fn check(&self, content: &[u8]) -> Result<(), Status> {
+    /// Whether the header has octets above 127, of content that can be sent.
+    fn check(&self, content: &[u8]) -> Result<bool, Status> {
         let limit = self.services.message_size;
         if content.len() as u64 > limit {
             return Err(invalid_for(
@@ -95,7 +96,7 @@ impl Messages {
         if !content.ends_with(b"\r\n") {
             return Err(invalid("content", "must end with CRLF"));
         }
-        Ok(())
+        Ok(scan.eight_bit())
     }
 
     async fn submit(
@@ -104,23 +105,16 @@ impl Messages {
         peer: IpAddr,
     ) -> Result<wire::Message, Status> {
         let request = request_id(&call.request_id)?;
-        let reverse_path = ReversePath::parse(call.reverse_path.as_bytes()).map_err(|wrong| {
-            invalid(
-                "reverse_path",
-                format!("{:?} is not an address: {wrong}", call.reverse_path),
-            )
-        })?;
+        let reverse_path =
+            ReversePath::parse_utf8(call.reverse_path.as_bytes()).map_err(|wrong| {
+                invalid(
+                    "reverse_path",
+                    format!("{:?} is not an address: {wrong}", call.reverse_path),
+                )
+            })?;
         let admitted = self.admit(&call.recipients, peer)?;
-        self.check(&call.content)?;
-        let request = request.map(|id| {
-            let recipients = call.recipients.iter().map(String::as_bytes);
-            RequestKey::new(
-                id,
-                [call.reverse_path.as_bytes(), &call.content]
-                    .into_iter()
-                    .chain(recipients),
-            )
-        });
+        let eight_bit_header = self.check(&call.content)?;
+        let request = request.map(|id| request_key(id, &call));
         let (id, now) = (MessageId::new(), Stamp::now());
         let attributes = vec![
             KeyValue::new(telemetry::SYSTEM, "smtp"),
@@ -150,7 +144,7 @@ impl Messages {
             accepted: now,
             request,
             wish: MessageWish::default(),
-            utf8_header: false,
+            utf8_header: is_internationalized(&call) && eight_bit_header,
             handover: None,
         };
         let stored = self.store(&message, &call.content, peer).await;
@@ -214,6 +208,19 @@ impl Messages {
             .map(|stored| convert::message(&stored))
             .ok_or_else(|| not_found("MESSAGE_NOT_FOUND", &format!("messages/{id}")))
     }
+}
+
+/// Whether MAIL would have said SMTPUTF8: the caller says it, or an address cannot do without.
+fn is_internationalized(call: &wire::SubmitMessageRequest) -> bool {
+    let mut addresses = call.recipients.iter().chain([&call.reverse_path]);
+    call.smtputf8 || addresses.any(|address| !address.is_ascii())
+}
+
+fn request_key(id: RequestId, call: &wire::SubmitMessageRequest) -> RequestKey {
+    let recipients = call.recipients.iter().map(String::as_bytes);
+    let said = call.smtputf8.then_some(b"SMTPUTF8".as_slice());
+    let parts = [call.reverse_path.as_bytes(), &call.content];
+    RequestKey::new(id, parts.into_iter().chain(recipients).chain(said))
 }
 
 /// A caller that did not come through the listener, as in a test, has no address and may not relay.

@@ -27,6 +27,8 @@ pub(super) async fn run(
         reverse_path,
         recipients,
         content: with_crlf(&text),
+        // What needs it by its addresses says so.
+        smtputf8: false,
     };
     let mut messages = MessageServiceClient::new(PROGRAM.connect(address).await?);
     let message = messages.submit_message(request(call)).await;

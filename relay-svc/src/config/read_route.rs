@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The keys that only a `hold` route has.
-const OF_HOLD: [&str; 3] = ["release_to", "etrn_from", "etrn_by"];
+const OF_HOLD: [&str; 4] = ["release_to", "connections", "etrn_from", "etrn_by"];
 /// The keys that say how recipients are checked.
 const OF_CHECK: [&str; 2] = ["recipients_file", "verify"];
 
@@ -162,6 +162,10 @@ fn target(table: &Table<'_>, links: Option<&BTreeSet<LinkName>>) -> Option<Targe
 fn hold(table: &Table<'_>) -> Option<Hold> {
     let etrn_from = table.list("etrn_from");
     let etrn_by = table.list_with("etrn_by", Identity::parse);
+    let connections = table.or("connections", 16);
+    if connections == 0 {
+        table.error("connections", "expected at least 1");
+    }
     if !table.has("release_to") {
         table.error(
             "release_to",
@@ -171,6 +175,7 @@ fn hold(table: &Table<'_>) -> Option<Hold> {
     let release_to = table.parse_with("release_to", host)?;
     Some(Hold {
         release_to,
+        connections,
         etrn_from,
         etrn_by,
     })

@@ -124,7 +124,7 @@ impl Run {
             Feed::of_due(forwarder.spool, &self.hop),
             host,
             self.opener(),
-            Instant::now() + STRETCH,
+            STRETCH,
             cancel.clone(),
         )
     }
@@ -197,6 +197,9 @@ impl Run {
                 Some(News::Failed(end)) => {
                     tracing::info!(link = %self.link.name, %end, "a session did not come about");
                     sent.failed.get_or_insert(end);
+                }
+                Some(News::Broke(error)) => {
+                    tracing::error!(link = %self.link.name, %error, "a session ended by a defect of its own");
                 }
                 Some(News::Ended(ended)) => {
                     let (drained, speaking) = *ended;

@@ -58,8 +58,8 @@ pub struct Drained {
     pub stop: Stop,
     /// The place of the last message that was taken.
     pub last: Option<i64>,
-    /// The place of the first of those messages of which a recipient was not tried.
-    pub untried: Option<i64>,
+    /// The places of those messages of which a recipient was not tried.
+    pub untried: Vec<i64>,
 }
 
 /// The share of a session that is alone.
@@ -102,7 +102,7 @@ impl Forwarder {
             stop: None,
             tally: Tally::default(),
             last: None,
-            untried: None,
+            untried: Vec::new(),
             taken: (0, 0),
             has_outcome: false,
         };
@@ -156,7 +156,7 @@ struct Drain<'a> {
     stop: Option<Stop>,
     tally: Tally,
     last: Option<i64>,
-    untried: Option<i64>,
+    untried: Vec<i64>,
     /// Messages and octets that were taken.
     taken: (usize, u64),
     has_outcome: bool,
@@ -423,8 +423,7 @@ impl Drain<'_> {
             Ok(Some(recipients)) => {
                 let is_skipped = self.skipped.iter().any(|m| Arc::ptr_eq(m, &message));
                 if recipients.untried > 0 && !is_skipped {
-                    let first = self.untried.unwrap_or(i64::MAX);
-                    self.untried = Some(first.min(message.seq));
+                    self.untried.push(message.seq);
                 }
                 let outcome = recipients.outcome();
                 let attribute = KeyValue::new(telemetry::DELIVERY, outcome);

@@ -29,8 +29,17 @@ pub struct Feed {
 enum Of {
     /// Those that are due.
     Due,
-    /// Those that are held for a node, up to a place.
-    Held { node: Node, upto: i64 },
+    /// Those that are held for a node, up to a place; and what of them was left at the start.
+    Held { node: Node, upto: i64, start: Left },
+}
+
+/// What is left of held messages that are handed out once each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Places that were reached and whose turn did not come, in their order.
+    pub again: Vec<i64>,
+    /// Everything behind this place.
+    pub after: i64,
 }
 
 /// Places that were looked up, and where that goes on.
@@ -53,29 +62,30 @@ impl Feed {
     /// What is due for a next hop; also what comes while it is handed out.
     #[must_use]
     pub fn of_due(spool: Spool, hop: &NextHop) -> Self {
-        Self::new(spool, hop, Of::Due, InHand::default(), 0)
+        Self::new(spool, hop, Of::Due, InHand::default(), Left::default())
     }
 
-    /// What is held for a node behind one place and up to another; each message once.
+    /// What is left for a node, up to a place; each message once.
     #[must_use]
-    pub fn of_held(spool: Spool, node: &Node, after: i64, upto: i64, hands: InHand) -> Self {
+    pub fn of_held(spool: Spool, node: &Node, left: Left, upto: i64, hands: InHand) -> Self {
         let of = Of::Held {
             node: node.clone(),
             upto,
+            start: left.clone(),
         };
-        Self::new(spool, &NextHop::Hold(node.clone()), of, hands, after)
+        Self::new(spool, &NextHop::Hold(node.clone()), of, hands, left)
     }
 
-    fn new(spool: Spool, hop: &NextHop, of: Of, hands: InHand, after: i64) -> Self {
+    fn new(spool: Spool, hop: &NextHop, of: Of, hands: InHand, left: Left) -> Self {
         Self {
             spool,
             hop: hop.to_string(),
             of,
             hands,
             ahead: Mutex::new(Ahead {
-                places: VecDeque::new(),
+                places: left.again.into(),
                 cursor: DuePlace::START,
-                after,
+                after: left.after,
             }),
         }
     }
@@ -90,6 +100,34 @@ impl Feed {
     #[must_use]
     pub fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    /// How many messages wait, and how many octets they have together, those in hand among them; up to `cap` messages count.
+    ///
+    /// # Errors
+    /// The spool cannot be read.
+    pub async fn weight(&self, cap: u32) -> Result<(u64, u64), SpoolError> {
+        let hop = self.hop.clone();
+        match &self.of {
+            Of::Due => self.spool.due_weight(hop, Stamp::now(), cap).await,
+            Of::Held { upto, start, .. } => {
+                let Left { again, after } = start.clone();
+                self.spool.held_weight(hop, again, after, *upto, cap).await
+            }
+        }
+    }
+
+    /// What was not handed out; `untried` are places that were, and whose turn did not come.
+    pub async fn left(&self, untried: Vec<i64>) -> Left {
+        let ahead = self.ahead.lock().await;
+        let mut again = untried;
+        again.extend(&ahead.places);
+        again.sort_unstable();
+        again.dedup();
+        Left {
+            again,
+            after: ahead.after,
+        }
     }
 
     /// Up to `limit` messages, those first that are due longest; none when nothing is left that nobody has in hand.
@@ -146,7 +184,7 @@ impl Feed {
                 }
                 ahead.places.extend(places.iter().map(|place| place.seq));
             }
-            Of::Held { node, upto } => {
+            Of::Held { node, upto, .. } => {
                 let places = self
                     .spool
                     .held_places(node, ahead.after, *upto, PAGE)

@@ -4,23 +4,26 @@
 //! first round trip. So many are opened as the backlog justifies, all at once, and no more than the link allows. Once
 //! nothing is left to be sent, those that are not open yet are given up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use linkmail_smtp::FlightLimits;
 use opentelemetry::Context;
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
-    task::JoinSet,
-    time::Instant,
+    task::{JoinError, JoinSet},
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    Beginning, ConnectError, Drained, End, Feed, Forwarder, Hosts, NotOpened, Session, Stop, Tally,
-    Terms, WHOLE, connect,
+    Beginning, ConnectError, Drained, End, Feed, Forwarder, Hosts, Left, NotOpened, Session, Stop,
+    Tally, Terms, WHOLE, connect,
 };
-use crate::{clock::Stamp, names::HostPort, spool::SpoolError, telemetry};
+use crate::{names::HostPort, spool::SpoolError, telemetry};
 
 /// What TCP sends in the first round trip of a connection: ten segments (RFC 6928 2).
 const FIRST_WINDOW: u64 = 14_600;
@@ -58,6 +61,8 @@ pub struct Opener {
     pub hosts: Hosts,
     /// How long one connect may take.
     pub patience: Duration,
+    /// How long a session may take to be ready for its first order, where that is bounded as a whole.
+    pub within: Option<Duration>,
     /// How much one session may have under way.
     pub flight: FlightLimits,
     /// The span of all sessions.
@@ -75,8 +80,16 @@ impl Opener {
         connection: Option<Connection>,
     ) -> Result<Speaking, End> {
         let span = telemetry::start_session(host, &self.parent);
-        let opened = self.session(host, connection);
-        match opened.await {
+        let opening = self.session(host, connection);
+        let opened = match self.within {
+            None => opening.await,
+            Some(within) => timeout(within, opening).await.unwrap_or_else(|_| {
+                Err(End::Missing(format!(
+                    "{host}: no session within {within:?}"
+                )))
+            }),
+        };
+        match opened {
             Ok(session) => Ok(Speaking { session, span }),
             Err(end) => {
                 telemetry::end(&span, Some(("session_failed", end.to_string())));
@@ -168,6 +181,8 @@ pub enum News {
     Failed(End),
     /// A session has sent what it could.
     Ended(Box<(Drained, Speaking)>),
+    /// A session ended by a defect of its own: what became of its messages is not known.
+    Broke(JoinError),
 }
 
 /// Where a session of the fleet begins.
@@ -186,7 +201,9 @@ pub struct Fleet {
     feed: Arc<Feed>,
     host: HostPort,
     opener: Opener,
-    until: Instant,
+    stretch: Duration,
+    /// When no message is begun any more; from the first session that is open on.
+    until: Arc<OnceLock<Instant>>,
     cancel: CancellationToken,
     /// Nothing is left to be sent.
     dry: CancellationToken,
@@ -198,14 +215,14 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet without a session. No message is begun after `until`.
+    /// A fleet without a session. No message is begun later than `stretch` after its first session is open.
     #[must_use]
     pub fn new(
         forwarder: Forwarder,
         feed: Feed,
         host: HostPort,
         opener: Opener,
-        until: Instant,
+        stretch: Duration,
         cancel: CancellationToken,
     ) -> Self {
         Self {
@@ -213,7 +230,8 @@ impl Fleet {
             feed: Arc::new(feed),
             host,
             opener,
-            until,
+            stretch,
+            until: Arc::default(),
             cancel,
             dry: CancellationToken::new(),
             share: WHOLE,
@@ -229,9 +247,7 @@ impl Fleet {
     /// # Errors
     /// The spool cannot be read.
     pub async fn justified(&mut self, limit: usize, by_octets: bool) -> Result<usize, SpoolError> {
-        let hop = self.feed.hop().to_owned();
-        let spool = self.feed.spool();
-        let (messages, octets) = spool.due_weight(hop, Stamp::now(), WEIGHED).await?;
+        let (messages, octets) = self.feed.weight(WEIGHED).await?;
         let sessions = justified(messages, octets, limit, by_octets);
         let fair = |whole: u64| whole.div_ceil(sessions as u64).max(1);
         self.share = FlightLimits {
@@ -269,7 +285,8 @@ impl Fleet {
         let (forwarder, feed, host) =
             (self.forwarder.clone(), self.feed.clone(), self.host.clone());
         let (opener, opened) = (self.opener.clone(), self.opened.0.clone());
-        let (until, told, share) = (self.until, self.told.clone(), self.share);
+        let (until, stretch) = (self.until.clone(), self.stretch);
+        let (told, share) = (self.told.clone(), self.share);
         let (cancel, dry) = (self.cancel.clone(), self.dry.clone());
         self.sessions.spawn(async move {
             let opening = async {
@@ -288,7 +305,7 @@ impl Fleet {
             let span = speaking.span.clone();
             let terms = Terms {
                 parent: &span,
-                until,
+                until: *until.get_or_init(|| Instant::now() + stretch),
                 share,
                 cancel: &cancel,
                 told: &told,
@@ -318,10 +335,15 @@ impl Fleet {
                     Ok(Ok(Some(ended))) => return Some(News::Ended(ended)),
                     Ok(Ok(None)) => {}
                     Ok(Err(end)) => return Some(News::Failed(end)),
-                    Err(error) => tracing::error!(%error, "a session ended by a defect of its own"),
+                    Err(error) => return Some(News::Broke(error)),
                 },
             }
         }
+    }
+
+    /// What its feed has left, with those places whose turn did not come.
+    pub async fn left(&self, untried: Vec<i64>) -> Left {
+        self.feed.left(untried).await
     }
 }
 

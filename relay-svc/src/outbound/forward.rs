@@ -90,6 +90,7 @@ impl Forwarder {
             hostname: Arc::clone(&self.hostname),
             hosts: self.hosts.clone(),
             patience,
+            within: None,
             flight,
             parent: parent.clone(),
         }
@@ -167,6 +168,13 @@ impl Tally {
     #[must_use]
     pub fn moved(&self) -> bool {
         self.progressed() || self.deferred > 0
+    }
+
+    /// Whether anything changed for any recipient since an earlier count.
+    #[must_use]
+    pub fn moved_since(&self, before: &Self) -> bool {
+        let moved = |of: &Self| of.delivered + of.refused + of.set_aside + of.deferred;
+        moved(self) > moved(before)
     }
 
     /// Of one message's recipients together.

@@ -2,7 +2,7 @@
 //!
 //! Must not touch: dialling, or the order of a cycle. `session` drives the pure client session over a socket; `feed` hands
 //! out what waits for a next hop; `drain` sends it over a session, many messages in flight; `settle` records each
-//! outcome; `always` does all that for next hops that need no link.
+//! outcome, with the report that tells of it (`sender_report`); `always` does all that for next hops that need no link.
 
 mod always;
 mod connect;
@@ -14,13 +14,14 @@ mod forward;
 mod hosts;
 mod in_hand;
 mod login;
+mod sender_report;
 mod session;
 mod settle;
 
 pub use always::run as run_always;
 pub use connect::{ConnectError, connect, connect_any};
 pub use drain::{Drained, Stop, Terms, WHOLE};
-pub use feed::{Feed, InHandMessage};
+pub use feed::{Feed, InHandMessage, Left};
 pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};
 pub use forward::{Forwarder, Tally};
 pub use hosts::{Host, Hosts, Login, Patience, Sasl};

@@ -10,24 +10,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use linkmail_smtp::{ForwardPath, Mailbox, ReversePath, Severity};
+use linkmail_smtp::Mailbox;
 use opentelemetry::{Context, KeyValue};
 
 use super::{
     forward::{Forwarder, Tally},
     in_hand::Hand,
+    sender_report::{Report, failure, relayed},
 };
 use crate::{
     clock::Stamp,
-    names::{HostPort, MessageId},
-    policy::Admitted,
+    names::HostPort,
     queue::{self, History, Outcome, Settlement},
-    report::{self, Diagnostic, Told},
-    spool::{
-        Due, DueRecipient, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, Settled,
-        SpoolError,
-    },
-    telemetry,
+    report::{self, Told},
+    spool::{Due, DueRecipient, Settled, SpoolError},
 };
 
 /// Outcomes that are not recorded yet, by next hop. Cheap to clone.
@@ -43,7 +39,7 @@ pub struct Unrecorded {
 struct Record {
     seq: i64,
     settled: Vec<Settled>,
-    report: Option<(Vec<u8>, NewMessage)>,
+    report: Option<Report>,
     at: Stamp,
     /// Keeps the message in hand: until this is recorded the spool says that it is still to be sent.
     _hand: Option<Arc<Hand>>,
@@ -51,12 +47,12 @@ struct Record {
 
 /// One attempt at a message, over however many transactions.
 pub(super) struct Attempt {
-    message: Due,
+    pub(super) message: Due,
     hop: String,
     remote: String,
-    span: Context,
+    pub(super) span: Context,
     /// Where the sender's report goes; nowhere for the null reverse path, or a domain without a route.
-    sender: Option<Mailbox>,
+    pub(super) sender: Option<Mailbox>,
     bounced: Vec<Settled>,
     told: Vec<Told>,
     tally: Tally,
@@ -229,7 +225,7 @@ impl Forwarder {
         &self,
         attempt: &Attempt,
         settled: Vec<Settled>,
-        report: Option<(Vec<u8>, NewMessage)>,
+        report: Option<Report>,
         at: Stamp,
     ) -> Result<(), SpoolError> {
         let record = Record {
@@ -243,16 +239,26 @@ impl Forwarder {
     }
 
     async fn write(&self, hop: &str, record: Record) -> Result<(), SpoolError> {
-        let kept = record.clone();
-        let done = self
-            .spool
-            .settle(record.seq, record.settled, record.report, record.at)
-            .await;
+        let done = self.store(&record).await;
         if matches!(done, Err(SpoolError::Full)) {
             let mut waiting = self.unrecorded.lock();
-            waiting.entry(hop.to_owned()).or_default().push(kept);
+            waiting.entry(hop.to_owned()).or_default().push(record);
         }
         done
+    }
+
+    async fn store(&self, record: &Record) -> Result<(), SpoolError> {
+        let report = match &record.report {
+            None => None,
+            Some(report) => {
+                let draft = self.draft(record.seq, report).await?;
+                Some((draft, report.message.clone()))
+            }
+        };
+        let settled = record.settled.clone();
+        self.spool
+            .settle(record.seq, settled, report, record.at)
+            .await
     }
 
     /// One line per outcome, the message's identity first.
@@ -285,93 +291,4 @@ impl Forwarder {
             self.instruments.queue_duration.record(waited, &labels);
         }
     }
-
-    /// Where a report to the sender would go.
-    fn report_to(&self, attempt: &Attempt) -> Option<Admitted> {
-        let sender = attempt.sender.clone()?;
-        self.policy
-            .recipient(&ForwardPath::Mailbox(sender), true)
-            .ok()
-    }
-
-    /// The report of those recipients that were given up.
-    async fn report(
-        &self,
-        attempt: &Attempt,
-        told: &[Told],
-        now: Stamp,
-    ) -> Option<(Vec<u8>, NewMessage)> {
-        let (message, sender) = (&attempt.message, attempt.sender.as_ref()?);
-        if told.is_empty() {
-            return None;
-        }
-        let admitted = self.report_to(attempt)?;
-        let head = match self.spool.body(message.seq).await {
-            Ok(body) => body.head(report::HEADER_LIMIT).await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        let subject = report::Subject {
-            hostname: &self.hostname,
-            postmaster: &self.postmaster,
-            sender,
-            arrived: message.accepted,
-            envelope_id: message.wish.envelope_id.as_ref(),
-            head: &head,
-        };
-        let text = match report::write(&subject, told, now) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!(id = %message.id, %error, "no report");
-                return None;
-            }
-        };
-        let new = NewMessage {
-            id: MessageId::new(),
-            reverse_path: ReversePath::Null,
-            recipients: vec![NewRecipient {
-                address: admitted.address,
-                hop: admitted.hop,
-                wish: RecipientWish::default(),
-            }],
-            origin: Origin::Report,
-            link: None,
-            cycle: None,
-            traceparent: telemetry::to_text(&attempt.span),
-            accepted: now,
-            request: None,
-            wish: MessageWish::default(),
-            // Its own field To names the sender.
-            utf8_header: !sender.is_ascii(),
-            handover: None,
-        };
-        tracing::info!(id = %new.id, about = %message.id, "report written");
-        Some((text, new))
-    }
-}
-
-/// What is told of a recipient that the next hop took without passing on that its success is to be told.
-fn relayed(recipient: &DueRecipient, outcome: &Outcome, part: &Part, remote: &str) -> Option<Told> {
-    match outcome {
-        Outcome::Delivered(reply) if !part.passes_wishes && recipient.wish.wants_success() => {
-            let told = Told::relayed(recipient.address.clone(), reply, remote.to_owned());
-            Some(told.with_original(recipient.wish.original.clone()))
-        }
-        _ => None,
-    }
-}
-
-fn failure(recipient: &DueRecipient, outcome: &Outcome, given_up: &str, remote: &str) -> Told {
-    let address = recipient.address.clone();
-    let remote = remote.to_owned();
-    let told = match outcome {
-        Outcome::Refused(reply) if reply.severity() == Severity::Permanent => {
-            Told::refused(address, reply, remote)
-        }
-        Outcome::Refused(reply) => {
-            Told::expired(address, Diagnostic::Smtp(reply.to_string()), remote)
-        }
-        Outcome::HeldTooLong(why) => Told::held_too_long(address, why.clone(), remote),
-        _ => Told::expired(address, Diagnostic::Words(given_up.to_owned()), remote),
-    };
-    told.with_original(recipient.wish.original.clone())
 }

@@ -3,18 +3,25 @@
 //! A host has so many turns at once, and hosts take turns with each other: one customer with many nodes, or with a host
 //! that never answers, keeps nobody else waiting. A host is given so many nodes to remember; what does not fit is found
 //! in the spool later.
+//!
+//! Each turn is allotted connections. A host never has more of them than its routes allow: a few are kept for further
+//! turns of it, and the rest is shared fairly.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-use super::turn::Work;
+use super::work::Work;
 use crate::names::{HostPort, Node};
 
 /// So many turns are taken at once.
 const AT_ONCE: usize = 512;
 /// So many of them by nodes of one host.
 const PER_HOST: usize = 4;
+/// Of the connections to a host one in so many is kept for turns that may come, at most one for each of them.
+const KEPT: usize = 4;
+/// All turns together have so many connections beside the first of each.
+const FURTHER: usize = 256;
 /// So many nodes of one host are remembered.
 const REMEMBERED: usize = 1000;
 
@@ -22,8 +29,8 @@ const REMEMBERED: usize = 1000;
 enum State {
     /// It waits for a turn.
     Ready(Option<Work>),
-    /// It has its turn; and whether it was asked for once more meanwhile.
-    Running(bool),
+    /// It has its turn, and so many connections for it; and whether it was asked for once more meanwhile.
+    Running(usize, bool),
     /// Its site is not there, or the spool is not; until then.
     Paused(Option<Work>, Instant),
     /// Its turn ended by a defect, and would again.
@@ -36,6 +43,10 @@ struct Host {
     nodes: HashMap<Node, State>,
     ready: VecDeque<Node>,
     running: usize,
+    /// The most connections that the routes of its nodes allow, all of them.
+    most: usize,
+    /// How many of these its turns have.
+    allotted: usize,
     /// Whether some did not fit.
     overflowed: bool,
 }
@@ -48,6 +59,18 @@ pub(super) struct Hosts {
     next: VecDeque<HostPort>,
     paused: BTreeSet<(Instant, HostPort, Node)>,
     running: usize,
+    /// Connections of all turns beside the first of each.
+    further: usize,
+}
+
+/// A turn that begins.
+pub(super) struct Begun {
+    pub(super) host: HostPort,
+    pub(super) node: Node,
+    /// What is left of the turn before.
+    pub(super) work: Option<Work>,
+    /// The most connections that it may have at once.
+    pub(super) connections: usize,
 }
 
 /// How a turn ended, for the node.
@@ -62,14 +85,34 @@ pub(super) enum End {
     Broken,
 }
 
+impl Host {
+    /// How many connections its next turn may have; nothing while it has to wait for another to end. All turns together
+    /// may have `further` more beside the first of each.
+    fn share(&self, further: usize) -> Option<usize> {
+        let free = self.most.saturating_sub(self.allotted);
+        if free == 0 || self.running >= PER_HOST {
+            return None;
+        }
+        let turns = PER_HOST.min(self.running + self.ready.len()).max(1);
+        let kept = (self.most / KEPT).min(PER_HOST - self.running - 1);
+        let fair = (self.most / turns).min(free.saturating_sub(kept)).max(1);
+        Some(fair.min(1 + further))
+    }
+}
+
 impl Hosts {
-    /// A node was asked for: what waits for its site need not wait any longer.
-    pub(super) fn asked(&mut self, host: &HostPort, node: Node) {
+    /// A node was asked for: what waits for its site need not wait any longer. Its route allows so many connections to
+    /// the host at once; of several routes to one host the strictest counts.
+    pub(super) fn asked(&mut self, host: &HostPort, most: usize, node: Node) {
         let place = self.hosts.entry(host.clone()).or_default();
+        place.most = match place.most {
+            0 => most,
+            known => known.min(most),
+        };
         let is_full = place.nodes.len() >= REMEMBERED;
         let work = match place.nodes.get_mut(&node) {
             Some(State::Ready(_) | State::Broken) => return,
-            Some(State::Running(again)) => {
+            Some(State::Running(_, again)) => {
                 *again = true;
                 return;
             }
@@ -88,10 +131,10 @@ impl Hosts {
     }
 
     /// A node has an open request that nobody told of.
-    pub(super) fn found(&mut self, host: &HostPort, node: Node) {
+    pub(super) fn found(&mut self, host: &HostPort, most: usize, node: Node) {
         let known = self.hosts.get(host);
         if !known.is_some_and(|place| place.nodes.contains_key(&node)) {
-            self.asked(host, node);
+            self.asked(host, most, node);
         }
     }
 
@@ -101,7 +144,7 @@ impl Hosts {
     }
 
     /// The node whose turn it is, if there is room for one more.
-    pub(super) fn begin(&mut self, now: Instant) -> Option<(HostPort, Node, Option<Work>)> {
+    pub(super) fn begin(&mut self, now: Instant) -> Option<Begun> {
         while self
             .paused
             .first()
@@ -119,28 +162,44 @@ impl Hosts {
             let Some(host) = self.hosts.get_mut(&name) else {
                 continue;
             };
+            let Some(connections) = host.share(FURTHER - self.further) else {
+                continue;
+            };
             let Some(node) = host.ready.pop_front() else {
                 continue;
             };
-            let ready = match host.nodes.insert(node.clone(), State::Running(false)) {
+            let running = State::Running(connections, false);
+            let work = match host.nodes.insert(node.clone(), running) {
                 Some(State::Ready(work)) => work,
                 // What stands in `ready` is ready.
-                Some(State::Running(_) | State::Paused(..) | State::Broken) | None => None,
+                Some(State::Running(..) | State::Paused(..) | State::Broken) | None => None,
             };
             host.running += 1;
+            host.allotted += connections;
             self.running += 1;
+            self.further += connections - 1;
             self.queue(&name);
-            return Some((name, node, ready));
+            return Some(Begun {
+                host: name,
+                node,
+                work,
+                connections,
+            });
         }
         None
     }
 
     /// A turn has ended. Says whether nodes of its host did not fit before and would now.
     pub(super) fn ended(&mut self, host: &HostPort, node: Node, end: End) -> bool {
-        let again = matches!(self.take(host, &node), Some(State::Running(true)));
+        let (connections, again) = match self.take(host, &node) {
+            Some(State::Running(connections, again)) => (connections, again),
+            _ => (0, false),
+        };
         self.running = self.running.saturating_sub(1);
+        self.further = self.further.saturating_sub(connections.saturating_sub(1));
         if let Some(place) = self.hosts.get_mut(host) {
             place.running = place.running.saturating_sub(1);
+            place.allotted = place.allotted.saturating_sub(connections);
         }
         match end {
             End::Over if !again => {}
@@ -183,10 +242,8 @@ impl Hosts {
 
     /// Lets a host wait for its turn, if it has use for one.
     fn queue(&mut self, name: &HostPort) {
-        let useful = self
-            .hosts
-            .get(name)
-            .is_some_and(|host| !host.ready.is_empty() && host.running < PER_HOST);
+        let host = self.hosts.get(name);
+        let useful = host.is_some_and(|host| !host.ready.is_empty() && host.share(0).is_some());
         if useful && !self.next.contains(name) {
             self.next.push_back(name.clone());
         }
@@ -194,99 +251,4 @@ impl Hosts {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn host(name: &str) -> HostPort {
-        HostPort::parse_url(&format!("smtp://{name}.example")).unwrap()
-    }
-
-    fn node(name: &str) -> Node {
-        Node::of(&format!("{name}.example").parse().unwrap())
-    }
-
-    fn begun(hosts: &mut Hosts) -> Vec<String> {
-        let now = Instant::now();
-        std::iter::from_fn(|| hosts.begin(now))
-            .map(|(_, node, _)| node.to_string())
-            .collect()
-    }
-
-    #[test]
-    fn a_customer_with_many_nodes_has_a_few_turns_and_another_has_its_own() {
-        let mut hosts = Hosts::default();
-        for n in 0..50 {
-            hosts.asked(&host("big"), node(&format!("n{n}")));
-        }
-        hosts.asked(&host("small"), node("s"));
-        let first = [
-            "n0.example",
-            "s.example",
-            "n1.example",
-            "n2.example",
-            "n3.example",
-        ];
-        assert_eq!(begun(&mut hosts), first);
-        hosts.ended(&host("big"), node("n1"), End::Over);
-        assert_eq!(begun(&mut hosts), ["n4.example"]);
-    }
-
-    #[test]
-    fn a_pause_ends_by_time_or_by_a_request() {
-        let (mut hosts, now) = (Hosts::default(), Instant::now());
-        let later = now + Duration::from_secs(60);
-        for name in ["a", "b"] {
-            hosts.asked(&host("h"), node(name));
-            assert_eq!(begun(&mut hosts).len(), 1);
-            hosts.ended(&host("h"), node(name), End::Pause(None, later));
-        }
-        assert_eq!((hosts.wake_at(), begun(&mut hosts).len()), (Some(later), 0));
-        hosts.found(&host("h"), node("a"));
-        assert!(begun(&mut hosts).is_empty(), "it is known, and waits");
-        hosts.asked(&host("h"), node("a"));
-        assert_eq!(begun(&mut hosts), ["a.example"]);
-        assert!(
-            hosts
-                .begin(later)
-                .is_some_and(|(_, found, _)| found == node("b"))
-        );
-    }
-
-    #[test]
-    fn a_request_during_a_turn_has_another_turn_and_a_broken_one_has_none() {
-        let mut hosts = Hosts::default();
-        let turn = |hosts: &mut Hosts| begun(hosts).len();
-        hosts.asked(&host("h"), node("a"));
-        assert_eq!(turn(&mut hosts), 1);
-        hosts.asked(&host("h"), node("a"));
-        assert_eq!(turn(&mut hosts), 0);
-        hosts.ended(&host("h"), node("a"), End::Over);
-        assert_eq!(turn(&mut hosts), 1);
-        hosts.ended(&host("h"), node("a"), End::Broken);
-        hosts.asked(&host("h"), node("a"));
-        assert_eq!(turn(&mut hosts), 0);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_looked_for_once_there_is_room_and_nothing_is_kept_of_the_done() {
-        let mut hosts = Hosts::default();
-        for n in 0..=REMEMBERED {
-            hosts.asked(&host("h"), node(&format!("n{n}")));
-        }
-        let mut looks = 0;
-        loop {
-            let begun: Vec<_> = begun(&mut hosts);
-            if begun.is_empty() {
-                break;
-            }
-            for name in begun {
-                let node = Node::of(&name.parse().unwrap());
-                looks += u32::from(hosts.ended(&host("h"), node, End::Over));
-            }
-        }
-        assert_eq!(looks, 1);
-        assert!(hosts.hosts.is_empty() && hosts.next.is_empty() && hosts.running == 0);
-    }
-}
+mod tests;

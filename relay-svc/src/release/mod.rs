@@ -2,7 +2,8 @@
 //!
 //! A request lies in the spool (`spool::nodes`). This part takes turns at the open ones: each node once at a time, each
 //! host a few at a time (`hosts`, pure), each turn bounded (`turn`), so that no site keeps others waiting. A turn sends what
-//! is asked for to the host of the node's route. It tells the spool that a request is over when every message was tried,
+//! is asked for to the host of the node's route, over as many sessions as that justifies and the route allows; what is left
+//! of it goes on in the next turn (`work`). It tells the spool that a request is over when every message was tried,
 //! or when the site could not be reached for ten minutes: then the mail stays held, and the site asks again. A request
 //! that comes meanwhile stays open behind the one that runs.
 //!
@@ -14,6 +15,7 @@
 mod expiry;
 mod hosts;
 mod turn;
+mod work;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -28,8 +30,8 @@ use crate::{
     outbound::{Forwarder, InHand},
 };
 use expiry::Expiry;
-use hosts::{End, Hosts};
-use turn::Turn;
+use hosts::{Begun, End, Hosts};
+use turn::{Place, Turn};
 
 /// So many open requests are looked at in one go.
 const PAGE: u32 = 1000;
@@ -87,29 +89,37 @@ impl Releases {
         }
     }
 
-    /// Where a node's mail goes. One whose route has gone has a turn too, to have its request ended.
-    fn host_of(&self, node: &Node) -> HostPort {
+    /// Where a node's mail goes, and over how many connections at most. One whose route has gone has a turn too, to have
+    /// its request ended.
+    fn host_of(&self, node: &Node) -> (HostPort, usize) {
         let hold = self.held.policy.routes.hold_of(node);
-        hold.map_or_else(HostPort::nowhere, |hold| hold.release_to.clone())
+        let known = hold.map(|hold| (hold.release_to.clone(), hold.connections));
+        known.unwrap_or_else(|| (HostPort::nowhere(), 1))
     }
 
     fn asked(&mut self, node: Node) {
-        let host = self.host_of(&node);
-        self.hosts.asked(&host, node);
+        let (host, most) = self.host_of(&node);
+        self.hosts.asked(&host, most, node);
     }
 
     /// Begins turns as far as there is room.
     fn begin(&mut self) {
-        while let Some((host, node, work)) = self.hosts.begin(Instant::now()) {
-            let turn = turn::take(
-                self.held.clone(),
-                self.in_hand.clone(),
-                node.clone(),
+        while let Some(begun) = self.hosts.begin(Instant::now()) {
+            let Begun {
+                host,
+                node,
                 work,
-                self.cancel.clone(),
-            );
+                connections,
+            } = begun;
+            let place = Place {
+                held: self.held.clone(),
+                in_hand: self.in_hand.clone(),
+                node: node.clone(),
+                connections,
+                cancel: self.cancel.clone(),
+            };
             self.turns
-                .insert(self.running.spawn(turn).id(), (host, node));
+                .insert(self.running.spawn(place.take(work)).id(), (host, node));
         }
     }
 
@@ -126,8 +136,8 @@ impl Releases {
                     None => (0, now + LOOK_AGAIN),
                 };
                 for node in found {
-                    let host = self.host_of(&node);
-                    self.hosts.found(&host, node);
+                    let (host, most) = self.host_of(&node);
+                    self.hosts.found(&host, most, node);
                 }
             }
             Err(error) => {

@@ -27,6 +27,8 @@ pub use pattern::{Pattern, RecipientPattern};
 pub struct Hold {
     /// Where released mail is sent. Never the address that asked: anyone could ask then (RFC 1985 4).
     pub release_to: HostPort,
+    /// The most connections to it at once, for all nodes that are released to it; at least one.
+    pub connections: usize,
     /// Networks that may ask by ETRN; empty: nobody.
     pub etrn_from: Vec<IpNet>,
     /// Who may ask by ETRN from anywhere.
@@ -327,6 +329,7 @@ mod tests {
         match to.strip_prefix("hold ") {
             Some(from) => Target::Hold(Hold {
                 release_to: HostPort::parse_url("smtp://mx.site.example").unwrap(),
+                connections: 16,
                 etrn_from: vec![from.parse().unwrap()],
                 etrn_by: Vec::new(),
             }),

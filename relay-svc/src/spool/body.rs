@@ -55,16 +55,6 @@ impl Finished {
     }
 }
 
-/// A body that is all there.
-pub(super) fn inline(content: Vec<u8>) -> (Finished, Facts) {
-    let facts = Facts {
-        size: content.len() as u64,
-        eight_bit: !content.is_ascii(),
-        hash: Sha256::digest(&content).into(),
-    };
-    (Finished::Inline(content), facts)
-}
-
 /// What is known of a finished body.
 pub(super) struct Facts {
     pub(super) size: u64,

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     Due, RecipientState, Spool, SpoolError, due,
-    look::{self, AndDamaged},
+    look::{AndDamaged, load_each, unsigned},
     nodes::node,
     store::millis,
 };
@@ -71,6 +71,23 @@ impl Spool {
     ) -> Result<Vec<i64>, SpoolError> {
         let hop = NextHop::Hold(node.clone()).to_string();
         self.read(move |connection| held_places(connection, &hop, after, upto, limit))
+            .await
+    }
+
+    /// How many messages are held for a next hop at some places, and behind one and up to another, and how many octets they
+    /// have together; up to `cap` messages count.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn held_weight(
+        &self,
+        hop: String,
+        places: Vec<i64>,
+        after: i64,
+        upto: i64,
+        cap: u32,
+    ) -> Result<(u64, u64), SpoolError> {
+        self.read(move |connection| held_weight(connection, &hop, &places, after, upto, cap))
             .await
     }
 
@@ -156,6 +173,35 @@ fn held_places(
     Ok(seqs.collect::<Result<_, _>>()?)
 }
 
+fn held_weight(
+    connection: &Connection,
+    hop: &str,
+    places: &[i64],
+    after: i64,
+    upto: i64,
+    cap: u32,
+) -> Result<(u64, u64), SpoolError> {
+    let mut weigh = connection.prepare_cached(
+        "SELECT count(*), coalesce(sum(size), 0) FROM messages WHERE seq IN \
+         (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+          WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 LIMIT ?4)",
+    )?;
+    let mut of = |after: i64, upto: i64, cap: usize| {
+        let cap = i64::try_from(cap).unwrap_or(i64::MAX);
+        let weight = weigh.query_row(params![hop, after, upto, cap], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        });
+        weight.map(|(messages, octets)| (unsigned(messages), unsigned(octets)))
+    };
+    let cap = cap as usize;
+    let (mut messages, mut octets) = of(after, upto, cap.saturating_sub(places.len()))?;
+    for place in places.iter().take(cap) {
+        let one = of(place - 1, *place, 1)?;
+        (messages, octets) = (messages + one.0, octets + one.1);
+    }
+    Ok((messages, octets))
+}
+
 fn held(
     connection: &Connection,
     hop: &str,
@@ -163,7 +209,7 @@ fn held(
     upto: i64,
     limit: u32,
 ) -> Result<AndDamaged<Due>, SpoolError> {
-    look::load_each(held_places(connection, hop, after, upto, limit)?, |seq| {
+    load_each(held_places(connection, hop, after, upto, limit)?, |seq| {
         due::load_due(connection, seq, hop, RecipientState::Held, Stamp(i64::MAX))
     })
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
-    body::{self, Facts, Finished},
+    body::{Facts, Finished},
     nodes, repeats, requests,
 };
 use crate::{
@@ -48,7 +48,8 @@ impl Spool {
         Ok(accepted)
     }
 
-    /// Records outcomes of a message's recipients, together with the report that tells its sender of them.
+    /// Records outcomes of a message's recipients, together with the report that tells its sender of them. The report is as
+    /// durable as they are.
     ///
     /// # Errors
     /// The disk is full; nothing is recorded then.
@@ -56,28 +57,40 @@ impl Spool {
         &self,
         seq: i64,
         settled: Vec<Settled>,
-        report: Option<(Vec<u8>, NewMessage)>,
+        report: Option<(Draft, NewMessage)>,
         now: Stamp,
     ) -> Result<(), SpoolError> {
+        let report = match report {
+            None => None,
+            Some((draft, message)) => Some((draft.finish().await?, message)),
+        };
         let recipients = report.iter().flat_map(|(_, message)| &message.recipients);
         let hops: Vec<String> = recipients
             .map(|recipient| recipient.hop.to_string())
             .collect();
+        let file = report
+            .as_ref()
+            .and_then(|((body, _), _)| body.file().map(str::to_owned));
         let clock = self.clock();
-        let spent = self.write(move |connection| {
+        let written = self.write(move |connection| {
             let mut recorded = 0;
             for each in &settled {
                 recorded += record(connection, seq, each)?;
             }
             // Nobody is told of what had its outcome before.
-            if let Some((text, message)) = report.filter(|_| recorded > 0) {
-                let (body, facts) = body::inline(text);
-                insert(connection, &message, &body, &facts, clock)?;
+            let report = report.filter(|_| recorded > 0);
+            if let Some(((body, facts), message)) = &report {
+                insert(connection, message, body, facts, clock)?;
             }
-            close_if_done(connection, seq, now)
+            Ok((close_if_done(connection, seq, now)?, report.is_some()))
         });
-        if let Some(file) = spent.await? {
+        let written = written.await;
+        // No row names the file of a report that was not stored.
+        if let Some(file) = file.filter(|_| !matches!(written, Ok((_, true)))) {
             self.remove_body(&file).await;
+        }
+        if let (Some(spent), _) = written? {
+            self.remove_body(&spent).await;
         }
         self.inner.signals.wake(hops.iter().map(String::as_str));
         Ok(())

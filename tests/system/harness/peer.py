@@ -12,7 +12,22 @@ class _Session(socketserver.StreamRequestHandler):
 
     def handle(self):
         peer = self.server.peer
-        peer.sessions += 1
+        with peer.lock:
+            peer.sessions += 1
+            peer.open += 1
+            full = peer.at_once is not None and peer.open > peer.at_once
+        try:
+            if full:
+                return self.reply("421 4.7.0 too many connections from you")
+            with peer.lock:
+                peer.most_open = max(peer.most_open, peer.open)
+            self.converse(peer)
+        finally:
+            with peer.lock:
+                peer.open -= 1
+                peer.turned_away += full
+
+    def converse(self, peer):
         taken = 0
         self.reply(peer.greeting)
         while line := self.rfile.readline():
@@ -47,10 +62,13 @@ class _Session(socketserver.StreamRequestHandler):
 class Peer:
     """`per_session`: after so many messages MAIL is answered 421. `stall`: DATA is never answered; `stalled` is set.
     `on_body` is called with each message, before it is answered for; `on_etrn` with each ETRN, behind its answer.
-    `greeting` is its first line."""
+    `greeting` is its first line. More sessions than `at_once` are told 421 in its place, and are `turned_away`; `most_open`
+    is how many were open at once."""
 
-    def __init__(self, endpoint, per_session=None, stall=False, greeting="220 peer.test ESMTP"):
+    def __init__(self, endpoint, per_session=None, stall=False, greeting="220 peer.test ESMTP", at_once=None):
         self.endpoint = endpoint
+        self.at_once, self.lock = at_once, threading.Lock()
+        self.open, self.most_open, self.turned_away = 0, 0, 0
         self.greeting = greeting
         self.per_session, self.stall = per_session, stall
         self.sessions, self.bodies = 0, []

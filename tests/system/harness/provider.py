@@ -27,6 +27,7 @@ domains = {domains}
 to = "hold"
 release_to = "smtp://{release_to}"
 etrn_from = {etrn_from}
+{of_hold}
 """
 
 WORLD = """
@@ -38,11 +39,11 @@ to = "smtp://{world}"
 
 class Provider(Daemon):
     """`nodes`: [(domains, release_to, etrn_from)], the first and last as TOML values; `world`: ADDRESS:PORT of everyone
-    else; `of_listener` are further keys of its listener."""
+    else; `of_listener` are further keys of its listener, `of_hold` of each route that holds."""
 
     program = "relay-svc"
 
-    def __init__(self, place, nodes, world=None, hold_expire="14d", extra="", of_listener="", env=None):
+    def __init__(self, place, nodes, world=None, hold_expire="14d", extra="", of_listener="", of_hold="", env=None):
         super().__init__(place, "provider", env=env)
         self.endpoint = place.endpoint()
         text = HEAD.format(
@@ -54,7 +55,7 @@ class Provider(Daemon):
             of_listener=of_listener,
         )
         for domains, release_to, etrn_from in nodes:
-            text += HOLD.format(domains=domains, release_to=release_to, etrn_from=etrn_from)
+            text += HOLD.format(domains=domains, release_to=release_to, etrn_from=etrn_from, of_hold=of_hold)
         if world:
             text += WORLD.format(world=world)
         self.write(text)

@@ -82,6 +82,7 @@ pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
     for domain in nodes.chain(offered.then(|| UNASKED.to_owned())) {
         let hold = Target::Hold(Hold {
             release_to: HostPort::parse_url("smtp://127.0.0.1:9").unwrap(),
+            connections: 16,
             etrn_from: client(transcript, "in etrn_from"),
             etrn_by: Vec::new(),
         });

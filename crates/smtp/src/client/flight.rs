@@ -5,7 +5,7 @@ use crate::reply::{Enhanced, Reply};
 
 use super::content::{Content, Streaming};
 use super::{
-    Awaited, ClientSession, ClientStep, CloseReason, RecipientOutcome, Transaction,
+    Awaited, ClientSession, ClientStep, CloseReason, Protocol, RecipientOutcome, Transaction,
     TransactionOutcome,
 };
 
@@ -79,6 +79,8 @@ pub(super) struct Flying {
     pub(super) fates: Vec<Fate>,
     /// Replies that are awaited.
     pub(super) unanswered: usize,
+    /// A chunk was sent that is not the last.
+    in_chunks: bool,
     /// The end of data is on its way to the server.
     pub(super) end_sent: bool,
     /// How many octets were given out with it.
@@ -237,6 +239,12 @@ impl ClientSession {
             || self.flying.len() < self.config.flight.messages && bytes < self.config.flight.bytes
     }
 
+    /// Whether a server of LMTP may have another number of replies to the newest transaction than the one that is awaited.
+    pub(super) fn replies_may_miscount(&self) -> bool {
+        let may = |last: &Flying| last.in_chunks || last.transaction.recipients.len() > 1;
+        self.config.protocol == Protocol::Lmtp && self.flying.back().is_some_and(may)
+    }
+
     /// Whether something of an earlier transaction may still be at the server when the next command comes.
     pub(super) fn may_linger(&self) -> bool {
         // Behind a dot the server has forgotten the transaction, whatever it answers (RFC 5321 4.1.1.4).
@@ -259,6 +267,7 @@ impl ClientSession {
             progress: Progress::Mail,
             mail_refused: false,
             unanswered: 0,
+            in_chunks: false,
             end_sent: false,
             end_at: 0,
             verdict: None,
@@ -464,6 +473,7 @@ impl ClientSession {
             && let Some(last) = self.flying.back_mut()
         {
             last.unanswered += 1;
+            last.in_chunks |= awaited == A::Chunk;
         }
     }
 

@@ -16,10 +16,22 @@
 //! [`ClientSession::room`] says how many messages and octets may be ordered beyond those that have no outcome yet; what
 //! is ordered past it waits. A message whose [`Content`] is streamed is sent once its envelope was accepted.
 //!
+//! # LMTP
+//!
+//! An LMTP server answers the end of a message once for each recipient that it took (RFC 2033 4.2). In the field some
+//! answer a refused one with a single line, and a refused chunk with one or with many; RFC 3030 does not say. A reply too
+//! few would have the answer to RSET stand for a recipient, and a message that was refused be taken for delivered. So
+//! nothing follows a message with several recipients, or in several chunks, before all its replies are there; where they
+//! do not come, its other recipients are in doubt when the time is over. And behind the refusal of a chunk that is not the
+//! last nothing is read any more: the message is refused, the session ends, and what was ordered behind it is not tried.
+//! What has one recipient and comes in one piece has one answer however it is counted, and rides in flights.
+//!
 //! # A session that breaks
 //!
-//! What stands behind a 421, or behind an error after which the server closed, was not accepted: it was not tried. When
-//! the connection is lost in any other way, each message that was written to its end is in doubt.
+//! What stands behind a 421, or behind an error after which the server closed, was not accepted: it was not tried. The
+//! error has to be the last that was heard: a reply that came behind it, and were it the beginning of one, shows that the
+//! server went on. When the connection is lost in any other way, each message that was written to its end is in doubt; so
+//! it is when replies stop, whatever they said before, for silence is no close.
 //!
 //! Limits: a message with octets above 127 is not given to a server without 8BITMIME, nor one that needs SMTPUTF8 to a
 //! server without that: converting it would change what was signed.
@@ -90,6 +102,15 @@ impl Awaited {
     }
 }
 
+/// How the input came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InputEnd {
+    /// The server closed the connection.
+    Closed,
+    /// The line between was lost.
+    LineLost,
+}
+
 #[derive(Debug)]
 enum Order {
     Transmit(u64, Transaction, Content),
@@ -102,7 +123,7 @@ enum Order {
 pub struct ClientSession {
     config: ClientConfig,
     input: ReplyReader,
-    input_ended: bool,
+    input_ended: Option<InputEnd>,
     output: Vec<u8>,
     /// Octets of `output` that hold a secret: it is written by itself.
     output_is_secret: bool,
@@ -141,7 +162,7 @@ impl ClientSession {
             hello: hello::Stage::new(&config),
             config,
             input: ReplyReader::new(),
-            input_ended: false,
+            input_ended: None,
             output: Vec::new(),
             output_is_secret: false,
             steps: VecDeque::new(),
@@ -200,13 +221,19 @@ impl ClientSession {
         }
     }
 
-    /// The connection is gone, or was closed by the server. Replies that came before still count.
+    /// The server closed the connection, in good order or by a reset. Replies that came before still count.
     pub fn end_of_input(&mut self) {
-        self.input_ended = true;
+        self.input_ended.get_or_insert(InputEnd::Closed);
+    }
+
+    /// The connection is gone, and it was not the server that closed it: the system gave it up, or what came over it was
+    /// garbled. Replies that came before still count.
+    pub fn line_lost(&mut self) {
+        self.input_ended.get_or_insert(InputEnd::LineLost);
     }
 
     /// So many of the last octets that were given out were never written: a message whose end is among them was not sent.
-    /// To be told before the end of the input, or before [`ClientSession::time_out`].
+    /// To be told before the end of the input, the loss of the line, or [`ClientSession::time_out`].
     pub fn not_written(&mut self, octets: usize) {
         self.left_over = octets as u64;
     }
@@ -266,9 +293,11 @@ impl ClientSession {
                     self.die(CloseReason::Protocol(error.to_string()));
                     continue;
                 }
-                Ok(None) if self.input_ended && self.closed.is_none() => {
-                    self.lost();
-                    continue;
+                Ok(None) if self.closed.is_none() => {
+                    if let Some(end) = self.input_ended {
+                        self.lost(end);
+                        continue;
+                    }
                 }
                 _ => {}
             }
@@ -318,6 +347,7 @@ impl ClientSession {
             None => return false,
             Some(_) if !idle && !self.pipelining() => return false,
             Some(Order::Transmit(..)) if !self.may_begin() => return false,
+            Some(_) if self.replies_may_miscount() => return false,
             // ETRN may ride behind messages; what rides behind ETRN has to wait, and so has QUIT for all outcomes.
             Some(Order::Quit) if !idle => return false,
             Some(_) if self.awaited.contains(&Awaited::Etrn) => return false,
@@ -364,16 +394,13 @@ impl ClientSession {
     }
 
     /// The connection ended: in good order behind QUIT, else not.
-    fn lost(&mut self) {
-        let reason = if self.awaited.front() == Some(&Awaited::Quit) {
-            CloseReason::Quit
-        } else {
-            CloseReason::PeerClosed {
-                greeted: self
-                    .greeting
-                    .as_ref()
-                    .is_some_and(|reply| reply.code == 220),
-            }
+    fn lost(&mut self, end: InputEnd) {
+        let greeting = self.greeting.as_ref();
+        let greeted = greeting.is_some_and(|reply| reply.code == 220);
+        let reason = match end {
+            _ if self.awaited.front() == Some(&Awaited::Quit) => CloseReason::Quit,
+            InputEnd::Closed => CloseReason::PeerClosed { greeted },
+            InputEnd::LineLost => CloseReason::LineLost { greeted },
         };
         self.die(reason);
     }
@@ -387,7 +414,7 @@ impl ClientSession {
         self.streaming = None;
         let refused = match &reason {
             CloseReason::Refused(_) => true,
-            CloseReason::PeerClosed { .. } => self.last_was_refusal,
+            CloseReason::PeerClosed { .. } => self.last_was_refusal && !self.input.has_unread(),
             _ => false,
         };
         self.take_back_unwritten_ends();

@@ -99,10 +99,15 @@ pub enum RecipientOutcome {
 pub enum CloseReason {
     /// As ordered.
     Quit,
-    /// The server refused the session: no 220 greeting, EHLO and HELO refused, or 421.
+    /// The server refused the session: no 220 greeting, EHLO and HELO refused, or 421; by LMTP also a refused chunk.
     Refused(Reply),
     /// The connection ended without a word; `greeted` says whether a 220 greeting had come.
     PeerClosed {
+        /// Whether a 220 greeting had come.
+        greeted: bool,
+    },
+    /// The connection was lost, and not closed by the server.
+    LineLost {
         /// Whether a 220 greeting had come.
         greeted: bool,
     },
@@ -128,6 +133,10 @@ impl fmt::Display for CloseReason {
             CloseReason::PeerClosed { greeted: true } => f.write_str("peer closed"),
             CloseReason::PeerClosed { greeted: false } => {
                 f.write_str("peer closed before the greeting")
+            }
+            CloseReason::LineLost { greeted: true } => f.write_str("connection lost"),
+            CloseReason::LineLost { greeted: false } => {
+                f.write_str("connection lost before the greeting")
             }
             CloseReason::TimedOut(phase) => write!(f, "timed out at {}", phase.name()),
             CloseReason::Protocol(what) => write!(f, "protocol error: {what}"),

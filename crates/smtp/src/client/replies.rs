@@ -139,7 +139,8 @@ impl ClientSession {
         }
     }
 
-    /// A chunk that is not the last. A refusal decides for the message, and no more of it is sent.
+    /// A chunk that is not the last. A refusal decides for the message, and no more of it is sent. By LMTP nobody knows how
+    /// many replies belong to it, so it ends the session.
     fn answer_to_chunk(&mut self, reply: Reply) {
         match reply.severity() {
             Severity::Positive => {}
@@ -150,7 +151,10 @@ impl ClientSession {
                     self.streaming = None;
                 }
                 self.must_reset |= is_newest;
-                self.settle_oldest(reply);
+                self.settle_oldest(reply.clone());
+                if self.config.protocol == Protocol::Lmtp {
+                    self.die(CloseReason::Refused(reply));
+                }
             }
         }
     }

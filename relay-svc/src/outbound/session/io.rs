@@ -46,33 +46,31 @@ impl Session {
         let wait = block.max(awaited.map(|phase| patience.of(phase)));
         let wait = wait.unwrap_or_else(|| patience.of(ClientPhase::Quit));
         let Some(stream) = &mut self.stream else {
-            return self.broken("the connection is gone");
+            return self.broken("the connection is gone", Loss::Line);
         };
         let mut octets = [0; READ];
         let out = &self.out[self.written..];
         let moved = tokio::select! {
             moved = either_way(stream, &mut octets, out, self.unflushed) => moved,
-            () = sleep_until(self.moved + wait) => {
-                return match awaited {
-                    Some(_) => {
-                        self.smtp.not_written(self.unwritten());
-                        self.smtp.time_out();
-                    }
-                    None => self.broken("timed out sending data"),
-                };
-            }
+            () = sleep_until(self.moved + wait) => return self.timed_out(awaited),
         };
         match moved {
-            Moved::Read(Ok(0)) => self.broken("the connection was closed by the other side"),
+            Moved::Read(Ok(0)) => {
+                self.broken("the connection was closed by the other side", Loss::Closed);
+            }
             Moved::Read(Ok(count)) => {
                 self.acknowledge();
                 self.recorder.server(&octets[..count]);
                 self.smtp.receive(&octets[..count]);
             }
-            Moved::Read(Err(error)) if self.smtp.is_encrypted() => {
-                self.broken(&TlsError::from(error).to_string());
+            Moved::Read(Err(error)) => {
+                let loss = Loss::of(&error);
+                let reason = match self.smtp.is_encrypted() {
+                    true => TlsError::from(error).to_string(),
+                    false => error.to_string(),
+                };
+                self.broken(&reason, loss);
             }
-            Moved::Read(Err(error)) => self.broken(&error.to_string()),
             Moved::Wrote(Ok(count)) if count > 0 => {
                 self.written += count;
                 self.unflushed = true;
@@ -82,10 +80,13 @@ impl Session {
                     (self.out, self.written) = (Vec::new(), 0);
                 }
             }
-            Moved::Wrote(Ok(_)) => self.lost("the connection takes no more data").await,
+            Moved::Wrote(Ok(_)) => {
+                let reason = "the connection takes no more data";
+                self.lost(reason, Loss::Line).await;
+            }
             Moved::Flushed(Ok(())) => self.unflushed = false,
             Moved::Wrote(Err(error)) | Moved::Flushed(Err(error)) => {
-                self.lost(&error.to_string()).await;
+                self.lost(&error.to_string(), Loss::of(&error)).await;
             }
         }
     }
@@ -100,7 +101,7 @@ impl Session {
     }
 
     /// Writing failed. What the other side said before it closed, often a 421 or 554, is still there to be read.
-    async fn lost(&mut self, reason: &str) {
+    async fn lost(&mut self, reason: &str, loss: Loss) {
         let until = Instant::now() + LAST_WORDS.0;
         let mut octets = [0; 4096];
         let mut room = LAST_WORDS.1;
@@ -113,15 +114,50 @@ impl Session {
                 self.smtp.receive(&octets[..count]);
             }
         }
-        self.broken(reason);
+        self.broken(reason, loss);
     }
 
-    pub(super) fn broken(&mut self, reason: &str) {
+    /// Nothing moved for too long. A line that is dead in the middle of a message looks like this, too: it is no close.
+    fn timed_out(&mut self, awaited: Option<ClientPhase>) {
+        self.smtp.not_written(self.unwritten());
+        if awaited.is_none() {
+            let what = || format!("{}: timed out sending data", self.peer);
+            self.trouble.get_or_insert_with(what);
+        }
+        self.smtp.time_out();
+    }
+
+    pub(super) fn broken(&mut self, reason: &str, loss: Loss) {
         self.smtp.not_written(self.unwritten());
         (self.out, self.written, self.unflushed) = (Vec::new(), 0, false);
         self.trouble
             .get_or_insert_with(|| format!("{}: {reason}", self.peer));
-        self.smtp.end_of_input();
+        match loss {
+            Loss::Closed => self.smtp.end_of_input(),
+            Loss::Line => self.smtp.line_lost(),
+        }
+    }
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The other side, in good order or by a reset.
+    Closed,
+    /// The line: the system gave it up, such as by ETIMEDOUT or EHOSTUNREACH, or what came was garbled.
+    Line,
+}
+
+impl Loss {
+    fn of(error: &io::Error) -> Self {
+        use io::ErrorKind as K;
+        match error.kind() {
+            // Under TLS a close without a word (RFC 8446 6.1), which is common, is an unexpected end.
+            K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::UnexpectedEof => {
+                Self::Closed
+            }
+            _ => Self::Line,
+        }
     }
 }
 
@@ -157,4 +193,26 @@ async fn either_way(
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_the_hosts_and_what_the_system_gives_up_is_the_lines() {
+        // By their numbers in Linux, as the system gives them.
+        let (epipe, reset, down, unreachable, timed_out, no_host) = (32, 104, 100, 101, 110, 113);
+        let of = |number| Loss::of(&io::Error::from_raw_os_error(number));
+        for closed in [epipe, reset] {
+            assert_eq!(of(closed), Loss::Closed, "{closed}");
+        }
+        for lost in [down, unreachable, timed_out, no_host] {
+            assert_eq!(of(lost), Loss::Line, "{lost}");
+        }
+        // What rustls makes of a record that is not one, and of a close without a word.
+        let tls = |kind| Loss::of(&io::Error::new(kind, "tls"));
+        assert_eq!(tls(io::ErrorKind::InvalidData), Loss::Line);
+        assert_eq!(tls(io::ErrorKind::UnexpectedEof), Loss::Closed);
+    }
 }

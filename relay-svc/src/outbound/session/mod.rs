@@ -351,6 +351,7 @@ impl Session {
         let before_greeting = matches!(
             reason,
             CloseReason::PeerClosed { greeted: false }
+                | CloseReason::LineLost { greeted: false }
                 | CloseReason::TimedOut(ClientPhase::Greeting)
         );
         let end = if before_greeting {

@@ -4,7 +4,7 @@ use linkmail_service::tls::{Class, MaybeTls};
 use linkmail_smtp::ClientPhase;
 use tokio::time::Instant;
 
-use super::{super::login, Session};
+use super::{super::login, Session, io::Loss};
 
 impl Session {
     /// Makes the connection one of TLS, or ends the session; says whether it is.
@@ -19,7 +19,7 @@ impl Session {
                     .await
             }
             _ => {
-                self.broken("the connection is not there for TLS");
+                self.broken("the connection is not there for TLS", Loss::Line);
                 return false;
             }
         };
@@ -36,7 +36,7 @@ impl Session {
                 self.tls_failed = true;
                 // Before the greeting a connection that is lost is a line that is missing.
                 if error.class() == Class::Lost && self.smtp.greeting().is_none() {
-                    self.broken(&format!("TLS: {error}"));
+                    self.broken(&format!("TLS: {error}"), Loss::Line);
                 } else {
                     self.smtp.abandon(format!("TLS: {error}"));
                 }

@@ -64,6 +64,34 @@ async fn changes_that_wait_together_are_kept_or_refused_each_for_itself() {
 }
 
 #[tokio::test]
+async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    let to = ("b@else.example", "link:isp");
+    let seq = {
+        accept(&spool, b"x\r\n", message(&[to])).await;
+        spool.due("link:isp".into(), NOW, 9).await.unwrap()[0].seq
+    };
+    let large = vec![b'y'; 200_000];
+    for _ in 0..2 {
+        let bounced = Settled {
+            idx: 0,
+            settlement: Settlement::Bounced {
+                reply: "550 no".into(),
+            },
+        };
+        let report = message(&[("a@branch.example", "smtp://127.0.0.1:25")]);
+        let report = Some((draft(&spool, &large).await, report));
+        spool.settle(seq, vec![bounced], report, NOW).await.unwrap();
+        assert_eq!(bodies(folder.path()), 1);
+    }
+    let hop = "smtp://127.0.0.1:25".to_owned();
+    let reports = spool.due(hop, NOW, 9).await.unwrap();
+    assert_eq!((reports.len(), reports[0].size), (1, 200_000));
+    assert_eq!(read(&spool, reports[0].seq).await, large);
+}
+
+#[tokio::test]
 async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the_last_one() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path()).unwrap();
@@ -96,7 +124,7 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
         .settle(
             seq,
             vec![bounced],
-            Some((b"report\r\n".to_vec(), report)),
+            Some((draft(&spool, b"report\r\n").await, report)),
             NOW,
         )
         .await

@@ -1,6 +1,7 @@
 //! Held mail, and the requests for its release.
 
 use super::*;
+use crate::outbound::{Feed, InHand, InHandMessage, Left};
 
 fn node(name: &str) -> Node {
     Node::of(&name.parse().unwrap())
@@ -141,12 +142,10 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
     ask(&spool, NodeScope::One(node("ship.example"))).await;
     assert_eq!(asked_for(&spool, "ship.example").await, [1]);
 
-    let report = || {
-        Some((
-            b"report\r\n".to_vec(),
-            message(&[("a@else.example", "link:isp")]),
-        ))
-    };
+    let report = Some((
+        draft(&spool, b"report\r\n").await,
+        message(&[("a@else.example", "link:isp")]),
+    ));
     spool
         .settle(1, vec![delivered(0)], None, NOW)
         .await
@@ -157,7 +156,7 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
         reply: "550".into(),
     };
     spool
-        .settle(1, settled(bounced), report(), NOW)
+        .settle(1, settled(bounced), report, NOW)
         .await
         .unwrap();
     assert_eq!(listed(spool.clone()).await.len(), 1);
@@ -243,6 +242,7 @@ async fn mail_that_is_routed_to_a_hold_ages_from_then_on() {
     let spool = reopened(folder.path()).await;
     let hold = Target::Hold(Hold {
         release_to: HostPort::parse_url("smtp://mx.ship.example").unwrap(),
+        connections: 16,
         etrn_from: Vec::new(),
         etrn_by: Vec::new(),
     });
@@ -294,6 +294,51 @@ async fn look_ups_of_held_mail_and_reports_use_their_indexes() {
             "{steps:?}"
         );
     }
+}
+
+/// Up to `limit` messages that a feed hands out.
+async fn taken(feed: &Feed, limit: usize) -> Vec<InHandMessage> {
+    feed.take(limit).await.unwrap()
+}
+
+fn places(messages: &[InHandMessage]) -> Vec<i64> {
+    messages.iter().map(|message| message.due.seq).collect()
+}
+
+#[tokio::test]
+async fn what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    for _ in 0..8 {
+        hold(&spool, &["a@ship.example"]).await;
+    }
+    let turn = |left| {
+        let (spool, hands) = (spool.clone(), InHand::default());
+        Feed::of_held(spool, &node("ship.example"), left, 7, hands)
+    };
+    let feed = turn(Left::default());
+    assert_eq!(feed.weight(2000).await.unwrap(), (7, 42));
+    assert_eq!(feed.weight(3).await.unwrap(), (3, 18));
+    // One session has the first four and gives two of them back, while another has the next two.
+    let (mut one, other) = (taken(&feed, 4).await, taken(&feed, 2).await);
+    assert_eq!(
+        (places(&one), places(&other)),
+        (vec![1, 2, 3, 4], vec![5, 6])
+    );
+    for message in one.split_off(2).into_iter().rev() {
+        feed.put_back(message).await;
+    }
+    // Of what they kept only the second place was not tried.
+    let left = feed.left(vec![2]).await;
+    assert_eq!(left.again, [2, 3, 4, 7]);
+    drop((one, other, feed));
+
+    let feed = turn(left);
+    assert_eq!(feed.weight(2000).await.unwrap(), (4, 24));
+    assert_eq!(places(&taken(&feed, 50).await), [2, 3, 4, 7]);
+    let left = feed.left(Vec::new()).await;
+    assert!(left.again.is_empty());
+    assert!(taken(&turn(left), 50).await.is_empty());
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 //! - Each transaction that was ordered has one outcome, with a fate for each recipient.
 //! - A recipient is accepted only if the peer took the sender, the recipient and the whole message in its place, and said
 //!   so; with a peer that keeps to the protocol, also if. A refusal is that of a command of the same transaction.
+//! - A message that the peer heard to its end is not tried only if the peer said 421, or closed right behind an error.
 //! - What is written is as `peer` demands it: nothing but a greeting in clear where TLS is required, a message only as
-//!   it is, no command before its turn.
+//!   it is, no command before its turn. By LMTP nothing rides behind a message of several recipients or chunks, and
+//!   nothing comes behind a refused chunk.
 //! - No secret is in a Write. Nothing comes behind Closed. The pieces in which replies come do not matter.
 //!
 //! An input: five octets that choose, for each message two and its content, then one octet for each reply of the peer.
@@ -222,6 +224,7 @@ fn read(session: &mut ClientSession, peer: &mut Peer<'_>, unread: &mut Vec<u8>, 
             Given::Bytes(bytes) => *unread = bytes,
             Given::Close => return session.end_of_input(),
             Given::Silence => return session.time_out(),
+            Given::Lost => return session.line_lost(),
         }
     }
     let rest = unread.split_off(size.min(unread.len()));

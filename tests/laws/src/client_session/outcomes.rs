@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use linkmail_smtp::{Protocol, RecipientOutcome, Reply, TransactionOutcome};
+use linkmail_smtp::{CloseReason, Protocol, RecipientOutcome, Reply, TransactionOutcome};
 
 use super::peer::{Answer, Peer, Said, number};
 use super::{Message, Setup};
@@ -62,13 +62,33 @@ impl Place<'_> {
                 let fault = reference::fault(&self.message.octets);
                 assert_eq!(fault, Some((bad.fault, bad.offset as usize)));
             }
-            RecipientOutcome::NotTried(_) => {}
+            RecipientOutcome::NotTried(reason) => self.has_no_doubt(reason),
         }
         let is_taken = taken.is_some_and(|end| self.peer.answers[end].is_positive());
         if self.peer.is_honest && is_taken {
             let is_accepted = matches!(fate, RecipientOutcome::Accepted(_));
             assert!(is_accepted, "{self} was taken, and is {fate:?}");
         }
+    }
+
+    /// What the peer heard to its end it may have taken, unless it said that it takes nothing more.
+    fn has_no_doubt(&self, reason: &CloseReason) {
+        if !self.peer.ended.contains(&self.number) {
+            return;
+        }
+        let last = self.peer.answers.last();
+        let is_told = match reason {
+            CloseReason::Refused(reply) => {
+                reply.code == 421
+                    || self.peer.said_more
+                    || last.is_some_and(|last| !last.is_positive())
+            }
+            CloseReason::PeerClosed { .. } => {
+                last.is_some_and(|last| matches!(last.code / 100, 4 | 5))
+            }
+            _ => false,
+        };
+        assert!(is_told, "{self} was sent whole, and is not tried: {reason}");
     }
 
     fn all(&self, said: Said) -> impl Iterator<Item = usize> {

@@ -31,10 +31,10 @@ impl Peer<'_> {
                 // What was said before still counts.
                 0xf8..=0xfb if bytes.is_empty() => {
                     self.gone = true;
-                    return if choice & 1 == 0 {
-                        Given::Close
-                    } else {
-                        Given::Silence
+                    return match choice {
+                        0xf8 => Given::Close,
+                        0xfa => Given::Lost,
+                        _ => Given::Silence,
                     };
                 }
                 0xfc..=0xff => {

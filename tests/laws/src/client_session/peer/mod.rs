@@ -31,6 +31,12 @@ pub(in crate::client_session) enum Said {
     Quit,
 }
 
+impl Said {
+    fn is_chunk(&self) -> bool {
+        matches!(self, Said::Chunk(_))
+    }
+}
+
 /// A reply that was given.
 #[derive(Clone, Debug)]
 pub(in crate::client_session) struct Answer {
@@ -49,6 +55,8 @@ pub(in crate::client_session) enum Given {
     Bytes(Vec<u8>),
     Close,
     Silence,
+    /// The line is lost, and the peer has not closed it.
+    Lost,
 }
 
 enum Hears {
@@ -121,6 +129,8 @@ impl<'a> Peer<'a> {
 
     /// Takes what the client wrote; `in_secret` as a secret.
     pub(in crate::client_session) fn hear(&mut self, bytes: &[u8], in_secret: bool) {
+        let is_over = self.setup.batch == 1 && self.is_lmtp() && self.refused_last(Said::is_chunk);
+        assert!(!is_over, "{} behind a refused chunk", shown(bytes));
         self.in_secret = in_secret;
         self.buffer.extend_from_slice(bytes);
         while self.hear_next() {}
@@ -216,6 +226,25 @@ impl<'a> Peer<'a> {
         self.pending.is_empty() || self.offers(PIPELINING) && !self.pending.iter().any(ends_group)
     }
 
+    fn is_lmtp(&self) -> bool {
+        self.setup.config.protocol == Protocol::Lmtp
+    }
+
+    /// Whether the last answer refuses such a thing.
+    fn refused_last(&self, is_such: impl Fn(&Said) -> bool) -> bool {
+        let last = self.answers.last();
+        last.is_some_and(|last| is_such(&last.said) && matches!(last.code / 100, 4 | 5))
+    }
+
+    /// Whether the replies that are awaited may be miscounted for those to another message.
+    fn may_miscount(&self) -> bool {
+        let has_many = |said: &Said| match said {
+            Said::End(number) => self.setup.messages[*number].recipients > 1,
+            said => said.is_chunk(),
+        };
+        self.is_lmtp() && self.pending.iter().any(has_many)
+    }
+
     fn offers(&self, what: u8) -> bool {
         self.offered & what != 0
     }
@@ -226,6 +255,8 @@ impl<'a> Peer<'a> {
             "{verb} before {:?} was answered",
             self.pending
         );
+        let is_behind = matches!(verb, "RSET" | "MAIL" | "ETRN") && self.may_miscount();
+        assert!(!is_behind, "{verb} rides behind {:?}", self.pending);
         assert!(
             self.greeted || matches!(verb, "EHLO" | "LHLO" | "HELO"),
             "{verb}"
@@ -240,8 +271,7 @@ impl<'a> Peer<'a> {
         );
         let said = match verb {
             "EHLO" | "LHLO" | "HELO" => {
-                let is_lmtp = self.setup.config.protocol == Protocol::Lmtp;
-                assert_eq!(is_lmtp, verb == "LHLO");
+                assert_eq!(self.is_lmtp(), verb == "LHLO");
                 self.greeted = true;
                 Said::Hello {
                     extended: verb != "HELO",

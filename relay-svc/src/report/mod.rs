@@ -2,11 +2,12 @@
 //! on to a server which tells nobody, where the sender asked for it. Pure.
 //!
 //! A `multipart/report` (RFC 6522) of a text for people, a `message/delivery-status` (RFC 3464) and the header of the
-//! returned message: never its body, which the sender has and a dear line should not carry. It goes from the null
-//! reverse path, so that it is never answered (RFC 5321 6.1).
+//! returned message, without its body: the sender has that. Where a failure is told of, the sender asked for it (`RET=FULL`,
+//! RFC 3461 4.3) and [`returns_whole`] allows it, the message comes back whole. It goes from the null reverse path, so that
+//! it is never answered (RFC 5321 6.1).
 //!
-//! Limits: of the returned header at most [`HEADER_LIMIT`] octets; octets above 127 in it become `?`, so that the
-//! report crosses every next hop.
+//! Limits: of the returned header at most [`HEADER_LIMIT`] octets; octets above 127 in it become `?`, and a message with
+//! such octets is not returned whole, so that the report crosses every next hop.
 
 use lettre::{
     address::Address,
@@ -17,13 +18,15 @@ use lettre::{
 };
 use linkmail_smtp::{
     Mailbox, Reply,
-    dsn::{EnvelopeId, OriginalRecipient},
+    dsn::{EnvelopeId, OriginalRecipient, Ret},
 };
 
-use crate::clock::Stamp;
+use crate::{clock::Stamp, names::NextHop};
 
 /// Of the returned header at most so many octets.
 pub const HEADER_LIMIT: usize = 32 * 1024;
+/// A message above so many octets is not returned whole (RFC 3461 6.2 leaves the bound to us).
+pub const WHOLE_LIMIT: u64 = 1024 * 1024;
 
 /// What became of a recipient, for the report (RFC 3464 2.3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,11 +155,63 @@ pub struct Subject<'a> {
 #[error("the report cannot be written: {0}")]
 pub struct ReportError(String);
 
-/// Writes the report.
+/// What is known of a message that may be returned whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Original {
+    /// How much of it the sender wants back (RFC 3461 4.3).
+    pub ret: Option<Ret>,
+    /// Its octets.
+    pub size: u64,
+    /// Whether there are octets above 127 among them.
+    pub eight_bit: bool,
+}
+
+/// Whether a report that goes to a next hop returns the message whole: of a failure alone, where the sender asked for it,
+/// for a message up to [`WHOLE_LIMIT`] that crosses every host, and not over a line that somebody pays for: the site's own,
+/// or that of a site whose mail is held.
+#[must_use]
+pub fn returns_whole(original: Original, told: &[Told], hop: &NextHop) -> bool {
+    let is_dear = matches!(hop, NextHop::Link(_) | NextHop::Hold(_));
+    let is_small = original.size <= WHOLE_LIMIT && !original.eight_bit;
+    original.ret == Some(Ret::Full) && is_small && !is_dear && any_failed(told)
+}
+
+/// Writes the report, with the header of the message.
 ///
 /// # Errors
 /// The mail library refuses a part; never seen, and then the failure is logged instead.
 pub fn write(subject: &Subject<'_>, told: &[Told], now: Stamp) -> Result<Vec<u8>, ReportError> {
+    let header = part("text/rfc822-headers", header_of(subject.head))?;
+    let words = words(subject, told, "The header of the message is attached.");
+    compose(subject, words, told, header, now)
+}
+
+/// Writes what stands before and behind the message in a report that returns it whole.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_around(
+    subject: &Subject<'_>,
+    told: &[Told],
+    now: Stamp,
+) -> Result<(Vec<u8>, Vec<u8>), ReportError> {
+    let place = format!("=_{}", uuid::Uuid::new_v4().as_simple());
+    let returned = part("message/rfc822", place.clone())?;
+    let words = words(subject, told, "The message is attached.");
+    let text = compose(subject, words, told, returned, now)?;
+    let mut rest = text.windows(place.len());
+    let at = rest.position(|octets| octets == place.as_bytes());
+    let at = at.ok_or_else(|| ReportError("the place of the message is gone".to_owned()))?;
+    Ok((text[..at].to_vec(), text[at + place.len()..].to_vec()))
+}
+
+fn compose(
+    subject: &Subject<'_>,
+    words: String,
+    told: &[Told],
+    returned: SinglePart,
+    now: Stamp,
+) -> Result<Vec<u8>, ReportError> {
     let wrong = |error: &dyn std::fmt::Display| ReportError(error.to_string());
     let boundary = format!("=_{}", uuid::Uuid::new_v4().as_simple());
     let report_type =
@@ -164,9 +219,9 @@ pub fn write(subject: &Subject<'_>, told: &[Told], now: Stamp) -> Result<Vec<u8>
     let parts = MultiPart::builder()
         .header(ContentType::parse(&report_type).map_err(|error| wrong(&error))?)
         .build()
-        .singlepart(part("text/plain; charset=us-ascii", words(subject, told))?)
+        .singlepart(part("text/plain; charset=us-ascii", words)?)
         .singlepart(part("message/delivery-status", fields(subject, told, now))?)
-        .singlepart(part("text/rfc822-headers", header_of(subject.head))?);
+        .singlepart(returned);
     let auto =
         HeaderName::new_from_ascii("Auto-Submitted".to_owned()).map_err(|error| wrong(&error))?;
     let message = Message::builder()
@@ -240,7 +295,7 @@ fn any_failed(told: &[Told]) -> bool {
     told.iter().any(|one| one.action == Action::Failed)
 }
 
-fn words(subject: &Subject<'_>, told: &[Told]) -> String {
+fn words(subject: &Subject<'_>, told: &[Told], attached: &str) -> String {
     let mut text = format!("This is the mail relay {}.\r\n", subject.hostname);
     let sections = [
         (
@@ -266,7 +321,7 @@ fn words(subject: &Subject<'_>, told: &[Told]) -> String {
             text.push_str(&format!("\r\n<{}>:\r\n    {said}\r\n", one.address));
         }
     }
-    text.push_str("\r\nThe header of the message is attached.\r\n");
+    text.push_str(&format!("\r\n{attached}\r\n"));
     ascii(&text)
 }
 
@@ -340,111 +395,4 @@ fn ascii(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(head: &[u8]) -> String {
-        let (postmaster, sender) = (
-            mailbox("MAILER-DAEMON@relay.branch.example"),
-            mailbox("\"odd name\"@branch.example"),
-        );
-        let subject = Subject {
-            hostname: "relay.branch.example",
-            postmaster: &postmaster,
-            sender: &sender,
-            arrived: Stamp(1_795_458_600_000),
-            envelope_id: None,
-            head,
-        };
-        let refused = Reply::new(
-            550,
-            Some(linkmail_smtp::Enhanced(5, 1, 1)),
-            "no such\u{e9} user",
-        );
-        let failures = [
-            Told::refused(
-                mailbox("nobody@else.example"),
-                &refused,
-                "mail.isp.example:25".into(),
-            ),
-            Told::expired(
-                mailbox("late@else.example"),
-                Diagnostic::Words("connection refused".into()),
-                "mail.isp.example:25".into(),
-            ),
-        ];
-        String::from_utf8(write(&subject, &failures, Stamp(1_795_458_660_000)).unwrap()).unwrap()
-    }
-
-    fn mailbox(text: &str) -> Mailbox {
-        Mailbox::parse(text.as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn a_report_names_each_recipient_with_its_status_and_returns_only_the_header() {
-        let text = report(
-            b"Subject: gr\xc3\xbc\xc3\x9fe\r\nFrom: a@branch.example\r\n\r\nsecret body\r\n",
-        );
-        for expected in [
-            "To: \"odd name\"@branch.example\r\n",
-            "report-type=delivery-status",
-            "Auto-Submitted: auto-replied\r\n",
-            "Reporting-MTA: dns; relay.branch.example\r\nArrival-Date: Mon, 23 Nov 2026 18:30:00 +0000\r\n",
-            "Final-Recipient: rfc822; nobody@else.example\r\nAction: failed\r\nStatus: 5.1.1\r\n",
-            "Diagnostic-Code: smtp; 550 5.1.1 no such? user\r\n",
-            "Final-Recipient: rfc822; late@else.example\r\nAction: failed\r\nStatus: 5.4.7\r\n",
-            "Subject: gr????e\r\nFrom: a@branch.example\r\n",
-        ] {
-            assert!(text.contains(expected), "no {expected:?} in\n{text}");
-        }
-        assert!(!text.contains("secret"));
-        assert!(text.is_ascii());
-    }
-
-    #[test]
-    fn what_was_asked_for_stands_in_the_report_and_success_is_told_as_relayed() {
-        let (postmaster, sender) = (
-            mailbox("MAILER-DAEMON@relay.branch.example"),
-            Mailbox::parse_utf8("j\u{f6}rg@branch.example".as_bytes()).unwrap(),
-        );
-        let id = EnvelopeId::new("an id").unwrap();
-        let subject = Subject {
-            hostname: "relay.branch.example",
-            postmaster: &postmaster,
-            sender: &sender,
-            arrived: Stamp(1_795_458_600_000),
-            envelope_id: Some(&id),
-            head: b"Subject: x\r\n\r\n",
-        };
-        let taken = Reply::new(250, None, "queued as 1");
-        let odd = Mailbox::parse_utf8("ren\u{e9}@else.example".as_bytes()).unwrap();
-        let told = [Told::relayed(odd, &taken, "mail.isp.example".into())
-            .with_original(OriginalRecipient::parse(b"rfc822;r+2B@else.example", false))];
-        let text = write(&subject, &told, Stamp(1_795_458_660_000)).unwrap();
-        let text = String::from_utf8(text).unwrap();
-        for expected in [
-            "To: j\u{f6}rg@branch.example\r\n",
-            "Subject: Your message was handed on\r\n",
-            "Original-Envelope-Id: an id\r\n",
-            "Original-Recipient: rfc822;r+@else.example\r\n",
-            "Final-Recipient: utf-8;ren\\x{E9}@else.example\r\nAction: relayed\r\nStatus: 2.0.0\r\n",
-            "Diagnostic-Code: smtp; 250 queued as 1\r\n",
-            "a server that will not report that it arrived",
-        ] {
-            assert!(text.contains(expected), "no {expected:?} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_report_is_sendable_whatever_the_message_was() {
-        for head in [
-            &b""[..],
-            b"no line end",
-            b"A: b\rC\nD\0\r\n\r\n",
-            &[0xff; 70_000],
-        ] {
-            let text = report(head).replace("\r\n", "");
-            assert!(!text.contains(['\r', '\n', '\0']), "{text:?}");
-        }
-    }
-}
+mod tests;
