@@ -2,7 +2,7 @@
 //!
 //! A place is taken into hand first and read then, so that what is sent is what still waits.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::Mutex;
 
@@ -19,7 +19,7 @@ const PAGE: u32 = 200;
 /// Hands out the messages of one next hop.
 pub struct Feed {
     spool: Spool,
-    hop: String,
+    hop: Arc<str>,
     of: Of,
     hands: InHand,
     ahead: Mutex<Ahead>,
@@ -79,7 +79,7 @@ impl Feed {
     fn new(spool: Spool, hop: &NextHop, of: Of, hands: InHand, left: Left) -> Self {
         Self {
             spool,
-            hop: hop.to_string(),
+            hop: hop.to_string().into(),
             of,
             hands,
             ahead: Mutex::new(Ahead {
@@ -107,7 +107,7 @@ impl Feed {
     /// # Errors
     /// The spool cannot be read.
     pub async fn weight(&self, cap: u32) -> Result<(u64, u64), SpoolError> {
-        let hop = self.hop.clone();
+        let hop = self.hop.to_string();
         match &self.of {
             Of::Due => self.spool.due_weight(hop, Stamp::now(), cap).await,
             Of::Held { upto, start, .. } => {
@@ -142,7 +142,7 @@ impl Feed {
             while hands.len() < limit
                 && let Some(seq) = ahead.places.pop_front()
             {
-                hands.extend(self.hands.take(seq));
+                hands.extend(self.hands.take(&self.hop, seq));
             }
             if !hands.is_empty() {
                 let taken = self.read(hands).await?;
@@ -174,7 +174,7 @@ impl Feed {
     async fn look(&self, ahead: &mut Ahead) -> Result<bool, SpoolError> {
         match &self.of {
             Of::Due => {
-                let hop = self.hop.clone();
+                let hop = self.hop.to_string();
                 let places = self
                     .spool
                     .due_places(hop, Stamp::now(), ahead.cursor, PAGE)
@@ -206,7 +206,7 @@ impl Feed {
         let seqs = hands.iter().map(Hand::place).collect();
         let waiting = self
             .spool
-            .waiting(seqs, self.hop.clone(), state, now)
+            .waiting(seqs, self.hop.to_string(), state, now)
             .await?;
         let mut waiting = waiting.into_iter().peekable();
         Ok(hands

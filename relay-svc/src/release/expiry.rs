@@ -77,7 +77,8 @@ impl Expiry {
         let old = held.spool.held_too_long(limit, place, BATCH).await?;
         let reason = format!("held for {}", in_words(limit));
         for (node, message) in old.messages {
-            if let Some(_taken) = self.in_hand.take(message.seq) {
+            let hop = NextHop::Hold(node.clone()).to_string().into();
+            if let Some(_taken) = self.in_hand.take(&hop, message.seq) {
                 self.give_up(held, node, message.seq, &reason).await?;
             }
         }

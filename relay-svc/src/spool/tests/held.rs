@@ -342,6 +342,21 @@ async fn what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is(
 }
 
 #[tokio::test]
+async fn a_message_for_two_nodes_is_released_for_both_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path()).unwrap();
+    hold(&spool, &["a@ship.example", "b@clinic.example"]).await;
+    let hands = InHand::default();
+    let feed = |name| {
+        let hands = hands.clone();
+        Feed::of_held(spool.clone(), &node(name), Left::default(), 1, hands)
+    };
+    let (ship, clinic) = (feed("ship.example"), feed("clinic.example"));
+    let (one, other) = (taken(&ship, 9).await, taken(&clinic, 9).await);
+    assert_eq!((places(&one), places(&other)), (vec![1], vec![1]));
+}
+
+#[tokio::test]
 async fn damaged_messages_hide_none_behind_them() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path()).unwrap();
