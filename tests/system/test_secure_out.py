@@ -355,10 +355,10 @@ def test_sessions_are_resumed(place, running, behind, authority, identity, versi
     assert [session.resumed for session in host.sessions] == [False, True]
 
 
-@pytest.mark.parametrize("how", ["refuses connections", "421", "no TLS", "wrong password"])
+@pytest.mark.parametrize("how", ["refuses connections", "421", "421 to MAIL", "no TLS", "wrong password"])
 def test_another_host_takes_over(place, running, behind, authority, identity, password, how):
-    """Must show: with no session at the smart host the mail goes to `fallback` in the same cycle; each host is told its own
-    password and no other, and the smart host's is not told to the fallback."""
+    """Must show: with no session at the smart host, or nothing that comes of one, the mail goes to `fallback` in the same
+    cycle; each host is told its own password and no other, and the smart host's is not told to the fallback."""
     first = Host(place.endpoint(), tls=server_context(identity), users={USER: PASSWORD})
     if how == "refuses connections":
         first.stop()
@@ -366,6 +366,8 @@ def test_another_host_takes_over(place, running, behind, authority, identity, pa
         running(first)
     if how == "421":
         first.answers["GREETING"] = "421 4.3.2 closed for today"
+    elif how == "421 to MAIL":
+        first.answers["MAIL"] = "421 4.3.2 closed for today"
     elif how == "no TLS":
         first.tls = None
     elif how == "wrong password":

@@ -68,22 +68,36 @@ impl Run {
         }
     }
 
-    /// Sends over sessions with the smart host; or, when none comes about, with the next host that there is instead.
+    /// Sends over sessions with the smart host; or, when none comes about, or nothing comes of them, with the next host that
+    /// there is instead.
     async fn send(&mut self, before: Tally, cancel: &CancellationToken) -> (HostPort, Sent) {
         let mut hosts = vec![self.link.smart_host.clone()];
         hosts.extend(self.link.fallback.iter().cloned());
-        let mut first = None;
-        for host in hosts {
-            let mut sent = self.send_to(&host, before, cancel).await;
-            if sent.stop.is_some() || cancel.is_cancelled() {
+        let (mut first, mut so_far) = (None, Tally::default());
+        while !hosts.is_empty() {
+            let host = hosts.remove(0);
+            let mut before = before;
+            before.add(&so_far);
+            let sent = self.send_to(&host, !hosts.is_empty(), before, cancel);
+            let mut sent = sent.await;
+            so_far.add(&sent.done);
+            sent.done = so_far;
+            let end = match sent.stop.take() {
+                None => sent.failed.take(),
+                Some(Stop::Ended(end)) if !hosts.is_empty() && !so_far.progressed() => Some(end),
+                stop => {
+                    sent.stop = stop;
+                    return (host, sent);
+                }
+            };
+            if cancel.is_cancelled() {
                 return (host, sent);
             }
             // What the first said counts for the mail that stays.
-            if first.is_none() {
-                first = sent.failed.take();
-            }
+            first = first.or(end);
         }
         let failed = Sent {
+            done: so_far,
             failed: first,
             ..Sent::default()
         };
@@ -93,10 +107,12 @@ impl Run {
     async fn send_to(
         &mut self,
         host: &HostPort,
+        has_other_host: bool,
         before: Tally,
         cancel: &CancellationToken,
     ) -> Sent {
         let mut fleet = self.fleet(host.clone(), cancel);
+        fleet.before_another_host(has_other_host);
         let sessions = self.justified(&mut fleet, true).await;
         if let Some(speaking) = self.at_hand(host) {
             fleet.take(speaking);

@@ -211,6 +211,10 @@ impl Drain<'_> {
             self.recorded(recorded);
         }
         match (self.stop.take(), self.fault.take()) {
+            // Many hosts take so many messages in one session, and say so by ending it.
+            (Some(Stop::Ended(_)), None) if session.was_dismissed() && self.tally.progressed() => {
+                Stop::Exhausted
+            }
             // The session died of the message, and would again.
             (Some(Stop::Exhausted), Some(error)) if !self.tally.moved() => Stop::Spool(error),
             (Some(stop), _) => stop,

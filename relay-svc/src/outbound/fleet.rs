@@ -205,6 +205,7 @@ pub struct Fleet {
     /// When no message is begun any more; from the first session that is open on.
     until: Arc<OnceLock<Instant>>,
     cancel: CancellationToken,
+    has_other_host: bool,
     /// Nothing is left to be sent.
     dry: CancellationToken,
     share: FlightLimits,
@@ -233,6 +234,7 @@ impl Fleet {
             stretch,
             until: Arc::default(),
             cancel,
+            has_other_host: false,
             dry: CancellationToken::new(),
             share: WHOLE,
             told: Arc::default(),
@@ -240,6 +242,11 @@ impl Fleet {
             begun: 0,
             opened: mpsc::unbounded_channel(),
         }
+    }
+
+    /// Whether another host is tried when nothing comes of this one: what fails with its sessions waits for that.
+    pub fn before_another_host(&mut self, is: bool) {
+        self.has_other_host = is;
     }
 
     /// How many sessions the backlog [justifies](justified). Each has its share of the backlog before the first outcome.
@@ -288,6 +295,7 @@ impl Fleet {
         let (until, stretch) = (self.until.clone(), self.stretch);
         let (told, share) = (self.told.clone(), self.share);
         let (cancel, dry) = (self.cancel.clone(), self.dry.clone());
+        let has_other_host = self.has_other_host;
         self.sessions.spawn(async move {
             let opening = async {
                 match start {
@@ -309,7 +317,7 @@ impl Fleet {
                 share,
                 cancel: &cancel,
                 told: &told,
-                has_other_host: false,
+                has_other_host,
             };
             let drained = forwarder.drain(&feed, &mut speaking.session, &terms).await;
             if matches!(drained.stop, Stop::Idle) {

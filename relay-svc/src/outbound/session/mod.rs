@@ -191,6 +191,12 @@ impl Session {
         }
     }
 
+    /// Whether the host said that it has had enough of this session.
+    #[must_use]
+    pub fn was_dismissed(&self) -> bool {
+        matches!(self.smtp.closed(), Some(CloseReason::Refused(_)))
+    }
+
     /// Whether the host takes many messages per round trip.
     #[must_use]
     pub fn takes_flights(&self) -> bool {
