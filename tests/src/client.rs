@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use linkmail_smtp::{
     ClientConfig, ClientPhase, ClientSession, ClientStep, Content, ForwardPath, Protocol,
-    Recipient, RecipientOutcome, ReversePath, Transaction, TransactionOutcome,
+    Recipient, RecipientOutcome, ReversePath, TlsUse, Transaction, TransactionOutcome,
 };
 
 use crate::given::{body, bracketed, unknown, value};
@@ -13,7 +13,7 @@ use crate::player::{Failure, Side};
 use crate::pure::take_line;
 use crate::transcript::{Fact, Speaker, Transcript};
 
-const STATEMENTS: &str = "one of: drives: | client_name | protocol lmtp | send | etrn | quit";
+const STATEMENTS: &str = "one of: drives: | client_name | protocol lmtp | tls | send | etrn | quit";
 
 /// The pure client session with its orders.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub struct PureClient {
     /// Messages whose body was given, and whose end was not.
     fed: HashSet<u64>,
     awaiting: Option<ClientPhase>,
+    awaits_tls: bool,
     output: Vec<u8>,
     closed: bool,
     facts: Vec<String>,
@@ -49,11 +50,13 @@ impl PureClient {
             session: ClientSession::new(ClientConfig {
                 hostname: name.to_owned(),
                 protocol,
+                tls: tls_use(transcript)?,
                 ..ClientConfig::default()
             }),
             sent: Vec::new(),
             fed: HashSet::new(),
             awaiting: None,
+            awaits_tls: false,
             output: Vec::new(),
             closed: false,
             facts: Vec::new(),
@@ -88,8 +91,9 @@ impl PureClient {
             "etrn" if rest != "off" => self.session.etrn(value(transcript, fact, rest)?),
             "quit" => self.session.quit(),
             // What is given for the server side, in a file that drives both.
-            "drives:" | "client_name" | "protocol" | "hostname" | "client" | "own" | "unknown"
-            | "held" | "etrn" | "chunking" | "size_limit" | "max_recipients" | "after" => {}
+            "drives:" | "client_name" | "protocol" | "tls" | "hostname" | "client" | "own"
+            | "unknown" | "held" | "etrn" | "chunking" | "size_limit" | "max_recipients"
+            | "after" => {}
             _ => return Err(unknown(transcript, fact, STATEMENTS)),
         }
         Ok(())
@@ -97,6 +101,7 @@ impl PureClient {
 
     fn run(&mut self) {
         self.awaiting = None;
+        self.awaits_tls = false;
         loop {
             match self.session.step() {
                 ClientStep::Write(bytes) => self.output.extend(bytes),
@@ -106,7 +111,11 @@ impl PureClient {
                 }
                 ClientStep::Ready => return,
                 ClientStep::WriteSecret(bytes) => self.output.extend(bytes),
-                ClientStep::StartTls | ClientStep::Authenticate | ClientStep::AuthChallenge(_) => {
+                ClientStep::StartTls => {
+                    self.awaits_tls = true;
+                    return;
+                }
+                ClientStep::Authenticate | ClientStep::AuthChallenge(_) => {
                     self.session.abandon("not in this test".into());
                 }
                 ClientStep::Authenticated => self.facts.push("authenticated".into()),
@@ -155,6 +164,21 @@ impl PureClient {
     }
 }
 
+/// How TLS is used, by `tls if offered` or `tls required`; else not at all.
+fn tls_use(transcript: &Transcript) -> Result<TlsUse, Failure> {
+    let said = |fact: &&Fact| fact.text.starts_with("tls ");
+    match transcript.given.iter().find(said) {
+        None => Ok(TlsUse::Never),
+        Some(fact) => match fact.text.as_str() {
+            "tls if offered" => Ok(TlsUse::IfOffered),
+            "tls required" => Ok(TlsUse::Required),
+            // Of the server, in a file that drives both.
+            "tls from the start" => Ok(TlsUse::Never),
+            _ => Err(unknown(transcript, fact, "tls if offered | required")),
+        },
+    }
+}
+
 /// Reads `<sender> to <recipient> ... [8bit] body "TEXT"`.
 fn parse_send(rest: &str) -> Option<(Transaction, Vec<u8>)> {
     let (sender, rest) = rest.split_once(" to ")?;
@@ -200,6 +224,15 @@ impl Side for PureClient {
             self.run();
         }
         true
+    }
+
+    fn start_tls(&mut self) -> bool {
+        if self.awaits_tls {
+            self.session.tls_started();
+            self.run();
+            return true;
+        }
+        false
     }
 
     fn next_line(&mut self) -> Option<Vec<u8>> {

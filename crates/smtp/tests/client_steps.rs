@@ -264,6 +264,26 @@ fn what_was_said_before_tls_is_forgotten_and_what_was_injected_ends_the_session(
         injected.step(),
         ClientStep::Closed(CloseReason::Protocol(_))
     ));
+    // What comes while the shell makes the handshake, told before or after it, or cut in the middle of a line.
+    for (octets, tells_after) in [
+        (&b"250-EVIL\r\n"[..], false),
+        (b"250 EVIL\r\n", true),
+        (b"250-EVIL\r\n", true),
+        (b"25", true),
+    ] {
+        let mut injected = starting();
+        injected.receive(b"220 go\r\n");
+        assert_eq!(injected.step(), ClientStep::StartTls);
+        injected.receive(octets);
+        if tells_after {
+            injected.tls_started();
+            injected.receive(b"250 s.example\r\n");
+        }
+        let ClientStep::Closed(CloseReason::Protocol(what)) = injected.step() else {
+            panic!("{octets:?} {tells_after}");
+        };
+        assert_eq!(what, "octets in clear behind the answer to STARTTLS");
+    }
 }
 
 #[test]

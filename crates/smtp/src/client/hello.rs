@@ -2,8 +2,9 @@
 //!
 //! What TLS and SASL need beside SMTP is the shell's: it makes the handshake when [`ClientStep::StartTls`] says so, and
 //! names a mechanism and answers challenges when [`ClientStep::Authenticate`] and [`ClientStep::AuthChallenge`] ask.
-//! Octets that came in clear behind the answer to STARTTLS are an injection and end the session; what the server offered
-//! before TLS is forgotten (RFC 3207 4.2). Where TLS is required, nothing but EHLO and STARTTLS is ever said in clear.
+//! Octets that came in clear behind the answer to STARTTLS are an injection and end the session, whenever they come before
+//! the handshake has begun; what the server offered before TLS is forgotten (RFC 3207 4.2, 6). Where TLS is required,
+//! nothing but EHLO and STARTTLS is ever said in clear.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
@@ -84,9 +85,10 @@ impl Stage {
 }
 
 impl ClientSession {
-    /// The TLS handshake that [`ClientStep::StartTls`] asked for was made: everything known in clear is forgotten.
+    /// The TLS handshake that [`ClientStep::StartTls`] asked for was made: everything known in clear is forgotten. Octets that
+    /// were received between the two end the session.
     pub fn tls_started(&mut self) {
-        if self.hello.at != At::Handshake {
+        if self.hello.at != At::Handshake || self.ended_by_injection() {
             return;
         }
         self.hello.encrypted = true;
@@ -123,6 +125,16 @@ impl ClientSession {
     /// Whether the connection is encrypted.
     pub fn is_encrypted(&self) -> bool {
         self.hello.encrypted
+    }
+
+    /// Ends the session if octets came in clear that the handshake is not about, be it a part of a line; says whether it is
+    /// over. They would be read as the head of the first answer under TLS (RFC 3207 6).
+    pub(super) fn ended_by_injection(&mut self) -> bool {
+        if self.closed.is_none() && self.hello.at == At::Handshake && self.input.has_unread() {
+            let what = "octets in clear behind the answer to STARTTLS".to_owned();
+            self.die(CloseReason::Protocol(what));
+        }
+        self.closed.is_some()
     }
 
     /// Whether orders are carried out.
@@ -220,10 +232,6 @@ impl ClientSession {
 
     pub(super) fn answer_to_starttls(&mut self, reply: Reply) {
         if reply.code == 220 {
-            if self.input.has_unread() {
-                let what = "octets in clear behind the answer to STARTTLS".to_owned();
-                return self.die(CloseReason::Protocol(what));
-            }
             self.hello.at = At::Handshake;
         } else if self.config.tls == TlsUse::Required {
             let why = format!("STARTTLS is required and was refused: {reply}");
