@@ -36,6 +36,17 @@ pub enum Trust {
     Refused(String),
 }
 
+impl Trust {
+    /// Whether the other side is who it should be.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        match self {
+            Self::Roots | Self::Pinned | Self::Dane => true,
+            Self::Unverified | Self::Refused(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,12 +7,12 @@ use linkmail_service::tls::{
     ServerTls,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
 
 use super::{super::WHOLE, io::READ, *};
-use crate::outbound::hosts::Patience;
+use crate::outbound::hosts::{Login, Patience, Sasl};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -107,4 +107,44 @@ async fn what_is_injected_before_the_handshake_is_no_answer_under_tls() {
     let end = not.end.to_string();
     assert!(end.contains("TLS"), "{end}");
     served.abort();
+}
+
+/// Offers STARTTLS and PLAIN, and gives all that was said under TLS.
+async fn greedy(listener: TcpListener) -> String {
+    let tls = server_tls();
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufReader::new(MaybeTls::plain(stream));
+    stream.write_all(b"220 mail.isp.example\r\n").await.unwrap();
+    hears(&mut stream, "EHLO branch.example\r\n").await;
+    let offer = b"250-mail.isp.example\r\n250-STARTTLS\r\n250 AUTH PLAIN LOGIN\r\n";
+    stream.write_all(offer).await.unwrap();
+    hears(&mut stream, "STARTTLS\r\n").await;
+    stream.write_all(b"220 go\r\n").await.unwrap();
+    let stream = stream.into_inner().into_plain().unwrap();
+    let stream = tls.accept(stream, PATIENCE).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    hears(&mut stream, "EHLO branch.example\r\n").await;
+    stream.write_all(offer).await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    said
+}
+
+#[tokio::test]
+async fn no_password_goes_to_a_server_that_was_not_verified() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(greedy(listener));
+    let mut host = host(Mode::Opportunistic);
+    Arc::get_mut(&mut host).unwrap().login = Some(Login {
+        user: linkmail_sasl::Name::parse("branch").unwrap(),
+        password_file: "/dev/null".into(),
+        mechanisms: Sasl::DEFAULT.to_vec(),
+    });
+    let Err(not) = open(address, host).await else {
+        panic!("a session");
+    };
+    let end = not.end.to_string();
+    assert!(end.contains("was not verified"), "{end}");
+    assert_eq!(served.await.unwrap(), "");
 }
