@@ -104,5 +104,6 @@ impl ServerSession {
             }
             self.reply(&reply);
         }
+        self.is_verdict = true;
     }
 }
