@@ -315,6 +315,44 @@ fn a_login_asks_the_shell_and_hides_what_it_says() {
 }
 
 #[test]
+fn a_long_initial_response_waits_for_an_empty_challenge() {
+    let said = |octets: usize, challenge: &[u8]| {
+        let mut session = ClientSession::new(ClientConfig {
+            authenticate: true,
+            ..config()
+        });
+        session.receive(b"220 s.example\r\n");
+        written(&mut session);
+        session.receive(b"250-s.example\r\n250 AUTH XOAUTH2\r\n");
+        assert_eq!(session.step(), ClientStep::Authenticate);
+        session.auth("XOAUTH2", Some(&vec![b'x'; octets]));
+        let ClientStep::WriteSecret(first) = session.step() else {
+            panic!("no AUTH");
+        };
+        assert_eq!(session.step(), ClientStep::Read(ClientPhase::Auth));
+        session.receive(challenge);
+        (first, session.step())
+    };
+    // "AUTH XOAUTH2 " and CRLF leave 497 octets, which base64 fills up to 496 of.
+    let (fits, _) = said(372, b"235 welcome\r\n");
+    assert_eq!(fits.len(), 511);
+    let (alone, answer) = said(373, b"334 \r\n");
+    assert_eq!(alone, b"AUTH XOAUTH2\r\n");
+    let ClientStep::WriteSecret(answer) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(answer.len(), 500 + 2);
+    assert!(answer.starts_with(b"eHh4eHh4") && answer.ends_with(b"==\r\n"));
+    let (_, wrong) = said(373, b"334 eA==\r\n");
+    assert!(matches!(
+        wrong,
+        ClientStep::Closed(CloseReason::Protocol(_))
+    ));
+    let (_, challenge) = said(372, b"334 eA==\r\n");
+    assert_eq!(challenge, ClientStep::AuthChallenge(b"x".to_vec()));
+}
+
+#[test]
 fn a_large_message_waits_for_its_envelope_and_the_next_one_for_its_end() {
     let mut session = ready(config(), CHUNKING);
     session.transmit(transaction(1), Content::Whole(b"x\r\n".to_vec()));

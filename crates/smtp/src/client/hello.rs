@@ -52,6 +52,9 @@ pub struct ClientConfig {
     pub flight: FlightLimits,
 }
 
+/// The longest AUTH command with its CRLF (RFC 5321 4.5.3.1.4, RFC 4954 4).
+const MAX_AUTH_COMMAND: usize = 512;
+
 /// Where the session stands before its first order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
@@ -71,6 +74,8 @@ pub(super) struct Stage {
     /// STARTTLS was refused and need not succeed.
     tls_given_up: bool,
     authenticated: bool,
+    /// An initial response that was too long for the command: it answers the empty challenge.
+    held_back: Option<Vec<u8>>,
 }
 
 impl Stage {
@@ -80,6 +85,7 @@ impl Stage {
             encrypted: config.tls == TlsUse::Active,
             tls_given_up: false,
             authenticated: false,
+            held_back: None,
         }
     }
 }
@@ -96,7 +102,8 @@ impl ClientSession {
         self.say_hello();
     }
 
-    /// Authenticates by `mechanism`, after [`ClientStep::Authenticate`]; `initial` is its initial response, not encoded.
+    /// Authenticates by `mechanism`, after [`ClientStep::Authenticate`]; `initial` is its initial response, not encoded. One
+    /// that makes the command longer than 512 octets goes as the answer to an empty challenge (RFC 4954 4).
     pub fn auth(&mut self, mechanism: &str, initial: Option<&[u8]>) {
         if self.hello.at != At::Login {
             return;
@@ -109,6 +116,10 @@ impl ClientSession {
             Some(octets) => {
                 line.push(' ');
                 BASE64.encode_string(octets, &mut line);
+                if line.len() + 2 > MAX_AUTH_COMMAND {
+                    line = format!("AUTH {mechanism}");
+                    self.hello.held_back = Some(octets.to_vec());
+                }
             }
         }
         self.secret(&line);
@@ -251,12 +262,21 @@ impl ClientSession {
             }
             Severity::Intermediate => {
                 let text = reply.lines.first().map_or(&b""[..], Vec::as_slice);
-                match BASE64.decode(text.trim_ascii()) {
-                    Ok(challenge) => {
+                match (
+                    BASE64.decode(text.trim_ascii()),
+                    self.hello.held_back.take(),
+                ) {
+                    (Ok(challenge), Some(initial)) if challenge.is_empty() => {
+                        self.secret(&BASE64.encode(initial));
+                    }
+                    (Ok(_), Some(_)) => {
+                        self.protocol_error("a challenge where the client begins", &reply);
+                    }
+                    (Ok(challenge), None) => {
                         self.hello.at = At::Login;
                         self.steps.push_back(ClientStep::AuthChallenge(challenge));
                     }
-                    Err(_) => self.protocol_error("a challenge that is not base64", &reply),
+                    (Err(_), _) => self.protocol_error("a challenge that is not base64", &reply),
                 }
             }
             Severity::Transient | Severity::Permanent => self.die(CloseReason::LoginRefused(reply)),
