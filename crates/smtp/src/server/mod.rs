@@ -299,8 +299,8 @@ impl ServerSession {
     fn text_of(&mut self, line: Line, too_long: fn() -> Reply) -> Option<Vec<u8>> {
         match line {
             Line::Complete(text) => return Some(text),
-            Line::TooLong => self.error(too_long()),
-            Line::Nul => self.error(replies::nul_in_command()),
+            Line::TooLong { .. } => self.error(too_long()),
+            Line::Nul { .. } => self.error(replies::nul_in_command()),
             Line::Endless => self.close_with(&too_long(), AbortReason::BadFraming),
             Line::BareNewline(fault) => {
                 let reply = replies::bare_newline_in_command(fault);
