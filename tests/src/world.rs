@@ -188,12 +188,9 @@ impl World {
 
     /// The replies to a message: one, or with LMTP one for each recipient.
     pub(crate) fn after_data(&self, draft: &Draft, id: usize) -> Vec<Reply> {
-        if let Some(reply) = &self.after_data {
-            return vec![reply.clone()];
-        }
         let accepted = || replies::message_accepted(&id.to_string());
-        if self.after_data_for.is_empty() {
-            return vec![accepted()];
+        if let Some(reply) = &self.after_data {
+            return vec![reply.clone(); draft.recipients.len()];
         }
         let of = |path: &ForwardPath| {
             let mut given = self.after_data_for.iter();
