@@ -139,11 +139,17 @@ impl Denied {
     }
 }
 
-/// Whether an address is in one of the networks; an IPv4 address in IPv6 clothing counts as itself.
+/// Whether an address is in one of the networks; an IPv4 address in IPv6 clothing counts as itself. The unspecified address
+/// is in none: it stands for a client whose address is not known, which has no rights by it.
 #[must_use]
 pub fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    network_of(networks, address).is_some()
+}
+
+fn network_of(networks: &[IpNet], address: IpAddr) -> Option<&IpNet> {
     let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
+    let holds = |network: &&IpNet| !address.is_unspecified() && network.contains(&address);
+    networks.iter().find(holds)
 }
 
 /// Every domain has a postmaster (RFC 5321 4.5.1).
@@ -155,8 +161,7 @@ fn is_postmaster(address: &Mailbox) -> bool {
 /// within it stays the same peer.
 #[must_use]
 pub fn peer_of(networks: &[IpNet], address: IpAddr) -> Option<String> {
-    let address = address.to_canonical();
-    let network = networks.iter().find(|network| network.contains(&address))?;
+    let network = network_of(networks, address)?;
     Some(network.trunc().to_string())
 }
 

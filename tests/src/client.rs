@@ -76,9 +76,9 @@ impl PureClient {
             "etrn" if rest != "off" => self.session.etrn(value(transcript, fact, rest)?),
             "quit" => self.session.quit(),
             // What is given for the server side, in a file that drives both.
-            "drives:" | "client_name" | "protocol" | "hostname" | "client" | "own" | "unknown"
-            | "held" | "etrn" | "chunking" | "size_limit" | "max_recipients" | "after"
-            | "offer" | "auth" | "user" | "starttls" | "login" => {}
+            "drives:" | "pure:" | "client_name" | "protocol" | "hostname" | "client" | "own"
+            | "unknown" | "held" | "etrn" | "chunking" | "size_limit" | "max_recipients"
+            | "after" | "offer" | "auth" | "user" | "starttls" | "login" => {}
             _ => return Err(unknown(transcript, fact, STATEMENTS)),
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! connects. `!tls` is a handshake of rustls.
 //!
 //! What the other end stored or found cannot be seen from here: `-- then --` is left to the caller. Files that need time to
-//! pass ([`Transcript::needs_clock`]) fail at their `!wait`.
+//! pass ([`Transcript::is_pure`]) fail at their `!wait`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

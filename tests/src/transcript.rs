@@ -200,11 +200,12 @@ impl Transcript {
             .collect()
     }
 
-    /// Whether time must pass, which a socket cannot be told to do.
-    pub fn needs_clock(&self) -> bool {
-        self.session
-            .iter()
-            .any(|entry| matches!(entry.mark, Mark::Wait(..)))
+    /// Whether it plays without a socket alone: time passes, the line is lost, or `pure: REASON` says why.
+    pub fn is_pure(&self) -> bool {
+        let mut marks = self.session.iter().map(|entry| &entry.mark);
+        let mut given = self.given.iter();
+        marks.any(|mark| matches!(mark, Mark::Wait(..) | Mark::Lost))
+            || given.any(|fact| fact.text.starts_with("pure: "))
     }
 
     /// Whether TLS is there before the greeting.

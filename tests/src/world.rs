@@ -118,7 +118,11 @@ impl World {
         let (key, rest) = fact.text.split_once(' ').unwrap_or((&fact.text, ""));
         match (key, rest) {
             // Orders for the client side, in a file that drives both.
-            ("drives:" | "send" | "quit" | "client_name" | "etrn" | "starttls" | "login", _) => {}
+            (
+                "drives:" | "pure:" | "send" | "quit" | "client_name" | "etrn" | "starttls"
+                | "login",
+                _,
+            ) => {}
             ("client", what) => {
                 self.may_relay = what.contains("in relay_from");
                 self.may_etrn = what.contains("in etrn_from");
@@ -188,12 +192,9 @@ impl World {
 
     /// The replies to a message: one, or with LMTP one for each recipient.
     pub(crate) fn after_data(&self, draft: &Draft, id: usize) -> Vec<Reply> {
-        if let Some(reply) = &self.after_data {
-            return vec![reply.clone()];
-        }
         let accepted = || replies::message_accepted(&id.to_string());
-        if self.after_data_for.is_empty() {
-            return vec![accepted()];
+        if let Some(reply) = &self.after_data {
+            return vec![reply.clone(); draft.recipients.len()];
         }
         let of = |path: &ForwardPath| {
             let mut given = self.after_data_for.iter();

@@ -522,7 +522,8 @@ def can_connect(endpoint):
 
 
 def test_proxy_headers_by_hand(front):
-    """A connection without a header, with a bad one, or from elsewhere is closed without a word; LOCAL is the proxy."""
+    """A connection without a header, with a bad one, or from elsewhere is closed without a word; LOCAL is the proxy,
+    and a client that the proxy cannot name is nobody."""
     made = front('proxy_protocol = true\nproxy_from = ["127.0.0.5/32"]\nrelay_from = ["127.0.0.5/32"]')
 
     def codes(header, source="127.0.0.5"):
@@ -533,8 +534,10 @@ def test_proxy_headers_by_hand(front):
     v2 = b"\r\n\r\n\0\r\nQUIT\n"
     named = socket.inet_aton("192.0.2.1") + socket.inet_aton("192.0.2.2") + struct.pack("!HH", 1, 25)
     served, denied = [220, 250, 250, 250, 221], [220, 250, 250, 550, 221]
-    assert codes(b"PROXY UNKNOWN\r\n") == served
     assert codes(v2 + b"\x20\x00\0\0") == served
+    assert codes(b"PROXY UNKNOWN\r\n") == denied
+    assert codes(v2 + b"\x21\x00\0\0") == denied
+    assert codes(v2 + b"\x21\x31" + struct.pack("!H", 216) + bytes(216)) == denied
     assert codes(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\n") == denied
     assert codes(v2 + b"\x21\x11" + struct.pack("!H", 12 + 5) + named + b"\x04\0\x02xx") == denied
     assert codes(v2 + b"\x21\x11" + struct.pack("!H", 11) + named[:11]) == []

@@ -127,8 +127,7 @@ fn transcripts() -> Vec<Transcript> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
     let files = transcripts_below(&folder).unwrap();
     let read = files.iter().map(|file| Transcript::read(file).unwrap());
-    read.filter(|transcript| !transcript.needs_clock())
-        .collect()
+    read.filter(|transcript| !transcript.is_pure()).collect()
 }
 
 /// Plays all, each on a thread of its own, since each ends by listening whether more is said. Gives how many.

@@ -4,7 +4,7 @@
 //! arguments. Base64 on the wire and the framing of AUTH (`334 `, `=`, `*`) belong to the caller; what is given and
 //! taken here are the bytes behind them.
 //!
-//! - [`mechanism`]: the mechanisms by their registered names, and which of them a client takes.
+//! - [`mechanism`]: the mechanisms by their registered names.
 //! - [`name`]: names and passwords, prepared for comparison (SASLprep, RFC 4013).
 //! - [`nonce`]: what makes an exchange unique.
 //! - [`credential`]: what is stored for a name, as keys from which no password can be read.
@@ -38,7 +38,7 @@ pub mod server;
 pub use client::{ClientError, ClientExchange};
 pub use credential::{Credential, CredentialError, Iterations, ScramKeys};
 pub use credential_file::{CredentialFile, CredentialFileError, LineError};
-pub use mechanism::{Mechanism, NoMechanism, UnknownMechanism, choose};
+pub use mechanism::{Mechanism, UnknownMechanism};
 pub use name::{Name, Password, PrepareError};
 pub use nonce::{Nonce, NonceError};
 pub use server::{Decoy, Failure, ServerExchange, ServerSetup, Step};

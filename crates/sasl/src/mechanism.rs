@@ -1,4 +1,4 @@
-//! The mechanisms by their registered names, and which of those that are offered a client takes.
+//! The mechanisms by their registered names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// All of them, the best first.
+    /// All of them, the best first: a client takes the first that it may use.
     pub const ALL: [Mechanism; 4] = [
         Mechanism::ScramSha256,
         Mechanism::CramMd5,
@@ -66,43 +66,8 @@ impl FromStr for Mechanism {
     }
 }
 
-/// Why no mechanism can be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum NoMechanism {
-    /// What is offered and what is allowed have nothing in common.
-    #[error("the server offers none of the mechanisms that are allowed")]
-    NotOffered,
-    /// What they have in common would show the password on this connection.
-    #[error("of the mechanisms that are allowed the server offers {0} alone, which needs TLS")]
-    NeedsEncryption(Mechanism),
-}
-
-/// The best mechanism that is both offered and allowed, in the order of [`Mechanism::ALL`].
-///
-/// `offered` are the words behind `AUTH` in the answer to EHLO; those that are not known are passed over. On a
-/// connection that is not encrypted PLAIN and LOGIN are never taken, whatever is allowed.
-pub fn choose<'a>(
-    offered: impl IntoIterator<Item = &'a str>,
-    allowed: &[Mechanism],
-    encrypted: bool,
-) -> Result<Mechanism, NoMechanism> {
-    let mut common: Vec<Mechanism> = offered
-        .into_iter()
-        .filter_map(|word| word.parse().ok())
-        .filter(|mechanism| allowed.contains(mechanism))
-        .collect();
-    // The order of the variants is the order of preference.
-    common.sort();
-    let best = *common.first().ok_or(NoMechanism::NotOffered)?;
-    common
-        .into_iter()
-        .find(|mechanism| encrypted || !mechanism.needs_encryption())
-        .ok_or(NoMechanism::NeedsEncryption(best))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::Mechanism::{CramMd5, Login, Plain, ScramSha256};
     use super::*;
 
     #[test]
@@ -120,34 +85,5 @@ mod tests {
     #[test]
     fn all_stands_in_the_order_of_the_variants() {
         assert!(Mechanism::ALL.is_sorted());
-    }
-
-    #[test]
-    fn the_best_common_mechanism_is_taken() {
-        let all = Mechanism::ALL.as_slice();
-        let plain_alone = NoMechanism::NeedsEncryption(Plain);
-        for (offered, allowed, encrypted, chosen) in [
-            ("LOGIN PLAIN scram-sha-256", all, true, Ok(ScramSha256)),
-            ("LOGIN PLAIN SCRAM-SHA-256", all, false, Ok(ScramSha256)),
-            ("PLAIN CRAM-MD5", all, true, Ok(CramMd5)),
-            ("PLAIN CRAM-MD5", &[Plain], true, Ok(Plain)),
-            ("LOGIN XOAUTH2", all, true, Ok(Login)),
-            ("LOGIN PLAIN", all, false, Err(plain_alone)),
-            ("LOGIN PLAIN CRAM-MD5", &[Plain], false, Err(plain_alone)),
-            (
-                "SCRAM-SHA-1 GSSAPI",
-                all,
-                true,
-                Err(NoMechanism::NotOffered),
-            ),
-            ("", all, true, Err(NoMechanism::NotOffered)),
-            ("PLAIN", &[], true, Err(NoMechanism::NotOffered)),
-        ] {
-            assert_eq!(
-                choose(offered.split_whitespace(), allowed, encrypted),
-                chosen,
-                "{offered}, encrypted: {encrypted}"
-            );
-        }
     }
 }

@@ -20,8 +20,10 @@ const LONGEST_BINARY: usize = 4096;
 pub enum Source {
     /// This client's.
     Client(SocketAddr),
-    /// The proxy's own, such as a health check, or that of a client without an Internet address.
+    /// The proxy's own, such as a health check: LOCAL of version 2 alone.
     Proxy,
+    /// That of a client whose address the proxy does not know, or that has none of the Internet.
+    Unknown,
 }
 
 /// How far a header has been read.
@@ -90,7 +92,7 @@ fn text(octets: &[u8]) -> Result<Progress, ProxyError> {
     let words: Vec<&str> = line.split(' ').collect();
     let source = match words.as_slice() {
         // What follows UNKNOWN is to be ignored.
-        ["PROXY", "UNKNOWN", ..] => Some(Source::Proxy),
+        ["PROXY", "UNKNOWN", ..] => Some(Source::Unknown),
         ["PROXY", "TCP4", from, to, port, to_port] => to
             .parse::<Ipv4Addr>()
             .ok()
@@ -150,7 +152,7 @@ fn binary(octets: &[u8]) -> Result<Progress, ProxyError> {
     let source = match family {
         0x11 => inet::<4>(addresses),
         0x21 => inet::<16>(addresses),
-        _ => Some(Source::Proxy),
+        _ => Some(Source::Unknown),
     };
     source.map(Progress::Done).ok_or(ProxyError::Binary)
 }
@@ -194,7 +196,7 @@ mod tests {
 
     #[test]
     fn text_headers() {
-        let own = Ok(Some(Source::Proxy));
+        let unknown = Ok(Some(Source::Unknown));
         let (text, missing) = (Err(ProxyError::Text), Err(ProxyError::Missing));
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100));
         for (header, source) in [
@@ -206,8 +208,8 @@ mod tests {
                 "PROXY TCP6 2001:db8::1 2001:db8::2 0 65535\r\n",
                 client("[2001:db8::1]:0"),
             ),
-            ("PROXY UNKNOWN\r\n", own),
-            ("PROXY UNKNOWN ffff::1 x y z\r\n", own),
+            ("PROXY UNKNOWN\r\n", unknown),
+            ("PROXY UNKNOWN ffff::1 x y z\r\n", unknown),
             ("PROXY TCP4 192.0.2.1 192.0.2.2 56324 25\n", text),
             ("PROXY TCP4 192.0.2.1 192.0.2.2 56324\r\n", text),
             ("PROXY TCP4 192.0.2.1 192.0.2.2 56324 25 1\r\n", text),
@@ -254,15 +256,16 @@ mod tests {
         v6[33] = 7;
         let with_tlv = [v4.as_slice(), &[4, 0, 3, 1, 2, 3]].concat();
         let (own, bad) = (Ok(Some(Source::Proxy)), Err(ProxyError::Binary));
+        let unknown = Ok(Some(Source::Unknown));
         for (header, source) in [
             (binary(0x21, 0x11, 12, &v4), client("192.0.2.1:56324")),
             (binary(0x21, 0x11, 18, &with_tlv), client("192.0.2.1:56324")),
             (binary(0x21, 0x21, 36, &v6), client("[2001:db8::1]:7")),
             (binary(0x20, 0x11, 12, &v4), own),
             (binary(0x20, 0x00, 0, &[]), own),
-            (binary(0x21, 0x00, 6, &with_tlv[12..]), own),
-            (binary(0x21, 0x31, 216, &[7; 216]), own),
-            (binary(0x21, 0x12, 12, &v4), own),
+            (binary(0x21, 0x00, 6, &with_tlv[12..]), unknown),
+            (binary(0x21, 0x31, 216, &[7; 216]), unknown),
+            (binary(0x21, 0x12, 12, &v4), unknown),
             (binary(0x21, 0x11, 11, &v4[..11]), bad),
             (binary(0x21, 0x21, 12, &v4), bad),
             (binary(0x21, 0x13, 12, &v4), bad),

@@ -21,15 +21,36 @@ pub enum Line {
     /// A line, without its CRLF. No CR, LF or NUL is in it.
     Complete(Vec<u8>),
     /// A line of more octets than are allowed was read over.
-    TooLong,
+    TooLong {
+        /// It begins like BDAT: how much of a chunk stands behind it is not known.
+        is_bdat: bool,
+    },
     /// A line with a NUL was read over.
-    Nul,
+    Nul {
+        /// As with [`Line::TooLong`].
+        is_bdat: bool,
+    },
     /// A line of more than 64 KiB: its end is not waited for, nothing more is read.
     Endless,
     /// A bare CR or LF: nothing more is read.
     BareNewline(Fault),
     /// The first two octets of a TLS record: nothing more is read.
     Tls,
+}
+
+impl Line {
+    /// Whether octets of a chunk may follow, and nobody knows how many (RFC 3030 2).
+    pub fn hides_chunk(&self) -> bool {
+        matches!(
+            self,
+            Line::TooLong { is_bdat: true } | Line::Nul { is_bdat: true }
+        )
+    }
+}
+
+fn is_bdat(line: &[u8]) -> bool {
+    let verb = line.get(..4);
+    verb.is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"))
 }
 
 /// Cuts received bytes into command lines, and hands over what is not a command.
@@ -41,6 +62,8 @@ pub struct LineReader {
     skipped: usize,
     /// A NUL was in the part that was skipped.
     skipped_nul: bool,
+    /// That part began like BDAT.
+    skipped_bdat: bool,
     /// Octets behind `read` that hold no CR and no LF.
     scanned: usize,
 }
@@ -111,10 +134,14 @@ impl LineReader {
         let text = &self.buffer[self.read..self.read + at];
         let length = self.skipped + at;
         let has_nul = self.skipped_nul || memchr::memchr(0, text).is_some();
+        let is_bdat = match self.skipped {
+            0 => is_bdat(text),
+            _ => self.skipped_bdat,
+        };
         let line = if length > longest {
-            Line::TooLong
+            Line::TooLong { is_bdat }
         } else if has_nul {
-            Line::Nul
+            Line::Nul { is_bdat }
         } else {
             Line::Complete(text.to_vec())
         };
@@ -134,6 +161,9 @@ impl LineReader {
             return Some(Line::Endless);
         }
         if self.skipped + unread.len() > longest {
+            if self.skipped == 0 {
+                self.skipped_bdat = is_bdat(unread);
+            }
             self.skipped_nul |= memchr::memchr(0, unread).is_some();
             self.skipped += unread.len();
             self.buffer.clear();
@@ -179,11 +209,19 @@ mod tests {
             (format!("{exact}\r\n"), vec![complete(&exact)]),
             (
                 format!("{long}\r\nQUIT\r\n"),
-                vec![Line::TooLong, complete("QUIT")],
+                vec![Line::TooLong { is_bdat: false }, complete("QUIT")],
+            ),
+            (
+                format!("bdat {long}\r\nQUIT\r\nBDAT \01\r\n"),
+                vec![
+                    Line::TooLong { is_bdat: true },
+                    complete("QUIT"),
+                    Line::Nul { is_bdat: true },
+                ],
             ),
             (
                 "NO\0OP\r\nQUIT\r\n".to_owned(),
-                vec![Line::Nul, complete("QUIT")],
+                vec![Line::Nul { is_bdat: false }, complete("QUIT")],
             ),
             (
                 "NOOP\nQUIT\r\n".to_owned(),

@@ -264,6 +264,26 @@ fn what_was_said_before_tls_is_forgotten_and_what_was_injected_ends_the_session(
         injected.step(),
         ClientStep::Closed(CloseReason::Protocol(_))
     ));
+    // What comes while the shell makes the handshake, told before or after it, or cut in the middle of a line.
+    for (octets, tells_after) in [
+        (&b"250-EVIL\r\n"[..], false),
+        (b"250 EVIL\r\n", true),
+        (b"250-EVIL\r\n", true),
+        (b"25", true),
+    ] {
+        let mut injected = starting();
+        injected.receive(b"220 go\r\n");
+        assert_eq!(injected.step(), ClientStep::StartTls);
+        injected.receive(octets);
+        if tells_after {
+            injected.tls_started();
+            injected.receive(b"250 s.example\r\n");
+        }
+        let ClientStep::Closed(CloseReason::Protocol(what)) = injected.step() else {
+            panic!("{octets:?} {tells_after}");
+        };
+        assert_eq!(what, "octets in clear behind the answer to STARTTLS");
+    }
 }
 
 #[test]
@@ -292,6 +312,44 @@ fn a_login_asks_the_shell_and_hides_what_it_says() {
     session.receive(b"235 2.7.0 welcome\r\n");
     assert_eq!(session.step(), ClientStep::Authenticated);
     assert_eq!(session.step(), ClientStep::Ready);
+}
+
+#[test]
+fn a_long_initial_response_waits_for_an_empty_challenge() {
+    let said = |octets: usize, challenge: &[u8]| {
+        let mut session = ClientSession::new(ClientConfig {
+            authenticate: true,
+            ..config()
+        });
+        session.receive(b"220 s.example\r\n");
+        written(&mut session);
+        session.receive(b"250-s.example\r\n250 AUTH XOAUTH2\r\n");
+        assert_eq!(session.step(), ClientStep::Authenticate);
+        session.auth("XOAUTH2", Some(&vec![b'x'; octets]));
+        let ClientStep::WriteSecret(first) = session.step() else {
+            panic!("no AUTH");
+        };
+        assert_eq!(session.step(), ClientStep::Read(ClientPhase::Auth));
+        session.receive(challenge);
+        (first, session.step())
+    };
+    // "AUTH XOAUTH2 " and CRLF leave 497 octets, which base64 fills up to 496 of.
+    let (fits, _) = said(372, b"235 welcome\r\n");
+    assert_eq!(fits.len(), 511);
+    let (alone, answer) = said(373, b"334 \r\n");
+    assert_eq!(alone, b"AUTH XOAUTH2\r\n");
+    let ClientStep::WriteSecret(answer) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(answer.len(), 500 + 2);
+    assert!(answer.starts_with(b"eHh4eHh4") && answer.ends_with(b"==\r\n"));
+    let (_, wrong) = said(373, b"334 eA==\r\n");
+    assert!(matches!(
+        wrong,
+        ClientStep::Closed(CloseReason::Protocol(_))
+    ));
+    let (_, challenge) = said(372, b"334 eA==\r\n");
+    assert_eq!(challenge, ClientStep::AuthChallenge(b"x".to_vec()));
 }
 
 #[test]

@@ -263,3 +263,74 @@ proptest! {
         prop_assert_eq!(drive(&mut session, &[&behind]), drive(&mut fresh, &[&behind]));
     }
 }
+
+/// What was said, and what was asked in between, of a read with all of this.
+fn told(octets: &[u8]) -> Vec<String> {
+    let mut session = ServerSession::new(Arc::new(config(false)));
+    let mut told = Vec::new();
+    session.step();
+    session.receive(octets);
+    loop {
+        let (name, answer) = match session.step() {
+            ServerStep::Read => return told,
+            ServerStep::Write(bytes) => {
+                let text = String::from_utf8(bytes).unwrap();
+                let codes: Vec<_> = text.lines().map(|line| &line[..3]).collect();
+                told.push(codes.join(" "));
+                continue;
+            }
+            ServerStep::Mail { .. } => ("MAIL", replies::sender_ok()),
+            ServerStep::Recipient { .. } => ("RCPT", replies::recipient_ok()),
+            ServerStep::BeginData => ("begin", replies::start_data()),
+            ServerStep::EndOfData => ("end", replies::spool_unavailable()),
+            _ => continue,
+        };
+        told.push(name.to_owned());
+        session.answer(answer);
+    }
+}
+
+#[test]
+fn what_became_of_a_message_does_not_wait_for_the_next() {
+    let message = [ENVELOPE, b"BDAT 3 LAST\r\nend"].concat();
+    let hello = b"HELO a.example\r\n".as_slice();
+    let too_large = [ENVELOPE, b"BDAT 70 LAST\r\n", &[b'x'; 70]].concat();
+    let taken = ["MAIL", "RCPT", "begin", "end"];
+    let first = [taken.as_slice(), &["250 250 250 250 451"]].concat();
+    let next = [taken.as_slice(), &["250 250 250 451"]].concat();
+    assert_eq!(
+        told(&[hello, &message, &message].concat()),
+        [first, next.clone()].concat()
+    );
+    let refused = ["MAIL", "RCPT", "250 250 250 250 552"].as_slice();
+    assert_eq!(
+        told(&[hello, &too_large, &message].concat()),
+        [refused, &next].concat()
+    );
+}
+
+#[test]
+fn a_recipient_without_a_reply_of_its_own_is_told_to_try_again() {
+    let told = |answer: &dyn Fn(&mut ServerSession)| {
+        let mut session = ServerSession::new(Arc::new(config(true)));
+        session.step();
+        session.receive(b"LHLO a.example\r\nMAIL FROM:<>\r\nRCPT TO:<b@b.example>\r\n");
+        session.receive(b"RCPT TO:<c@b.example>\r\nBDAT 3 LAST\r\nend");
+        loop {
+            match session.step() {
+                ServerStep::EndOfData => answer(&mut session),
+                ServerStep::BeginData => session.answer(replies::start_data()),
+                ServerStep::Write(bytes) => {
+                    let text = String::from_utf8(bytes).unwrap();
+                    let codes: Vec<_> = text.lines().map(|line| line[..3].to_owned()).collect();
+                    return codes[codes.len() - 2..].join(" ");
+                }
+                _ => session.answer(replies::ok()),
+            }
+        }
+    };
+    let taken = || replies::message_accepted("1");
+    assert_eq!(told(&|session| session.answer(taken())), "250 250");
+    assert_eq!(told(&|session| session.answer_each(&[taken()])), "250 451");
+    assert_eq!(told(&|session| session.answer_each(&[])), "451 451");
+}

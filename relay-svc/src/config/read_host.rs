@@ -92,6 +92,9 @@ fn host(table: Table<'_>) -> Option<(HostPort, Host)> {
             "smtps:// is TLS from the first octet; expected mode \"implicit\"",
         );
     }
+    if let (Some(tls), Some(Some(login))) = (&tls, &login) {
+        refuse_to_give_secret(&table, tls.mode(), login);
+    }
     let patience = Patience {
         hello: positive_if_said(&table, "hello_timeout"),
         command: positive_if_said(&table, "command_timeout"),
@@ -107,6 +110,22 @@ fn host(table: Table<'_>) -> Option<(HostPort, Host)> {
         patience,
     };
     Some((at?, host))
+}
+
+/// Whoever answers would have the password, where nobody is verified. The session sees to that, too.
+fn refuse_to_give_secret(table: &Table<'_>, mode: Mode, login: &Login) {
+    let giving = login.mechanisms.iter().filter(|sasl| sasl.gives_secret());
+    let giving: Vec<_> = giving.map(|sasl| sasl.name()).collect();
+    if !mode.verifies() && !giving.is_empty() {
+        table.error(
+            "tls",
+            format!(
+                "{:?} verifies nobody, and {} would give the password to whoever answers; expected \"required\" or \"implicit\", or other login.mechanisms",
+                mode.as_str(),
+                giving.join(", ")
+            ),
+        );
+    }
 }
 
 fn login(table: Table<'_>) -> Option<Login> {

@@ -1,6 +1,11 @@
 //! From an accepted connection to a session: whose connection a proxy passes on, and whether there is a place for it.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use linkmail_service::proxy_protocol::{self, Progress, Source};
 use linkmail_smtp::{ServerConfig, replies};
@@ -18,6 +23,9 @@ use crate::{config::Listener, policy};
 const TURN_AWAY: Duration = Duration::from_secs(5);
 /// The wait for a proxy's header, which it sends with the connection.
 const PROXY_HEADER: Duration = Duration::from_secs(5);
+
+/// Stands for a client that a proxy cannot name: it has no rights by its address, not even those of the proxy.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// A listener, and what its sessions need.
 pub(super) struct Door {
@@ -56,6 +64,7 @@ pub(super) fn take(
         let client = match header {
             Ok(Ok(Source::Client(client))) => client,
             Ok(Ok(Source::Proxy)) => peer,
+            Ok(Ok(Source::Unknown)) => UNKNOWN,
             Ok(Err(error)) => {
                 tracing::warn!(%peer, error, "closed: no header of the proxy");
                 return;

@@ -94,8 +94,12 @@ impl Inbound {
         }
     }
 
-    /// The link that a client's mail comes over: the listener's, or that of the network it is in.
+    /// The link that a client's mail comes over: the listener's, or that of the network it is in. None for a client whose
+    /// address is not known: who it is decides about a place that is kept back, and for how long a line is held.
     pub(super) fn link_of(&self, listener: &Listener, peer: SocketAddr) -> Option<LinkName> {
+        if peer.ip().is_unspecified() {
+            return None;
+        }
         let by_network = || {
             let found = self
                 .released_from

@@ -53,8 +53,12 @@ impl Drop for Relay {
 }
 
 async fn start(folder: &Path) -> Relay {
+    start_as(folder, CONFIG).await
+}
+
+async fn start_as(folder: &Path, config: &str) -> Relay {
     let file = folder.join("relay.toml");
-    let text = CONFIG.replace("STATE", &folder.display().to_string());
+    let text = config.replace("STATE", &folder.display().to_string());
     std::fs::write(&file, text).unwrap();
     let config = config::load(&file).unwrap();
     let (arrivals, cancel) = (Arrivals::default(), CancellationToken::new());
@@ -88,12 +92,18 @@ impl Client {
 
     /// The last line of the next reply.
     async fn reply(&mut self) -> String {
+        let reply = self.whole_reply().await;
+        reply.split_inclusive('\n').last().unwrap().to_owned()
+    }
+
+    async fn whole_reply(&mut self) -> String {
+        let (mut reply, mut start) = (String::new(), 0);
         loop {
-            let mut line = String::new();
-            self.0.read_line(&mut line).await.unwrap();
-            if line.get(3..4) != Some("-") {
-                return line;
+            self.0.read_line(&mut reply).await.unwrap();
+            if reply.get(start + 3..start + 4) != Some("-") {
+                return reply;
             }
+            start = reply.len();
         }
     }
 
@@ -159,4 +169,54 @@ async fn a_site_that_stalls_leaves_a_place_to_the_provider() {
     turned_away.0.read_to_end(&mut rest).await.unwrap();
     let mut provider = Client::connect(relay.link).await;
     assert!(provider.reply().await.starts_with("220 "));
+}
+
+/// The listener of the link, behind a proxy; everyone who has an address may do everything.
+const BEHIND_PROXY: &str = r#"
+proxy_protocol = true
+proxy_from = ["127.0.0.1/32"]
+relay_from = ["0.0.0.0/0", "::/0"]
+repeats_from = ["0.0.0.0/0", "::/0"]
+[[route]]
+domains = ["held.example"]
+to = "hold"
+release_to = "smtp://127.0.0.1:9"
+etrn_from = ["0.0.0.0/0", "::/0"]
+[[route]]
+domains = ["*"]
+to = "smtp://127.0.0.1:9"
+"#;
+
+#[tokio::test]
+async fn a_client_that_its_proxy_cannot_name_has_no_rights_by_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = CONFIG.replace("link = \"isp\"\n", &format!("link = \"isp\"{BEHIND_PROXY}"));
+    let relay = start_as(folder.path(), &config).await;
+    let link = LinkName::parse("isp").unwrap();
+    let window = relay.arrivals.open(&link, CycleId::new(), Context::new());
+    let local = "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let unspecified = "\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
+    for (header, may) in [
+        (local, true),
+        ("PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\n", true),
+        ("PROXY UNKNOWN\r\n", false),
+        (unspecified, false),
+    ] {
+        let begun = last(&window);
+        let mut client = Client::connect(relay.link).await;
+        client.send(header).await;
+        client.reply().await;
+        client.send("EHLO client.example\r\n").await;
+        let offered = client.whole_reply().await;
+        assert_eq!(offered.contains("XLINKMAIL"), may, "{header:?} {offered}");
+        client.ask("MAIL FROM:<a@client.example>").await;
+        let code = |reply: String| reply[..3].to_owned();
+        let relays = client.ask("RCPT TO:<b@remote.example>").await;
+        assert_eq!(code(relays), if may { "250" } else { "550" }, "{header:?}");
+        client.ask("RSET").await;
+        let releases = client.ask("ETRN held.example").await;
+        assert_eq!(code(releases) != "459", may, "{header:?}");
+        assert_eq!(last(&window) > begun, may, "{header:?}");
+        client.ask("QUIT").await;
+    }
 }

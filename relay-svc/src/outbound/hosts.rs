@@ -48,6 +48,24 @@ impl Sasl {
         Self::Password(Mechanism::Login),
     ];
 
+    /// The registered name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Password(mechanism) => mechanism.as_str(),
+            Self::Token => "XOAUTH2",
+        }
+    }
+
+    /// Whether it hands the secret itself to the server, whoever that is: only to one that was verified.
+    #[must_use]
+    pub fn gives_secret(self) -> bool {
+        match self {
+            Self::Password(mechanism) => mechanism.needs_encryption(),
+            Self::Token => true,
+        }
+    }
+
     /// Reads the registered name.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! The relay's own login at a next hop: which mechanism, and what is said.
 //!
 //! PLAIN, LOGIN and XOAUTH2 are lettre's; SCRAM-SHA-256 and CRAM-MD5 are of `linkmail-sasl`, and SCRAM also proves the
-//! server. A password never goes in clear: only SCRAM and, where it is asked for, CRAM-MD5 are used without TLS.
+//! server. A password goes only to a server that was verified, by roots, a pin or DANE: TLS with whoever answers keeps it
+//! from who listens, and not from who stands between. With others only SCRAM and, where it is asked for, CRAM-MD5 are used.
 
 use lettre::transport::smtp::authentication::{Credentials, Mechanism as Lettre};
 use linkmail_sasl::{ClientExchange, Mechanism, Nonce, Password};
@@ -35,9 +36,9 @@ pub(super) struct Begun {
 pub(super) async fn begin(
     login: &Login,
     offered: &[String],
-    encrypted: bool,
+    verified: bool,
 ) -> Result<Begun, String> {
-    let mechanism = choose(login, offered, encrypted)?;
+    let mechanism = choose(login, offered, verified)?;
     let secret = secret(login).await?;
     Ok(match mechanism {
         Sasl::Token => by_lettre(Lettre::Xoauth2, "XOAUTH2", login, secret),
@@ -62,17 +63,10 @@ pub(super) async fn begin(
     })
 }
 
-fn choose(login: &Login, offered: &[String], encrypted: bool) -> Result<Sasl, String> {
-    let has = |sasl: &Sasl| match sasl {
-        Sasl::Token => offered.iter().any(|name| name == "XOAUTH2"),
-        Sasl::Password(mechanism) => offered.iter().any(|name| name == mechanism.as_str()),
-    };
-    let in_clear = |sasl: &Sasl| match sasl {
-        Sasl::Token => false,
-        Sasl::Password(mechanism) => !mechanism.needs_encryption(),
-    };
-    let known: Vec<_> = login.mechanisms.iter().filter(|sasl| has(sasl)).collect();
-    match known.iter().find(|sasl| encrypted || in_clear(sasl)) {
+fn choose(login: &Login, offered: &[String], verified: bool) -> Result<Sasl, String> {
+    let has = |sasl: &&Sasl| offered.iter().any(|name| name == sasl.name());
+    let known: Vec<_> = login.mechanisms.iter().filter(has).collect();
+    match known.iter().find(|sasl| verified || !sasl.gives_secret()) {
         Some(sasl) => Ok(**sasl),
         None if known.is_empty() => Err(format!(
             "no mechanism to log in with: the server offers {}",
@@ -82,7 +76,10 @@ fn choose(login: &Login, offered: &[String], encrypted: bool) -> Result<Sasl, St
                 offered.join(", ")
             }
         )),
-        None => Err("the password may not go in clear: the login needs TLS".into()),
+        None => Err(
+            "the password may not go to a server that was not verified: the login needs TLS with a certificate that is"
+                .into(),
+        ),
     }
 }
 
@@ -154,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_mechanism_is_taken_and_no_password_goes_in_clear() {
+    fn the_best_mechanism_is_taken_and_no_password_goes_to_just_anyone() {
         let login = |mechanisms: &[&str]| Login {
             user: linkmail_sasl::Name::parse("branch").unwrap(),
             password_file: "/nowhere".into(),
@@ -165,10 +162,10 @@ mod tests {
         };
         let all = login(&["SCRAM-SHA-256", "plain", "LOGIN", "XOAUTH2"]);
         let offers = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let chosen = |login: &Login, offered: &str, encrypted| {
-            choose(login, &offers(offered), encrypted).map(|sasl| format!("{sasl:?}"))
+        let chosen = |login: &Login, offered: &str, verified| {
+            choose(login, &offers(offered), verified).map(|sasl| format!("{sasl:?}"))
         };
-        for (offered, encrypted, expected) in [
+        for (offered, verified, expected) in [
             (
                 "LOGIN PLAIN SCRAM-SHA-256",
                 true,
@@ -180,7 +177,9 @@ mod tests {
             (
                 "PLAIN LOGIN XOAUTH2",
                 false,
-                Err("the password may not go in clear: the login needs TLS"),
+                Err(
+                    "the password may not go to a server that was not verified: the login needs TLS with a certificate that is",
+                ),
             ),
             (
                 "CRAM-MD5",
@@ -190,9 +189,9 @@ mod tests {
         ] {
             let expected = expected.map(str::to_owned).map_err(str::to_owned);
             assert_eq!(
-                chosen(&all, offered, encrypted),
+                chosen(&all, offered, verified),
                 expected,
-                "{offered} {encrypted}"
+                "{offered} {verified}"
             );
         }
         let asked_for = login(&["CRAM-MD5"]);

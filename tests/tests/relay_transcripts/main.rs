@@ -59,7 +59,7 @@ async fn relay_svc_answers_as_the_transcripts_say() {
         };
         let ours = !matches!(transcript.drives(), Drives::Client)
             && !OTHER_FILES.iter().any(|name| file.ends_with(name))
-            && !transcript.needs_clock()
+            && !transcript.is_pure()
             && !transcript.given.iter().any(other);
         if !ours {
             continue;

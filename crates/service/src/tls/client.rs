@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -67,17 +67,12 @@ pub struct ClientTls {
     mode: Mode,
     server_name: Option<ServerName<'static>>,
     identity: Option<Arc<ReloadingIdentity>>,
-    plain: Arc<Prepared>,
-    /// For the records of the last connection by [`ClientTls::connect_dane`].
-    dane: Mutex<Option<Arc<Prepared>>>,
+    prepared: Prepared,
 }
 
 struct Prepared {
     config: Arc<ClientConfig>,
     trust: Trust,
-    /// What it was prepared for: with DANE the records and further names.
-    records: Vec<Tlsa>,
-    names: Vec<ServerName<'static>>,
 }
 
 impl fmt::Debug for ClientTls {
@@ -85,7 +80,7 @@ impl fmt::Debug for ClientTls {
         f.debug_struct("ClientTls")
             .field("mode", &self.mode)
             .field("server_name", &self.server_name)
-            .field("trust", &self.plain.trust)
+            .field("trust", &self.prepared.trust)
             .finish_non_exhaustive()
     }
 }
@@ -108,31 +103,31 @@ impl ClientTls {
         Ok(Self {
             mode: settings.mode,
             server_name: settings.server_name.clone(),
-            plain: Arc::new(prepare(demand, identity.as_ref(), &[], &[])),
+            prepared: prepare(demand, identity.as_ref()),
             identity,
-            dane: Mutex::new(None),
         })
     }
 
-    /// STARTTLS, or no mail, verified by TLSA records alone, as [`ClientTls::connect_dane`] does: for one next hop, whose
-    /// every connection is verified so. `base` is the name that the records are of.
+    /// STARTTLS, or no mail, verified by TLSA records in place of roots and pins: for one next hop, whose every connection
+    /// is verified so. `base` is the name that the records are of. `domain` is the next hop's domain if `base` came out of
+    /// its MX records: a certificate may name either (RFC 7672 3.2.2). With no usable record nobody is verified, and TLS is
+    /// still demanded (RFC 7672 2.2).
     ///
     /// # Errors
     /// A name is none that a certificate could have.
     pub fn dane(base: &str, domain: Option<&str>, records: &[Tlsa]) -> Result<Self, TlsError> {
         let names: Vec<_> = domain.map(parse_name).transpose()?.into_iter().collect();
         let records = dane::usable(records);
+        let demand = if records.is_empty() {
+            Demand::Anything
+        } else {
+            Demand::Dane(records, names)
+        };
         Ok(Self {
             mode: Mode::Require,
             server_name: Some(parse_name(base)?),
             identity: None,
-            plain: Arc::new(prepare(
-                by_records(&records, &names),
-                None,
-                &records,
-                &names,
-            )),
-            dane: Mutex::new(None),
+            prepared: prepare(demand, None),
         })
     }
 
@@ -146,19 +141,6 @@ impl ClientTls {
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<ReloadingIdentity>> {
         self.identity.as_ref()
-    }
-
-    /// Whether to send STARTTLS, once EHLO was answered in the clear.
-    ///
-    /// # Errors
-    /// It is required and not offered: by a mistake over there, or because somebody on the way took it out.
-    pub fn starttls(&self, offered: bool) -> Result<bool, TlsError> {
-        match self.mode {
-            Mode::None | Mode::Implicit => Ok(false),
-            Mode::Opportunistic => Ok(offered),
-            Mode::Require if offered => Ok(true),
-            Mode::Require => Err(TlsError::NotOffered),
-        }
     }
 
     /// Whether mail may go in the clear, over a new connection, after STARTTLS failed. Only where it is opportunistic.
@@ -184,30 +166,7 @@ impl ClientTls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = self.name(host)?;
-        shake_hands(&self.plain, stream, name, patience).await
-    }
-
-    /// As [`ClientTls::connect`], but verified by TLSA records in place of roots and pins, whatever the mode. `domain` is
-    /// the next hop's domain if `host` came out of its MX records: a certificate may name either (RFC 7672 3.2.2). With no
-    /// usable record nobody is verified, and TLS is still demanded (RFC 7672 2.2).
-    ///
-    /// # Errors
-    /// Why there is no TLS. Mail may not go in the clear then, whatever [`ClientTls::may_go_clear`] says.
-    pub async fn connect_dane<S>(
-        &self,
-        stream: S,
-        host: &str,
-        domain: Option<&str>,
-        records: &[Tlsa],
-        patience: Duration,
-    ) -> Result<MaybeTls<S>, TlsError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let name = self.name(host)?;
-        let names: Vec<_> = domain.map(parse_name).transpose()?.into_iter().collect();
-        let prepared = self.for_records(dane::usable(records), names);
-        shake_hands(&prepared, stream, name, patience).await
+        shake_hands(&self.prepared, stream, name, patience).await
     }
 
     fn name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
@@ -215,30 +174,6 @@ impl ClientTls {
             Some(name) => Ok(name.clone()),
             None => parse_name(host),
         }
-    }
-
-    /// The same records give the same value, and with it the same sessions.
-    fn for_records(&self, records: Vec<Tlsa>, names: Vec<ServerName<'static>>) -> Arc<Prepared> {
-        let mut last = self.dane.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = &*last
-            && last.records == records
-            && last.names == names
-        {
-            return Arc::clone(last);
-        }
-        let demand = by_records(&records, &names);
-        let new = Arc::new(prepare(demand, self.identity.as_ref(), &records, &names));
-        *last = Some(Arc::clone(&new));
-        new
-    }
-}
-
-/// With no usable record nobody is verified (RFC 7672 2.2).
-fn by_records(records: &[Tlsa], names: &[ServerName<'static>]) -> Demand {
-    if records.is_empty() {
-        Demand::Anything
-    } else {
-        Demand::Dane(records.to_vec(), names.to_vec())
     }
 }
 
@@ -311,12 +246,7 @@ fn system_roots() -> Result<RootCertStore, FileError> {
     }))
 }
 
-fn prepare(
-    demand: Demand,
-    identity: Option<&Arc<ReloadingIdentity>>,
-    records: &[Tlsa],
-    names: &[ServerName<'static>],
-) -> Prepared {
+fn prepare(demand: Demand, identity: Option<&Arc<ReloadingIdentity>>) -> Prepared {
     let trust = demand.trust();
     let verifier = Arc::new(ServerVerifier::new(demand));
     let builder = ClientConfig::builder_with_provider(provider());
@@ -336,7 +266,5 @@ fn prepare(
     Prepared {
         config: Arc::new(config),
         trust,
-        records: records.to_vec(),
-        names: names.to_vec(),
     }
 }

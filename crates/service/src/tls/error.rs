@@ -27,9 +27,6 @@ pub enum Class {
 /// Why a handshake failed, or was not tried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
-    /// The settings demand STARTTLS, and EHLO did not offer it.
-    #[error("STARTTLS is required, and the server does not offer it")]
-    NotOffered,
     /// The next hop's name cannot stand in a certificate.
     #[error("{0:?} is no host name that a certificate could be for")]
     NoName(String),
@@ -83,9 +80,7 @@ impl TlsError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::NotOffered | Self::Refused(_) | Self::NotTls | Self::Protocol(_) => {
-                Class::Incompatible
-            }
+            Self::Refused(_) | Self::NotTls | Self::Protocol(_) => Class::Incompatible,
             Self::TimedOut(_) | Self::Lost(_) => Class::Lost,
             Self::NoName(_)
             | Self::Expired(_)
@@ -102,7 +97,6 @@ impl TlsError {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::NotOffered => "not_offered",
             Self::NoName(_) => "no_name",
             Self::Expired(_) => "expired",
             Self::NotYetValid(_) => "not_yet_valid",
@@ -238,7 +232,6 @@ mod tests {
     #[test]
     fn only_what_never_came_is_lost() {
         for (error, class) in [
-            (TlsError::NotOffered, Class::Incompatible),
             (TlsError::NotTls, Class::Incompatible),
             (TlsError::UnknownIssuer, Class::Untrusted),
             (TlsError::Lost(String::new()), Class::Lost),

@@ -1,4 +1,7 @@
 //! Who is trusted, as rustls asks for it. The signature of a handshake is always verified when the certificate counts.
+//!
+//! Limits: a certificate that webpki cannot read (X.509 version 1) can be pinned or named by DANE-EE under TLS 1.3 alone;
+//! for TLS 1.2 rustls has no way to verify by a bare key.
 
 use std::{fmt, sync::Arc};
 
@@ -9,9 +12,15 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
+    crypto::{
+        WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+        verify_tls13_signature_with_raw_key,
+    },
+    pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime},
+    server::{
+        ParsedCertificate,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 
 use super::{
@@ -19,6 +28,7 @@ use super::{
     dane::{self, Tlsa},
     pin::{self, Pin},
     provider,
+    x509::Parts,
 };
 
 /// Why the other side's certificate is believed.
@@ -34,6 +44,17 @@ pub enum Trust {
     Dane,
     /// A client showed one that does not verify, and why. Nothing follows from it; the session goes on.
     Refused(String),
+}
+
+impl Trust {
+    /// Whether the other side is who it should be.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        match self {
+            Self::Roots | Self::Pinned | Self::Dane => true,
+            Self::Unverified | Self::Refused(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Trust {
@@ -92,6 +113,19 @@ impl ServerVerifier {
             algorithms: provider().signature_verification_algorithms,
         }
     }
+
+    /// The key of a certificate that webpki cannot read, such as one of X.509 version 1, where the certificate counts as such:
+    /// a pin or a record of usage 3 names it or its key, and asks for nothing else in it (RFC 7672 3.1.1).
+    fn key_of_unreadable<'a>(
+        &self,
+        own: &'a CertificateDer<'_>,
+    ) -> Option<SubjectPublicKeyInfoDer<'a>> {
+        let is_named = matches!(self.demand, Demand::Pinned(_, None) | Demand::Dane(..));
+        if !is_named || ParsedCertificate::try_from(own).is_ok() {
+            return None;
+        }
+        Parts::read(own).map(|parts| parts.key.into())
+    }
 }
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -149,7 +183,13 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         match self.demand {
             Demand::Anything => Ok(HandshakeSignatureValid::assertion()),
-            _ => verify_tls13_signature(message, own, signature, &self.algorithms),
+            _ => match self.key_of_unreadable(own) {
+                Some(key) => {
+                    let algorithms = &self.algorithms;
+                    verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
+                }
+                None => verify_tls13_signature(message, own, signature, &self.algorithms),
+            },
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{slice, time::Duration};
 
 use linkmail_service::tls::{
-    ClientSettings, Mode, TlsError, Trust,
+    ClientTls, Mode, TlsError, Trust,
     dane::{DaneError, Tlsa, verify},
 };
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::{
     authority::Authority,
-    peer::{client, meet_by_dane, server},
+    peer::{meet, server},
 };
 
 const HOST: &str = "mx.branch.example";
@@ -129,36 +129,42 @@ fn a_damaged_certificate_fits_nothing_and_breaks_nothing() {
     }
 }
 
+fn by(records: &[Tlsa], host: &str, domain: &str) -> ClientTls {
+    ClientTls::dane(host, Some(domain), records).unwrap()
+}
+
 #[tokio::test]
 async fn records_decide_in_a_handshake_and_sessions_belong_to_them() {
     let authority = Authority::new("root");
     let own = authority.issue("mx.elsewhere.example");
     let server = server(own.server());
-    // No roots are trusted here that would vouch for it.
-    let tls = client(&ClientSettings::new(Mode::Opportunistic));
-    let fits = [record(3, 1, 1, &own.spki)];
+    // No roots are trusted here that would vouch for it. The host that is connected to need not be what the records are of.
+    let fits = by(&[record(3, 1, 1, &own.spki)], HOST, DOMAIN);
+    assert_eq!((fits.mode(), fits.may_go_clear()), (Mode::Require, false));
     for resumed in [false, true] {
-        let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &fits).await;
+        let (near, far) = meet(&fits, &server, "192.0.2.1").await;
         let near = near.unwrap();
         assert_eq!(near.session().unwrap().trust, Trust::Dane);
         assert_eq!(near.session().unwrap().resumed, resumed);
+        let far = far.unwrap();
+        assert_eq!(far.session().unwrap().asked_for.as_deref(), Some(HOST));
     }
-    let not = [record(3, 1, 1, b"another")];
-    let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &not).await;
-    let error = near.unwrap_err();
+    let not = by(&[record(3, 1, 1, b"another")], HOST, DOMAIN);
+    let error = meet(&not, &server, HOST).await.0.unwrap_err();
     assert!(matches!(error, TlsError::Dane(_)), "{error}");
     let issuer = [record(2, 0, 1, &authority.der())];
-    let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &issuer).await;
+    let (near, _) = meet(&by(&issuer, HOST, DOMAIN), &server, HOST).await;
     assert!(matches!(
         near.unwrap_err(),
         TlsError::Dane(DaneError::Chain(_))
     ));
-    let (near, _) = meet_by_dane(&tls, &server, ("mx.elsewhere.example", DOMAIN), &issuer).await;
-    near.unwrap();
+    let elsewhere = by(&issuer, "mx.elsewhere.example", DOMAIN);
+    meet(&elsewhere, &server, HOST).await.0.unwrap();
     // Unusable records alone: TLS, and nobody verified.
-    let unusable = [record(1, 1, 1, b"another")];
-    let (near, _) = meet_by_dane(&tls, &server, (HOST, DOMAIN), &unusable).await;
-    assert_eq!(near.unwrap().session().unwrap().trust, Trust::Unverified);
+    let unusable = by(&[record(1, 1, 1, b"another")], HOST, DOMAIN);
+    assert!(!unusable.may_go_clear());
+    let near = meet(&unusable, &server, HOST).await.0.unwrap();
+    assert_eq!(near.session().unwrap().trust, Trust::Unverified);
 }
 
 #[tokio::test]
@@ -166,10 +172,9 @@ async fn a_certificate_may_name_the_domain_in_place_of_the_host() {
     let authority = Authority::new("root");
     let own = authority.issue("branch.example");
     let server = server(own.server());
-    let tls = client(&ClientSettings::new(Mode::Opportunistic));
     let issuer = [record(2, 1, 1, &authority.spki())];
-    for (domain, trusted) in [(DOMAIN, true), ("other.example", false), (DOMAIN, true)] {
-        let (near, _) = meet_by_dane(&tls, &server, (HOST, domain), &issuer).await;
+    for (domain, trusted) in [(DOMAIN, true), ("other.example", false)] {
+        let (near, _) = meet(&by(&issuer, HOST, domain), &server, HOST).await;
         assert_eq!(near.is_ok(), trusted, "{domain}");
     }
 }

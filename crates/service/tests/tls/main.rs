@@ -5,6 +5,7 @@
 mod authority;
 mod client;
 mod dane;
+mod old_certificate;
 mod openssl;
 mod peer;
 mod server;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use linkmail_service::tls::{
     ClientSettings, ClientTls, MaybeTls, Mode, ReloadingIdentity, Roots, ServerFiles, ServerTls,
-    TlsError, dane::Tlsa,
+    TlsError,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
@@ -39,20 +39,6 @@ pub(crate) async fn meet(client: &ClientTls, server: &ServerTls, host: &str) -> 
     let (near, far) = duplex(1 << 16);
     let ended = join!(
         client.connect(near, host, PATIENCE),
-        server.accept(far, PATIENCE)
-    );
-    settle(ended).await
-}
-
-pub(crate) async fn meet_by_dane(
-    client: &ClientTls,
-    server: &ServerTls,
-    (host, domain): (&str, &str),
-    records: &[Tlsa],
-) -> Ended {
-    let (near, far) = duplex(1 << 16);
-    let ended = join!(
-        client.connect_dane(near, host, Some(domain), records, PATIENCE),
         server.accept(far, PATIENCE)
     );
     settle(ended).await

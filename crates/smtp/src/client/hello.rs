@@ -2,8 +2,9 @@
 //!
 //! What TLS and SASL need beside SMTP is the shell's: it makes the handshake when [`ClientStep::StartTls`] says so, and
 //! names a mechanism and answers challenges when [`ClientStep::Authenticate`] and [`ClientStep::AuthChallenge`] ask.
-//! Octets that came in clear behind the answer to STARTTLS are an injection and end the session; what the server offered
-//! before TLS is forgotten (RFC 3207 4.2). Where TLS is required, nothing but EHLO and STARTTLS is ever said in clear.
+//! Octets that came in clear behind the answer to STARTTLS are an injection and end the session, whenever they come before
+//! the handshake has begun; what the server offered before TLS is forgotten (RFC 3207 4.2, 6). Where TLS is required,
+//! nothing but EHLO and STARTTLS is ever said in clear.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
@@ -51,6 +52,9 @@ pub struct ClientConfig {
     pub flight: FlightLimits,
 }
 
+/// The longest AUTH command with its CRLF (RFC 5321 4.5.3.1.4, RFC 4954 4).
+const MAX_AUTH_COMMAND: usize = 512;
+
 /// Where the session stands before its first order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
@@ -70,6 +74,8 @@ pub(super) struct Stage {
     /// STARTTLS was refused and need not succeed.
     tls_given_up: bool,
     authenticated: bool,
+    /// An initial response that was too long for the command: it answers the empty challenge.
+    held_back: Option<Vec<u8>>,
 }
 
 impl Stage {
@@ -79,14 +85,16 @@ impl Stage {
             encrypted: config.tls == TlsUse::Active,
             tls_given_up: false,
             authenticated: false,
+            held_back: None,
         }
     }
 }
 
 impl ClientSession {
-    /// The TLS handshake that [`ClientStep::StartTls`] asked for was made: everything known in clear is forgotten.
+    /// The TLS handshake that [`ClientStep::StartTls`] asked for was made: everything known in clear is forgotten. Octets that
+    /// were received between the two end the session.
     pub fn tls_started(&mut self) {
-        if self.hello.at != At::Handshake {
+        if self.hello.at != At::Handshake || self.ended_by_injection() {
             return;
         }
         self.hello.encrypted = true;
@@ -94,7 +102,8 @@ impl ClientSession {
         self.say_hello();
     }
 
-    /// Authenticates by `mechanism`, after [`ClientStep::Authenticate`]; `initial` is its initial response, not encoded.
+    /// Authenticates by `mechanism`, after [`ClientStep::Authenticate`]; `initial` is its initial response, not encoded. One
+    /// that makes the command longer than 512 octets goes as the answer to an empty challenge (RFC 4954 4).
     pub fn auth(&mut self, mechanism: &str, initial: Option<&[u8]>) {
         if self.hello.at != At::Login {
             return;
@@ -107,6 +116,10 @@ impl ClientSession {
             Some(octets) => {
                 line.push(' ');
                 BASE64.encode_string(octets, &mut line);
+                if line.len() + 2 > MAX_AUTH_COMMAND {
+                    line = format!("AUTH {mechanism}");
+                    self.hello.held_back = Some(octets.to_vec());
+                }
             }
         }
         self.secret(&line);
@@ -123,6 +136,16 @@ impl ClientSession {
     /// Whether the connection is encrypted.
     pub fn is_encrypted(&self) -> bool {
         self.hello.encrypted
+    }
+
+    /// Ends the session if octets came in clear that the handshake is not about, be it a part of a line; says whether it is
+    /// over. They would be read as the head of the first answer under TLS (RFC 3207 6).
+    pub(super) fn ended_by_injection(&mut self) -> bool {
+        if self.closed.is_none() && self.hello.at == At::Handshake && self.input.has_unread() {
+            let what = "octets in clear behind the answer to STARTTLS".to_owned();
+            self.die(CloseReason::Protocol(what));
+        }
+        self.closed.is_some()
     }
 
     /// Whether orders are carried out.
@@ -220,10 +243,6 @@ impl ClientSession {
 
     pub(super) fn answer_to_starttls(&mut self, reply: Reply) {
         if reply.code == 220 {
-            if self.input.has_unread() {
-                let what = "octets in clear behind the answer to STARTTLS".to_owned();
-                return self.die(CloseReason::Protocol(what));
-            }
             self.hello.at = At::Handshake;
         } else if self.config.tls == TlsUse::Required {
             let why = format!("STARTTLS is required and was refused: {reply}");
@@ -243,12 +262,21 @@ impl ClientSession {
             }
             Severity::Intermediate => {
                 let text = reply.lines.first().map_or(&b""[..], Vec::as_slice);
-                match BASE64.decode(text.trim_ascii()) {
-                    Ok(challenge) => {
+                match (
+                    BASE64.decode(text.trim_ascii()),
+                    self.hello.held_back.take(),
+                ) {
+                    (Ok(challenge), Some(initial)) if challenge.is_empty() => {
+                        self.secret(&BASE64.encode(initial));
+                    }
+                    (Ok(_), Some(_)) => {
+                        self.protocol_error("a challenge where the client begins", &reply);
+                    }
+                    (Ok(challenge), None) => {
                         self.hello.at = At::Login;
                         self.steps.push_back(ClientStep::AuthChallenge(challenge));
                     }
-                    Err(_) => self.protocol_error("a challenge that is not base64", &reply),
+                    (Err(_), _) => self.protocol_error("a challenge that is not base64", &reply),
                 }
             }
             Severity::Transient | Severity::Permanent => self.die(CloseReason::LoginRefused(reply)),

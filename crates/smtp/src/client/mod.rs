@@ -284,6 +284,9 @@ impl ClientSession {
             {
                 return ClientStep::Closed(reason.clone());
             }
+            if self.closed.is_none() && self.ended_by_injection() {
+                continue;
+            }
             match self.input.next_reply() {
                 Ok(Some(reply)) if self.closed.is_none() => {
                     self.reply(reply);

@@ -34,9 +34,9 @@ pub fn closing(hostname: &str) -> Reply {
     )
 }
 
-/// 252 to VRFY: addresses are not verified (RFC 5321 7.3).
+/// 252 to VRFY: addresses are not verified (RFC 5321 7.3), so nothing is said of one (2.1.5 would call it valid, RFC 3463 3.2).
 pub fn not_verified() -> Reply {
-    Reply::new(252, Enhanced(2, 1, 5), "not verified, send mail and see")
+    Reply::new(252, Enhanced(2, 0, 0), "not verified, send mail and see")
 }
 
 /// 214 to HELP.

@@ -36,7 +36,7 @@ impl ServerSession {
             ServerStep::BeginData if reply.severity() == Severity::Intermediate => {
                 self.stage = Stage::Data(Receiving::default());
             }
-            ServerStep::EndOfData => return self.end_message(&[reply]),
+            ServerStep::EndOfData => return self.end_message(&[], &reply),
             ServerStep::Auth { .. } | ServerStep::AuthResponse(_) => {
                 return self.auth_answered(AuthAnswer::Refused(reply));
             }
@@ -53,10 +53,10 @@ impl ServerSession {
 
     /// Answers [`ServerStep::EndOfData`] with a reply for each recipient that was accepted, in their order. Only LMTP has
     /// so many (RFC 2033 4.2); SMTP is told the first. Recipients without a reply are told to try again.
-    pub fn answer_each(&mut self, replies: &[Reply]) {
+    pub fn answer_each(&mut self, each: &[Reply]) {
         if matches!(self.asked, Some(ServerStep::EndOfData)) {
             self.asked = None;
-            self.end_message(replies);
+            self.end_message(each, &replies::spool_unavailable());
         }
     }
 
@@ -86,23 +86,21 @@ impl ServerSession {
         }
     }
 
-    /// The message is taken or not, for one recipient or the other; the transaction is over.
-    fn end_message(&mut self, replies: &[Reply]) {
+    /// The message is taken or not, for one recipient or the other; the transaction is over. `rest` is for those that have
+    /// no reply in `each`.
+    fn end_message(&mut self, each: &[Reply], rest: &Reply) {
         let recipients = self.open.take().map_or(1, |open| open.recipients);
-        if replies.iter().any(Reply::is_positive) {
+        let expected = if self.config.lmtp { recipients } else { 1 };
+        let told = (0..expected).map(|index| each.get(index).unwrap_or(rest));
+        if told.clone().any(Reply::is_positive) {
             self.counts.idle_commands = 0;
         }
-        let same_for_all = replies.len() == 1;
-        let expected = if self.config.lmtp { recipients } else { 1 };
-        for index in 0..expected {
-            let reply = match replies.get(if same_for_all { 0 } else { index }) {
-                Some(reply) => reply.clone(),
-                None => replies::spool_unavailable(),
-            };
+        for reply in told {
             if reply.closes() {
-                return self.close_with(&reply, AbortReason::Refused);
+                return self.close_with(reply, AbortReason::Refused);
             }
-            self.reply(&reply);
+            self.reply(reply);
         }
+        self.is_verdict = true;
     }
 }

@@ -15,7 +15,9 @@ impl ServerSession {
             return false;
         };
         self.counts.idle_commands += 1;
-        if let Some(text) = self.text_of(line, replies::line_too_long) {
+        if line.hides_chunk() {
+            self.close_with(&replies::malformed_chunk(), AbortReason::BadFraming);
+        } else if let Some(text) = self.text_of(line, replies::line_too_long) {
             self.command(&text);
         }
         true

@@ -91,5 +91,6 @@ impl ServerSession {
         for _ in 0..recipients {
             self.reply(reply);
         }
+        self.is_verdict = true;
     }
 }

@@ -46,7 +46,7 @@ const MAX_ERRORS: usize = 20;
 /// list with stale entries stays below this, a client that tries names or domains does not (RFC 5321 7.3 and 7.9 leave
 /// the host free to stop serving it).
 const MAX_REFUSALS: usize = 50;
-/// Replies are gathered while commands are waiting, but not beyond this.
+/// Replies are gathered while commands are waiting, but not beyond this, nor behind what became of a message.
 const MAX_GATHERED: usize = 16 * 1024;
 
 /// What the client called itself.
@@ -107,6 +107,9 @@ pub struct ServerSession {
     input: LineReader,
     input_ended: bool,
     output: Vec<u8>,
+    /// `output` ends with what became of a message. That does not wait for the next command, which may take long: a client
+    /// that gives up meanwhile would send again what was taken (RFC 2920 3.2 has the replies to MAIL, RCPT and RSET wait).
+    is_verdict: bool,
     steps: VecDeque<ServerStep>,
     asked: Option<ServerStep>,
     stage: Stage,
@@ -135,6 +138,7 @@ impl ServerSession {
             input: LineReader::new(),
             input_ended: false,
             output,
+            is_verdict: false,
             steps: VecDeque::new(),
             asked: None,
             stage: Stage::Commands,
@@ -251,7 +255,7 @@ impl ServerSession {
                 self.close_with(&reply, reason);
                 continue;
             }
-            if self.output.len() >= MAX_GATHERED {
+            if self.output.len() >= MAX_GATHERED || self.is_verdict {
                 return self.write();
             }
             if !self.advance() {
@@ -295,8 +299,8 @@ impl ServerSession {
     fn text_of(&mut self, line: Line, too_long: fn() -> Reply) -> Option<Vec<u8>> {
         match line {
             Line::Complete(text) => return Some(text),
-            Line::TooLong => self.error(too_long()),
-            Line::Nul => self.error(replies::nul_in_command()),
+            Line::TooLong { .. } => self.error(too_long()),
+            Line::Nul { .. } => self.error(replies::nul_in_command()),
             Line::Endless => self.close_with(&too_long(), AbortReason::BadFraming),
             Line::BareNewline(fault) => {
                 let reply = replies::bare_newline_in_command(fault);
@@ -334,6 +338,7 @@ impl ServerSession {
     }
 
     fn write(&mut self) -> ServerStep {
+        self.is_verdict = false;
         ServerStep::Write(std::mem::take(&mut self.output))
     }
 

@@ -1,9 +1,10 @@
 //! What TLS a session with an exchanger must come to. Pure.
 //!
 //! By itself TLS is taken where it is offered, and nobody is verified (RFC 7435). DNSSEC raises that, or the domain's
-//! policy does; where both have something to say, DNSSEC alone counts (RFC 8461 2).
+//! policy does; where both have something to say, DNSSEC alone counts (RFC 8461 2). TLSA records of which none can be used
+//! verify nobody (RFC 7672 2.2), so they take no verification away either: a policy is applied as if there were none.
 
-use linkmail_service::tls::dane::Tlsa;
+use linkmail_service::tls::dane::{Tlsa, usable};
 
 use super::{
     dane::Dane,
@@ -56,25 +57,31 @@ pub fn of(
     dane: Dane,
     policy: Option<&Policy>,
 ) -> Result<TlsDemand, String> {
-    match dane {
+    let by_dane = match dane {
         Dane::Unknown(why) => {
             return Err(format!("{host}: whether DANE applies is unknown: {why}"));
         }
         Dane::Records { base, records } => {
-            return Ok(TlsDemand::Dane {
+            let verifies = !usable(&records).is_empty();
+            let domain = domain.map(str::to_owned);
+            let demand = TlsDemand::Dane {
                 base,
-                domain: domain.map(str::to_owned),
+                domain,
                 records,
-            });
+            };
+            if verifies {
+                return Ok(demand);
+            }
+            demand
         }
-        Dane::None => {}
-    }
+        Dane::None => TlsDemand::Opportunistic,
+    };
     match policy.map(|policy| policy.demand(host)) {
         Some(policy::Demand::Verified) => Ok(TlsDemand::Verified),
         Some(policy::Demand::NotThisHost) => Err(format!(
             "{host}: the MTA-STS policy of the domain does not name it"
         )),
-        Some(policy::Demand::Nothing) | None => Ok(TlsDemand::Opportunistic),
+        Some(policy::Demand::Nothing) | None => Ok(by_dane),
     }
 }
 
@@ -91,10 +98,18 @@ mod tests {
             max_age: 1,
         };
         let (enforce, testing) = (policy(PolicyMode::Enforce), policy(PolicyMode::Testing));
-        let records = || Dane::Records {
+        let of_usage = |usage| Dane::Records {
             base: "mx.remote.example".into(),
-            records: Vec::new(),
+            records: vec![Tlsa {
+                usage,
+                selector: 1,
+                matching: 1,
+                data: vec![7; 32],
+            }],
         };
+        let records = || of_usage(3);
+        // RFC 7672 3.1.3: PKIX-EE is not for SMTP.
+        let unusable = || of_usage(1);
         let unknown = || Dane::Unknown("SERVFAIL".into());
         for (host, dane, policy, expected) in [
             ("mx.remote.example", Dane::None, None, Some("nobody")),
@@ -114,6 +129,15 @@ mod tests {
             ("evil.example", Dane::None, Some(&enforce), None),
             ("mx.remote.example", records(), Some(&enforce), Some("DANE")),
             ("evil.example", records(), Some(&enforce), Some("DANE")),
+            ("mx.remote.example", unusable(), None, Some("DANE")),
+            ("evil.example", unusable(), Some(&testing), Some("DANE")),
+            (
+                "mx.remote.example",
+                unusable(),
+                Some(&enforce),
+                Some("the domain's MTA-STS policy"),
+            ),
+            ("evil.example", unusable(), Some(&enforce), None),
             ("mx.remote.example", unknown(), Some(&enforce), None),
             ("mx.remote.example", unknown(), None, None),
         ] {

@@ -16,7 +16,7 @@ use super::Session;
 /// The wait for what a side said before it closed, and how much of it is read.
 const LAST_WORDS: (Duration, usize) = (Duration::from_secs(2), 256 * 1024);
 /// So much is read at once.
-const READ: usize = 16 * 1024;
+pub(super) const READ: usize = 16 * 1024;
 
 impl Session {
     pub(super) fn must_write(&self) -> bool {
@@ -40,6 +40,15 @@ impl Session {
 
     /// Writes and reads until one of the two has moved. `awaited` is the reply that comes next, if one does.
     pub(super) async fn exchange(&mut self, awaited: Option<ClientPhase>) {
+        self.exchange_into(&mut [0; READ], awaited).await;
+    }
+
+    /// Writes and reads nothing: what comes next belongs to the handshake, and in clear is an injection (RFC 3207 6).
+    pub(super) async fn write_alone(&mut self) {
+        self.exchange_into(&mut [], None).await;
+    }
+
+    async fn exchange_into(&mut self, octets: &mut [u8], awaited: Option<ClientPhase>) {
         let patience = self.host.patience;
         let writing = self.must_write();
         let block = writing.then(|| patience.of(ClientPhase::DataBlock));
@@ -48,10 +57,9 @@ impl Session {
         let Some(stream) = &mut self.stream else {
             return self.broken("the connection is gone", Loss::Line);
         };
-        let mut octets = [0; READ];
         let out = &self.out[self.written..];
         let moved = tokio::select! {
-            moved = either_way(stream, &mut octets, out, self.unflushed) => moved,
+            moved = either_way(stream, octets, out, self.unflushed) => moved,
             () = sleep_until(self.moved + wait) => return self.timed_out(awaited),
         };
         match moved {
@@ -168,7 +176,8 @@ enum Moved {
     Flushed(io::Result<()>),
 }
 
-/// Reads, or writes some of `out`, or flushes what was written: whichever comes first, reading before all.
+/// Reads, or writes some of `out`, or flushes what was written: whichever comes first, reading before all. Without room for
+/// `octets` nothing is read.
 async fn either_way(
     stream: &mut MaybeTls<TcpStream>,
     octets: &mut [u8],
@@ -177,7 +186,9 @@ async fn either_way(
 ) -> Moved {
     std::future::poll_fn(|context| {
         let mut read = ReadBuf::new(octets);
-        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, &mut read) {
+        if read.capacity() > 0
+            && let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, &mut read)
+        {
             return Poll::Ready(Moved::Read(result.map(|()| read.filled().len())));
         }
         if !out.is_empty() {

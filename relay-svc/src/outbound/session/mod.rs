@@ -5,6 +5,8 @@
 
 mod io;
 mod secure;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -297,7 +299,7 @@ impl Session {
                     return Event::Outcome(number, outcomes.collect());
                 }
                 ClientStep::Etrn(reply) => return Event::Etrn(reply),
-                ClientStep::StartTls if self.must_write() => self.exchange(None).await,
+                ClientStep::StartTls if self.must_write() => self.write_alone().await,
                 ClientStep::StartTls => {
                     if self.shake_hands().await {
                         self.smtp.tls_started();

@@ -51,8 +51,9 @@ impl Session {
             return self.smtp.abandon("no login is configured".into());
         };
         let offered = self.smtp.capabilities().map(|offered| offered.auth.clone());
-        let encrypted = self.smtp.is_encrypted();
-        match login::begin(login, &offered.unwrap_or_default(), encrypted).await {
+        let tls = self.stream.as_ref().and_then(MaybeTls::session);
+        let verified = tls.is_some_and(|tls| tls.trust.is_verified());
+        match login::begin(login, &offered.unwrap_or_default(), verified).await {
             Ok(begun) => {
                 self.login = Some(begun.exchange);
                 self.smtp.auth(begun.mechanism, begun.initial.as_deref());

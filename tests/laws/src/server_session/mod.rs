@@ -21,6 +21,8 @@ use crate::input::{Input, cut, find};
 
 /// The longest input that a session is given many times over.
 const REPEATED: usize = 600;
+/// No session may have more recipients in one message.
+const MAX_RECIPIENTS: usize = 1000;
 
 /// What an input chooses.
 #[derive(Clone, Debug)]
@@ -55,7 +57,7 @@ impl Setup {
         let config = ServerConfig {
             hostname: "relay.test".into(),
             size_limit: [60, 1000, 0, 25_000_000][usize::from(limits & 3)],
-            max_recipients: [3, 1, 100, 1000][usize::from(limits >> 2 & 3)],
+            max_recipients: [3, 1, 100, MAX_RECIPIENTS][usize::from(limits >> 2 & 3)],
             max_messages: (limits >> 4 & 3 == 1).then_some(2),
             max_idle_commands: if limits >> 6 == 1 { 8 } else { 1000 },
             max_auth_failures: 2,
@@ -208,7 +210,11 @@ impl Shell<'_> {
         }
         let code = reply.code;
         session.answer(reply);
-        vec![code]
+        match step {
+            // LMTP says it for each recipient.
+            ServerStep::EndOfData => vec![code; MAX_RECIPIENTS],
+            _ => vec![code],
+        }
     }
 }
 
