@@ -7,34 +7,9 @@ import pytest
 from harness import smtp, spool
 from harness.grpc_client import failure
 from harness.line import Line
+from harness.smuggling import ENDS, HEAD, SMUGGLED, TEXTS, WAYS
 
-# What follows a malformed end of data in an attack: a second message that the first server never saw as one.
-SMUGGLED = (
-    b"MAIL FROM:<ceo@branch.example>\r\nRCPT TO:<victim@remote.example>\r\nDATA\r\n"
-    b"Subject: smuggled\r\n\r\nsmuggled\r\n.\r\n"
-)
-
-ENDS = {
-    "LF.LF": b"\n.\n",
-    "LF.CRLF": b"\n.\r\n",
-    "CRLF.LF": b"\r\n.\n",
-    "CR.CR": b"\r.\r",
-    "CRLF.CRCRLF": b"\r\n.\r\r\n",
-    "CR.CRLF": b"\r.\r\n",
-    "CRLF.CR": b"\r\n.\r",
-    "LF.CR": b"\n.\r",
-    "CRLFNUL.CRLF": b"\r\n\0.\r\n",
-    "CRLF.NULCRLF": b"\r\n.\0\r\n",
-}
-TEXTS = {
-    "bare LF": b"one\ntwo\r\n",
-    "bare CR": b"one\rtwo\r\n",
-    "CRCRLF": b"one\r\r\n",
-    "LFCR": b"one\n\rtwo\r\n",
-    "NUL": b"one\0two\r\n",
-    "bare LF in the header": None,
-}
-HEAD = b"From: alice@branch.example\r\nSubject: test\r\nMessage-ID: <planted@test.example>\r\n\r\n"
+BY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +27,11 @@ def edge(module_running, request):
     from harness.scene import Scene
 
     place = Place("smuggling")
-    yield Scene(place, module_running, provider=False)
+    lmtp = place.endpoint()
+    listener = f'[[listener]]\naddress = "{lmtp}"\nprotocol = "lmtp"\nrelay_from = ["127.0.0.1/32"]\n'
+    made = Scene(place, module_running, provider=False, extra=listener)
+    made.lmtp = lmtp
+    yield made
     if request.session.testsfailed == 0:
         place.remove()
 
@@ -64,28 +43,32 @@ def begin(dialogue):
     dialogue.expect(354, "DATA")
 
 
-def assert_refused(edge, listener, raw):
-    """`raw`, sent after 354 and ended by a real CRLF.CRLF, gets exactly one reply, a refusal; nothing is stored."""
-    before = len(edge.relay.messages())
-    with smtp.Dialogue(listener) as dialogue:
-        begin(dialogue)
-        dialogue.send(raw)
-        code, text = dialogue.reply()
-        assert 500 <= code <= 599, (code, text)
+def assert_refused(edge, way, before, wrong, behind):
+    """The three parts, said by that way and ended by a real CRLF.CRLF or a last chunk, are refused with exactly the replies
+    that they are due; nothing is stored."""
+    known = len(edge.relay.messages())
+    with smtp.Dialogue(edge.lmtp if way.lmtp else edge.relay.site) as dialogue:
+        way.begin(dialogue, "alice@branch.example", ["bob@remote.example"])
+        codes = way.send(dialogue, before, wrong, behind)
+        refused = next((at for at, code in enumerate(codes) if code != 250), None)
+        assert refused is not None, codes
+        assert all(500 <= code <= 599 for code in codes[refused:]), codes
         # The next reply answers NOOP, or the server has closed: nothing in between was taken for a command.
         dialogue.send(b"NOOP\r\n")
         after = dialogue.reply()[0]
-        assert after in (250, 0), after
+        # Where a chunk ends is known, so a chunk never closes.
+        assert after == 250 or (after == 0 and not way.chunked), after
         if after == 250:
             dialogue.expect(221, "QUIT")
-    assert len(edge.relay.messages()) == before
+    assert len(edge.relay.messages()) == known
 
 
+@BY
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
-def test_malformed_end_of_data(edge, end):
-    """Must show: each malformed end of data of mail-protocol.md 3.6 is refused inbound; what follows it is never taken
-    for commands."""
-    assert_refused(edge, edge.relay.site, HEAD + b"text" + end + SMUGGLED)
+def test_malformed_end_of_data(edge, end, way):
+    """Must show: each malformed end of data of mail-protocol.md 3.6 is refused inbound, by DATA, by BDAT and by LMTP; what
+    follows it is never taken for commands."""
+    assert_refused(edge, way, HEAD + b"text", end, SMUGGLED)
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
@@ -104,24 +87,23 @@ def test_malformed_end_in_pieces(edge, end):
     assert edge.relay.messages() == []
 
 
+@pytest.mark.parametrize("way", [WAYS["DATA"], WAYS["BDAT"]], ids=["DATA", "BDAT"])
 @pytest.mark.parametrize("end", [ENDS["LF.LF"], ENDS["CRLF.LF"], ENDS["CR.CR"]], ids=["LF.LF", "CRLF.LF", "CR.CR"])
-def test_provider_is_not_trusted_more(edge, end):
+def test_provider_is_not_trusted_more(edge, end, way):
     """The listener of a link is under the same rule: no local hop and no provider is exempt."""
     with smtp.Dialogue(edge.relay.released) as dialogue:
-        dialogue.expect(250, "EHLO isp.provider.example")
-        dialogue.expect(250, "MAIL FROM:<bob@remote.example>")
-        dialogue.expect(250, "RCPT TO:<user@branch.example>")
-        dialogue.expect(354, "DATA")
-        dialogue.send(HEAD + b"text" + end + SMUGGLED)
-        assert 500 <= dialogue.reply()[0] <= 599
+        way.begin(dialogue, "bob@remote.example", ["user@branch.example"])
+        [code] = way.send(dialogue, HEAD + b"text", end, SMUGGLED)
+        assert 500 <= code <= 599
     assert edge.relay.messages() == []
 
 
+@BY
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-def test_bare_newlines_in_text(edge, text):
-    """Bare CR, bare LF and NUL anywhere in the text are refused, never repaired."""
-    raw = HEAD + text if text is not None else b"From: a@branch.example\nSubject: x\r\n\r\nbody\r\n"
-    assert_refused(edge, edge.relay.site, raw + b".\r\n")
+def test_bare_newlines_in_text(edge, text, way):
+    """Bare CR, bare LF and NUL anywhere in the text are refused by every way in, never repaired."""
+    before, wrong = (HEAD, text) if text is not None else (b"From: a@branch.example", b"\nSubject: x\r\n\r\nbody\r\n")
+    assert_refused(edge, way, before, wrong, b".\r\n")
 
 
 def test_bare_newline_in_commands(edge):
