@@ -1,9 +1,12 @@
-//! The same text by every way in: what a transcript sends by DATA, sent in chunks and by LMTP.
+//! The same text by every way in, and out: what a transcript sends by DATA, sent in chunks and by LMTP, and by our client.
 //!
 //! Where a chunk ends is said before it, so there is no end of data to be malformed: a text with a bare newline or a NUL is
 //! refused at the chunk that shows it, its octets are consumed, and the session goes on. What is refused there is found by a
 //! model of its own, [`fault`].
 
+use linkmail_smtp::transcript::escape;
+
+use crate::player::Failure;
 use crate::transcript::{Drives, Entry, Fact, Mark, Speaker, Transcript};
 
 const QUIT: &str = "QUIT";
@@ -64,7 +67,7 @@ fn in_chunks(transcript: &Transcript, at: usize, text: &[u8], size: usize) -> Tr
     let line = transcript.session[at].line;
     let mut by = transcript.clone();
     by.session.truncate(at);
-    let fault = fault(text);
+    let fault = fault(text).map(|fault| (fault.known, fault.what));
     let mut end = 0;
     for chunk in text.chunks(size) {
         let start = end;
@@ -112,20 +115,94 @@ fn then(transcript: &Transcript, text: &[u8], fault: Option<&str>) -> Vec<Fact> 
     texts.into_iter().map(|text| Fact { line, text }).collect()
 }
 
-/// What must not be in a text (RFC 5321 2.3.8, RFC 5322 2.3), and after how many octets that is known.
-pub fn fault(text: &[u8]) -> Option<(usize, &'static str)> {
+/// What must not be in a text (RFC 5321 2.3.8, RFC 5322 2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// In the words of the replies.
+    pub what: &'static str,
+    /// Which octet it is, from 0.
+    pub offset: usize,
+    /// After how many octets it is known.
+    pub known: usize,
+}
+
+/// The first fault of a text.
+pub fn fault(text: &[u8]) -> Option<Fault> {
+    let found = |what, offset, known| {
+        Some(Fault {
+            what,
+            offset,
+            known,
+        })
+    };
     for (at, byte) in text.iter().enumerate() {
         let before = at.checked_sub(1).map(|before| text[before]);
         if before == Some(b'\r') && *byte != b'\n' {
-            return Some((at + 1, "bare <CR>"));
+            return found("bare <CR>", at - 1, at + 1);
         }
         match byte {
-            b'\n' if before != Some(b'\r') => return Some((at + 1, "bare <LF>")),
-            0 => return Some((at + 1, "<NUL>")),
+            b'\n' if before != Some(b'\r') => return found("bare <LF>", at, at + 1),
+            0 => return found("<NUL>", at, at + 1),
             _ => {}
         }
     }
-    text.ends_with(b"\r").then_some((text.len(), "bare <CR>"))
+    match text.strip_suffix(b"\r") {
+        Some(rest) => found("bare <CR>", rest.len(), text.len()),
+        None => None,
+    }
+}
+
+/// Transcripts of our client that has to send the text of `transcript`: as a whole or as it is read, by DATA and in chunks, by
+/// SMTP and LMTP. None of it may be said. Nothing, if the text is one that may.
+pub fn sent_by_every_way(transcript: &Transcript) -> Result<Vec<Transcript>, Failure> {
+    let found = data(transcript).and_then(|(_, text)| Some((fault(&text)?, text)));
+    let Some((fault, text)) = found else {
+        return Ok(Vec::new());
+    };
+    let mut made = Vec::new();
+    for lmtp in [false, true] {
+        for streamed in [false, true] {
+            for chunking in [false, true] {
+                let text = sending(&text, fault, [lmtp, streamed, chunking]);
+                made.push(Transcript::parse(&transcript.path, &text)?);
+            }
+        }
+    }
+    Ok(made)
+}
+
+fn sending(text: &[u8], fault: Fault, [lmtp, streamed, chunking]: [bool; 3]) -> String {
+    let bad = format!(
+        "bad body: {} at octet {} of the message",
+        fault.what, fault.offset
+    );
+    let hello = if lmtp { "LHLO" } else { "EHLO" };
+    let protocol = if lmtp { "protocol lmtp\n" } else { "" };
+    let how = if streamed { "streamed " } else { "" };
+    let body = escape(text);
+    let offered = if chunking {
+        "250-PIPELINING\nS: 250 CHUNKING"
+    } else {
+        "250 PIPELINING"
+    };
+    let envelope = "C: MAIL FROM:<a@client.test>\nC: RCPT TO:<b@branch.example>\n";
+    let answers = "S: 250 2.1.0 OK\nS: 250 2.1.5 OK\n";
+    let quit = "C: QUIT\nS: 221 bye\n";
+    // A body that is read as it goes is asked for once its envelope was taken; behind 354 only closing leaves it unsaid.
+    let (session, end) = match (streamed, chunking) {
+        (false, _) => (quit.to_owned(), "quit"),
+        (true, true) => (format!("{envelope}{answers}{quit}"), "quit"),
+        (true, false) => {
+            let session = format!("{envelope}C: DATA\n{answers}S: 354 go\n!closed\n");
+            (session, bad.as_str())
+        }
+    };
+    format!(
+        "-- given --\ndrives: client\n{protocol}\
+        send <a@client.test> to <b@branch.example> {how}body \"{body}\"\nquit\n\
+        -- session --\nS: 220 relay.test\nC: {hello} client.test\nS: 250-relay.test\nS: {offered}\n{session}\
+        -- then --\nrecipient <b@branch.example> {bad}\nclosed: {end}\n"
+    )
 }
 
 /// The transcript with LHLO in place of EHLO (RFC 2033), and without ETRN, which is not asked of a mailbox server. It has one

@@ -66,7 +66,6 @@ class Dovecot:
 
     def __init__(self, place, name, endpoint=None):
         """`endpoint` is a free one of the place unless given."""
-        # Its sockets below have names of at most 107 octets.
         self.folder = place.folder / name
         self.endpoint = endpoint or place.endpoint()
         self.process = None
@@ -74,6 +73,8 @@ class Dovecot:
 
     def start(self):
         assert shutil.which(BINARY), f"no {BINARY}: `tests/run install` brings it"
+        # The longest of its sockets; the system takes no longer name.
+        assert len(f"{self.folder}/run/token-login/tokenlogin") <= 107, f"a shorter folder than {self.folder}"
         (self.folder / "mail").mkdir(parents=True)
         shutil.chown(self.folder / "mail", USER, USER)
         address, port = split(self.endpoint)
