@@ -1,6 +1,6 @@
 //! The lines of an envelope, with the parameters that the server offers to take.
 
-use crate::ehlo::SizeOffer;
+use crate::ehlo::{PeerOffer, SizeOffer};
 
 use super::{ClientSession, Recipient, Transaction};
 
@@ -37,7 +37,12 @@ impl ClientSession {
         if let (true, Some(id)) = (offered.dsn, &transaction.envelope_id) {
             add("ENVID", &id.encode());
         }
-        if let (true, Some(id)) = (offered.xlinkmail, transaction.peer_id) {
+        let is_peer = match offered.xlinkmail {
+            PeerOffer::NotOffered => false,
+            PeerOffer::AsWeAre => true,
+            PeerOffer::ByLogin => self.is_authenticated(),
+        };
+        if let (true, Some(id)) = (is_peer, transaction.peer_id) {
             add("XLMID", &id);
         }
         line

@@ -125,6 +125,11 @@ impl ClientSession {
         self.hello.encrypted
     }
 
+    /// Whether the server knows who we are, by AUTH.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.hello.authenticated
+    }
+
     /// Whether orders are carried out.
     pub(super) fn is_ready(&self) -> bool {
         self.hello.at == At::Ready

@@ -15,6 +15,8 @@ pub struct Offer {
     pub size_limit: u64,
     /// The extensions that have a switch. Of AUTH, `mechanisms` says it.
     pub extensions: Extensions,
+    /// XLINKMAIL is offered under the condition that the client authenticates itself.
+    pub xlinkmail_by_login: bool,
     /// The mechanisms of AUTH (RFC 4954 3). AUTH is not offered without one.
     pub mechanisms: Vec<String>,
     /// The limits that are told, if LIMITS is offered.
@@ -61,6 +63,8 @@ impl Offer {
         }
         if offered.xlinkmail {
             lines.push("XLINKMAIL".to_owned());
+        } else if self.xlinkmail_by_login {
+            lines.push("XLINKMAIL AUTH".to_owned());
         }
         if offered.etrn {
             lines.push("ETRN".to_owned());
@@ -97,7 +101,20 @@ impl ServerConfig {
 }
 
 impl ServerSession {
-    /// What is offered now: STARTTLS not under TLS (RFC 3207 4.2), AUTH not twice, XLINKMAIL to a peer that is trusted.
+    /// Whether XLINKMAIL is for this client, as far as is known now.
+    pub(super) fn is_peer(&self) -> bool {
+        self.config.xlinkmail
+            || self.trusted
+            || self.config.xlinkmail_by_login && self.identity.is_some()
+    }
+
+    /// Whether it would be for this client if it authenticated itself, which it may.
+    pub(super) fn may_become_peer(&self) -> bool {
+        self.config.xlinkmail_by_login && self.identity.is_none() && !self.mechanisms().is_empty()
+    }
+
+    /// What is offered now: STARTTLS not under TLS (RFC 3207 4.2), AUTH not twice, XLINKMAIL to a peer, and to who may
+    /// become one by AUTH.
     pub(super) fn offer(&self) -> Offer {
         let config = &self.config;
         let known = config.extensions();
@@ -115,9 +132,10 @@ impl ServerSession {
             extensions: Extensions {
                 starttls: known.starttls && !self.tls,
                 auth: !mechanisms.is_empty(),
-                xlinkmail: known.xlinkmail || self.trusted,
+                xlinkmail: self.is_peer(),
                 ..known
             },
+            xlinkmail_by_login: self.may_become_peer(),
             mechanisms,
             limits: config.limits.then_some(limits),
         }
@@ -127,7 +145,7 @@ impl ServerSession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ehlo::Capabilities;
+    use crate::ehlo::{Capabilities, PeerOffer};
 
     #[test]
     fn the_offer_is_read_back() {
@@ -167,5 +185,11 @@ mod tests {
         ] {
             assert!(lines.contains(&line.as_bytes().to_vec()), "{line}");
         }
+        assert_eq!(offered.xlinkmail, PeerOffer::AsWeAre);
+        offer.xlinkmail_by_login = true;
+        let of = |offer: &Offer| Capabilities::from_reply(&offer.reply()).xlinkmail;
+        assert_eq!(of(&offer), PeerOffer::AsWeAre);
+        offer.extensions.xlinkmail = false;
+        assert_eq!(of(&offer), PeerOffer::ByLogin);
     }
 }
