@@ -87,7 +87,8 @@ impl World {
                         "xlinkmail" => &mut config.xlinkmail,
                         "xlinkmail-by-login" => &mut config.xlinkmail_by_login,
                         _ => {
-                            let words = "offer dsn smtputf8 starttls limits xlinkmail xlinkmail-by-login";
+                            let words =
+                                "offer dsn smtputf8 starttls limits xlinkmail xlinkmail-by-login";
                             return Err(wrong(words));
                         }
                     };

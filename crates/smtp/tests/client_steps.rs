@@ -412,7 +412,11 @@ fn an_id_is_sent_to_who_looks_at_it() {
         assert_eq!(session.step(), ClientStep::Ready);
         session.transmit(asked.clone(), Content::Streamed);
         let mail = written(&mut session);
-        assert_eq!(mail.contains(" XLMID="), is_sent, "{offer} {logs_in}: {mail}");
+        assert_eq!(
+            mail.contains(" XLMID="),
+            is_sent,
+            "{offer} {logs_in}: {mail}"
+        );
     }
 }
 

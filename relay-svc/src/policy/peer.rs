@@ -53,10 +53,7 @@ mod tests {
     fn a_client_is_who_it_has_proved_to_be_before_where_it_is() {
         let networks = ["10.1.0.0/16", "fd00:1::5/64"].map(|text| text.parse().unwrap());
         let hash = "ab".repeat(32);
-        let (name, key) = (
-            Identity::Name("ship".into()),
-            Identity::Key(hash.clone()),
-        );
+        let (name, key) = (Identity::Name("ship".into()), Identity::Key(hash.clone()));
         let by_key = format!("sha256:{hash}");
         for (address, identities, expected) in [
             ("192.0.2.1", vec![], None),

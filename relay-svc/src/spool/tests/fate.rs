@@ -356,7 +356,14 @@ async fn what_a_peer_hands_over_again_is_not_taken_twice() {
         .collect();
     assert_eq!(taken, ["b@branch.example"]);
     // The id of one peer means nothing for another, however alike their names are.
-    for other in ["other", "ISP", "isp ", "name:isp", "10.1.0.0/16", "name:10.1.0.0/16"] {
+    for other in [
+        "other",
+        "ISP",
+        "isp ",
+        "name:isp",
+        "10.1.0.0/16",
+        "name:10.1.0.0/16",
+    ] {
         let (own, answered) = hand_over(other, &[a]).await;
         assert_eq!(answered, own, "{other}");
         assert_eq!(hand_over(other, &[a]).await.1, own, "{other}");
