@@ -213,10 +213,18 @@ fn as_the_relay_says(text: &str) -> String {
             None => line.to_owned(),
         },
     );
-    // The relay passes on what senders ask for, and addresses in any script, and says so behind CHUNKING.
+    // The relay passes on what senders ask for, and addresses in any script, and tells how many recipients it takes; it says so
+    // behind CHUNKING.
+    let mut given = text.lines();
+    let most = given.find_map(|line| line.strip_prefix("max_recipients "));
+    let most = most.unwrap_or("1000");
     let lines = lines.map(|line| match line.as_str() {
-        "S: 250-CHUNKING" => "S: 250-CHUNKING\nS: 250-DSN\nS: 250-SMTPUTF8".to_owned(),
-        "S: 250 CHUNKING" => "S: 250-CHUNKING\nS: 250-DSN\nS: 250 SMTPUTF8".to_owned(),
+        "S: 250-CHUNKING" => {
+            format!("S: 250-CHUNKING\nS: 250-DSN\nS: 250-SMTPUTF8\nS: 250-LIMITS RCPTMAX={most}")
+        }
+        "S: 250 CHUNKING" => {
+            format!("S: 250-CHUNKING\nS: 250-DSN\nS: 250-SMTPUTF8\nS: 250 LIMITS RCPTMAX={most}")
+        }
         _ => line,
     });
     lines.collect::<Vec<_>>().join("\n") + "\n"

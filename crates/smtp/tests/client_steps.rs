@@ -381,6 +381,31 @@ fn what_the_sender_asked_for_is_passed_on_where_it_is_offered() {
     }
 }
 
+#[test]
+fn so_many_domains_are_taken_in_a_session() {
+    let to = |domains: &[&str]| Transaction {
+        recipients: domains
+            .iter()
+            .map(|domain| ForwardPath::parse(format!("r@{domain}").as_bytes()).unwrap())
+            .map(Recipient::from)
+            .collect(),
+        ..transaction(1)
+    };
+    let mut free = ready(config(), CHUNKING);
+    free.transmit(to(&["a.example"]), Content::Streamed);
+    assert!(free.takes_domains_of(&to(&["b.example", "c.example"])));
+    let offer = b"250-s.example\r\n250 LIMITS RCPTDOMAINMAX=2\r\n";
+    let mut bound = ready(config(), offer);
+    assert!(!bound.takes_domains_of(&to(&["a.example", "b.example", "c.example"])));
+    assert!(bound.takes_domains_of(&to(&["a.example", "b.example", "A.example"])));
+    bound.transmit(to(&["a.example"]), Content::Streamed);
+    assert!(bound.takes_domains_of(&to(&["A.example", "b.example"])));
+    assert!(!bound.takes_domains_of(&to(&["b.example", "c.example"])));
+    bound.transmit(to(&["b.example"]), Content::Streamed);
+    assert!(bound.takes_domains_of(&to(&["b.example", "a.example"])));
+    assert!(!bound.takes_domains_of(&to(&["c.example"])));
+}
+
 /// The id is sent where it is looked at: `XLINKMAIL` says that it is, `XLINKMAIL AUTH` that it will be behind a login.
 #[test]
 fn an_id_is_sent_to_who_looks_at_it() {

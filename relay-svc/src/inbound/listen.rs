@@ -72,6 +72,7 @@ impl Inbound {
             chunking: true,
             dsn: true,
             smtputf8: true,
+            limits: true,
             xlinkmail_by_login: true,
             ..ServerConfig::default()
         };

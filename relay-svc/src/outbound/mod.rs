@@ -14,6 +14,7 @@ mod forward;
 mod hosts;
 mod in_hand;
 mod login;
+mod parts;
 mod session;
 mod settle;
 

@@ -23,7 +23,10 @@ pub struct Offer {
     pub limits: Option<Limits>,
 }
 
-/// What LIMITS says (RFC 9422).
+/// The largest number that a limit can be (RFC 9422 4); a larger one is none.
+const LARGEST: usize = 999_999;
+
+/// What LIMITS says (RFC 9422). A number that cannot be told is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// `MAILMAX`: MAIL commands in a session.
@@ -58,9 +61,7 @@ impl Offer {
         if !self.mechanisms.is_empty() {
             lines.push(format!("AUTH {}", self.mechanisms.join(" ")));
         }
-        if let Some(limits) = &self.limits {
-            lines.push(limits.line());
-        }
+        lines.extend(self.limits.as_ref().and_then(Limits::line));
         if offered.xlinkmail {
             lines.push("XLINKMAIL".to_owned());
         } else if self.xlinkmail_by_login {
@@ -74,14 +75,15 @@ impl Offer {
 }
 
 impl Limits {
-    fn line(&self) -> String {
-        let mut line = "LIMITS".to_owned();
+    /// Nothing if there is no limit to be told.
+    fn line(&self) -> Option<String> {
+        let mut line = String::new();
         for (name, limit) in [("MAILMAX", self.messages), ("RCPTMAX", self.recipients)] {
-            if let Some(limit) = limit {
+            if let Some(limit @ 1..=LARGEST) = limit {
                 line.push_str(&format!(" {name}={limit}"));
             }
         }
-        line
+        (!line.is_empty()).then(|| format!("LIMITS{line}"))
     }
 }
 
@@ -184,6 +186,21 @@ mod tests {
             "XLINKMAIL",
         ] {
             assert!(lines.contains(&line.as_bytes().to_vec()), "{line}");
+        }
+        for (messages, recipients, line) in [
+            (None, Some(1000), Some("LIMITS RCPTMAX=1000")),
+            (
+                Some(1_000_000),
+                Some(999_999),
+                Some("LIMITS RCPTMAX=999999"),
+            ),
+            (Some(0), Some(1_000_000), None),
+        ] {
+            let limits = Limits {
+                messages,
+                recipients,
+            };
+            assert_eq!(limits.line().as_deref(), line);
         }
         assert_eq!(offered.xlinkmail, PeerOffer::AsWeAre);
         offer.xlinkmail_by_login = true;
