@@ -85,7 +85,12 @@ impl World {
                         "starttls" => &mut config.starttls,
                         "limits" => &mut config.limits,
                         "xlinkmail" => &mut config.xlinkmail,
-                        _ => return Err(wrong("offer dsn smtputf8 starttls limits xlinkmail")),
+                        "xlinkmail-by-login" => &mut config.xlinkmail_by_login,
+                        _ => {
+                            let words =
+                                "offer dsn smtputf8 starttls limits xlinkmail xlinkmail-by-login";
+                            return Err(wrong(words));
+                        }
                     };
                     *switch = true;
                 }

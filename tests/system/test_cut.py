@@ -33,14 +33,14 @@ from harness.relay import Relay
 from harness.scene import DOMAIN
 
 
-def hand_in(site, count=COUNT):
+def hand_in(site, count=COUNT, body=f"before\n{MIDDLE}\nbehind"):
     """Messages with a recipient each of its own, in one session: recipient -> Message-ID."""
     ids = {}
     with smtp.Dialogue(site) as dialogue:
         dialogue.expect(250, "EHLO client.branch.example")
         for n in range(count):
             who = f"r{n}@remote.example"
-            content, ids[who] = smtp.message(to=who, body=f"before\n{MIDDLE}\nbehind")
+            content, ids[who] = smtp.message(to=who, body=body)
             assert dialogue.transaction("alice@branch.example", [who], smtp.stuffed(content)) == 250
         dialogue.expect(221, "QUIT")
     return ids

@@ -236,6 +236,27 @@ def test_limits_are_obeyed(place, running, behind, chunking, connections):
     assert cycle["sent"] == 12
 
 
+@CHUNKING
+@CONNECTIONS
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_limit_of_domains_is_obeyed(place, running, behind, chunking, connections, most):
+    """A host that says RCPTDOMAINMAX (RFC 9422) never sees more domains of recipients in a session, and gets everything in one
+    cycle."""
+    offers = (*OFFERS, f"LIMITS RCPTMAX=3 RCPTDOMAINMAX={most}", *(["CHUNKING"] if chunking else []))
+    host = running(Host(place.endpoint(), offers=offers, recipients_max=3, domains_max=most))
+    stage = behind(host, connections=connections)
+    people = [f"r{n}@d{n % 3}.example" for n in range(9)]
+    envelopes = [(f"s{n}@branch.example", people[n : n + n % 5 + 1]) for n in range(5)]
+    ids = hand_in(stage, envelopes)
+    cycle = stage.relay.run_cycle()
+    assert host.broken == []
+    assert (cycle["deferred"], cycle["error"]) == (0, "")
+    took = Counter((id_of(mail), mail.reverse_path, to) for mail in host.mails for to in mail.recipients)
+    assert took == Counter((id, sender, to) for id, (sender, all) in zip(ids, envelopes) for to in all)
+    assert stage.relay.outcomes() == {("DELIVERED", 1): 15}
+    assert cycle["sent"] == 5
+
+
 @pytest.mark.parametrize("chunking", [True, False], ids=["bdat", "data"])
 def test_eight_bits_are_not_sent_to_seven(place, running, behind, chunking):
     """A body with octets above 127 is bounced with 5.6.3 where the host has no 8BITMIME, and none of it is sent; its neighbours

@@ -81,7 +81,7 @@ const IMPURE: [&str; 9] = [
 #[test]
 fn pure_modules_touch_neither_the_world_nor_its_clock() {
     for module in [
-        "policy.rs",
+        "policy",
         "route",
         "queue.rs",
         "report/mod.rs",
@@ -155,7 +155,7 @@ fn modules_meet_only_where_the_architecture_says() {
         ("release", &["inbound", "link", "cycle", "api", "arrivals"]),
         ("api", &["inbound", "outbound", "release"]),
         (
-            "policy.rs",
+            "policy",
             &["inbound", "outbound", "spool", "link", "cycle", "api"],
         ),
     ];

@@ -14,6 +14,29 @@ pub enum SizeOffer {
     Limit(u64),
 }
 
+/// For whom a server looks at the ids of messages, by XLINKMAIL (docs/xlinkmail.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerOffer {
+    /// XLINKMAIL is not offered: its parameter may not be sent.
+    #[default]
+    NotOffered,
+    /// `XLINKMAIL`: for us, as we are.
+    AsWeAre,
+    /// `XLINKMAIL AUTH`: for us once we have authenticated ourselves.
+    ByLogin,
+}
+
+impl PeerOffer {
+    /// Words that are not known change nothing.
+    fn read<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> PeerOffer {
+        if words.any(|word| word.eq_ignore_ascii_case(b"AUTH")) {
+            PeerOffer::ByLogin
+        } else {
+            PeerOffer::AsWeAre
+        }
+    }
+}
+
 /// The limits that a server announces (RFC 9422 4); none where it says nothing, or nothing that can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -78,7 +101,7 @@ pub struct Capabilities {
     /// AUTH (RFC 4954): the mechanisms, in capital letters.
     pub auth: Vec<String>,
     /// XLINKMAIL, our own.
-    pub xlinkmail: bool,
+    pub xlinkmail: PeerOffer,
     /// LIMITS (RFC 9422).
     pub limits: Limits,
     /// Every other line, as it was sent.
@@ -104,7 +127,7 @@ impl Capabilities {
                 b"CHUNKING" => offered.chunking = true,
                 b"STARTTLS" => offered.starttls = true,
                 b"DSN" => offered.dsn = true,
-                b"XLINKMAIL" => offered.xlinkmail = true,
+                b"XLINKMAIL" => offered.xlinkmail = PeerOffer::read(words),
                 b"SMTPUTF8" => offered.smtp_utf8 = true,
                 b"AUTH" => offered.auth.extend(words.filter_map(mechanism)),
                 b"LIMITS" => offered.limits = Limits::read(words),
@@ -157,5 +180,11 @@ mod tests {
         assert_eq!(size("h\nSIZE 0"), SizeOffer::NoLimit);
         assert_eq!(size("h\nSIZE x"), SizeOffer::NoLimit);
         assert_eq!(size("h"), SizeOffer::NotOffered);
+        let peer = |text: &str| Capabilities::from_reply(&Reply::new(250, None, text)).xlinkmail;
+        assert_eq!(peer("h"), PeerOffer::NotOffered);
+        assert_eq!(peer("h\nXLinkMail"), PeerOffer::AsWeAre);
+        assert_eq!(peer("h\nxlinkmail auth"), PeerOffer::ByLogin);
+        assert_eq!(peer("h\nXLINKMAIL SOON AUTH"), PeerOffer::ByLogin);
+        assert_eq!(peer("h\nXLINKMAIL SOON"), PeerOffer::AsWeAre);
     }
 }

@@ -41,7 +41,7 @@ pub use client::{
     Protocol, Recipient, RecipientOutcome, Room, TlsUse, Transaction, TransactionOutcome,
 };
 pub use data::{BadBody, DataDecoder, DataEncoder, Fault};
-pub use ehlo::Capabilities;
+pub use ehlo::{Capabilities, PeerOffer};
 pub use etrn::EtrnNode;
 pub use parameters::{MailParameters, RcptParameters};
 pub use path::{Domain, ForwardPath, Mailbox, PathError, ReversePath};

@@ -1,6 +1,7 @@
 //! XLINKMAIL, an extension of our own between two relays of this project (RFC 5321 2.2.2 leaves names with X to local use).
 //!
-//! - EHLO keyword `XLINKMAIL`, without parameters; offered only to a peer that the receiver knows.
+//! - EHLO keyword `XLINKMAIL`, offered to a peer that the receiver knows; `XLINKMAIL AUTH` to a client that becomes one by
+//!   AUTH, before which the ids that it gives are not looked at.
 //! - MAIL parameter `XLMID=uuid`, the id that the message has at the sending relay, in the form of 36 characters. It adds
 //!   43 octets to the line. A value of another form is 501.
 //!

@@ -440,6 +440,70 @@ fn what_the_sender_asked_for_is_passed_on_where_it_is_offered() {
 }
 
 #[test]
+fn so_many_domains_are_taken_in_a_session() {
+    let to = |domains: &[&str]| Transaction {
+        recipients: domains
+            .iter()
+            .map(|domain| ForwardPath::parse(format!("r@{domain}").as_bytes()).unwrap())
+            .map(Recipient::from)
+            .collect(),
+        ..transaction(1)
+    };
+    let mut free = ready(config(), CHUNKING);
+    free.transmit(to(&["a.example"]), Content::Streamed);
+    assert!(free.takes_domains_of(&to(&["b.example", "c.example"])));
+    let offer = b"250-s.example\r\n250 LIMITS RCPTDOMAINMAX=2\r\n";
+    let mut bound = ready(config(), offer);
+    assert!(!bound.takes_domains_of(&to(&["a.example", "b.example", "c.example"])));
+    assert!(bound.takes_domains_of(&to(&["a.example", "b.example", "A.example"])));
+    bound.transmit(to(&["a.example"]), Content::Streamed);
+    assert!(bound.takes_domains_of(&to(&["A.example", "b.example"])));
+    assert!(!bound.takes_domains_of(&to(&["b.example", "c.example"])));
+    bound.transmit(to(&["b.example"]), Content::Streamed);
+    assert!(bound.takes_domains_of(&to(&["b.example", "a.example"])));
+    assert!(!bound.takes_domains_of(&to(&["c.example"])));
+}
+
+/// The id is sent where it is looked at: `XLINKMAIL` says that it is, `XLINKMAIL AUTH` that it will be behind a login.
+#[test]
+fn an_id_is_sent_to_who_looks_at_it() {
+    let asked = Transaction {
+        peer_id: PeerId::parse(b"0193a5c0-4b7e-7c3a-9f00-00000000002a"),
+        ..transaction(1)
+    };
+    for (offer, logs_in, is_sent) in [
+        ("PIPELINING", true, false),
+        ("XLINKMAIL", false, true),
+        ("XLINKMAIL", true, true),
+        ("XLINKMAIL AUTH", false, false),
+        ("xlinkmail auth", true, true),
+    ] {
+        let mut session = ClientSession::new(ClientConfig {
+            authenticate: logs_in,
+            ..config()
+        });
+        session.receive(b"220 s.example\r\n");
+        written(&mut session);
+        session.receive(format!("250-s.example\r\n250-AUTH PLAIN\r\n250 {offer}\r\n").as_bytes());
+        if logs_in {
+            assert_eq!(session.step(), ClientStep::Authenticate);
+            session.auth("PLAIN", Some(b"\0a\0b"));
+            assert!(matches!(session.step(), ClientStep::WriteSecret(_)));
+            session.receive(b"235 2.7.0 welcome\r\n");
+            assert_eq!(session.step(), ClientStep::Authenticated);
+        }
+        assert_eq!(session.step(), ClientStep::Ready);
+        session.transmit(asked.clone(), Content::Streamed);
+        let mail = written(&mut session);
+        assert_eq!(
+            mail.contains(" XLMID="),
+            is_sent,
+            "{offer} {logs_in}: {mail}"
+        );
+    }
+}
+
+#[test]
 fn smtputf8_is_used_where_it_is_needed_and_offered() {
     let to = |text: &str| Recipient::from(ForwardPath::parse_utf8(text.as_bytes()).unwrap());
     let odd = to("j\u{f6}rg@b.example");

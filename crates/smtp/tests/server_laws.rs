@@ -78,7 +78,7 @@ fn config(lmtp: bool) -> ServerConfig {
         chunking: true,
         dsn: true,
         smtputf8: true,
-        xlinkmail: true,
+        xlinkmail_by_login: true,
         starttls: true,
         auth_in_clear: vec!["PLAIN".into()],
         auth_in_tls: vec!["PLAIN".into()],
@@ -137,6 +137,11 @@ fn drive(session: &mut ServerSession, pieces: &[&[u8]]) -> Run {
             ServerStep::AuthResponse(response) => answer_auth(session, response),
             _ => {
                 match &step {
+                    ServerStep::Mail { parameters, .. }
+                        if parameters.peer_id.is_some() && session.identity().is_none() =>
+                    {
+                        panic!("the id of a client that nobody knows")
+                    }
                     ServerStep::Mail { reverse_path, .. }
                         if reverse_path.to_string().starts_with("refused") =>
                     {

@@ -72,6 +72,8 @@ impl Inbound {
             chunking: true,
             dsn: true,
             smtputf8: true,
+            limits: true,
+            xlinkmail_by_login: true,
             ..ServerConfig::default()
         };
         let limits = config.limits;

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use linkmail_smtp::{Content, FlightLimits, ForwardPath, Recipient, Transaction};
+use linkmail_smtp::{Content, FlightLimits, Transaction};
 use opentelemetry::{Context, KeyValue, trace::TraceContextExt};
 use tokio::{
     sync::{Mutex, watch},
@@ -17,16 +17,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     End, Event, Feed, Forwarder, Session, Tally,
     feed::InHandMessage,
+    parts,
     settle::{Attempt, Part},
 };
 use crate::{
     queue::Outcome,
-    spool::{Body, Due, DueRecipient, SpoolError},
+    spool::{Body, SpoolError},
     telemetry,
 };
 
-/// So many recipients go into one transaction: what every server must take (RFC 5321 4.5.3.1.8).
-const RECIPIENTS: usize = 100;
 /// So many messages are taken from the feed at once.
 const BATCH: usize = 50;
 /// While so many outcomes wait to be recorded, no further message is begun.
@@ -260,10 +259,14 @@ impl Drain<'_> {
                 let fits = session
                     .room()
                     .is_some_and(|room| message.due.size <= room.bytes || self.parts.is_empty());
-                let fits = fits && self.share_left() > 0;
-                if fits {
-                    self.begin(session, message).await;
-                } else {
+                let left = match fits && self.share_left() > 0 {
+                    true => self.begin(session, message).await,
+                    false => Some(message),
+                };
+                if let Some(message) = left {
+                    if fits {
+                        self.stop = Some(Stop::Exhausted);
+                    }
                     // Back in their order, the first on top.
                     for message in taken.by_ref().collect::<Vec<_>>().into_iter().rev() {
                         self.feed.put_back(message).await;
@@ -287,18 +290,27 @@ impl Drain<'_> {
         }
     }
 
-    /// Begins a message: one transaction for each hundred recipients.
-    async fn begin(&mut self, session: &mut Session, message: InHandMessage) {
+    /// Begins a message: one transaction for each hundred recipients, or for as many as the host takes. A host that has seen
+    /// all the domains that it takes in a session gets none of it: it is given back.
+    async fn begin(
+        &mut self,
+        session: &mut Session,
+        message: InHandMessage,
+    ) -> Option<InHandMessage> {
+        let recipients = message.due.recipients.iter();
+        let domains: Vec<_> = recipients.map(|one| one.address.domain()).collect();
+        let parts = parts::divide(&domains, session.most());
+        let of_part = |places: &Vec<usize>| parts::transaction(&message.due, places);
+        let transactions: Vec<_> = parts.iter().map(of_part).collect();
+        if transactions
+            .first()
+            .is_some_and(|first| !session.takes_domains_of(first))
+        {
+            return Some(message);
+        }
         let InHandMessage { due, hand } = message;
         self.last = self.last.max(Some(due.seq));
         self.taken = (self.taken.0 + 1, self.taken.1 + due.size);
-        let most = session
-            .recipients_limit()
-            .and_then(|limit| usize::try_from(limit).ok());
-        let most = most.unwrap_or(RECIPIENTS).clamp(1, RECIPIENTS);
-        let parts: Vec<_> = due.recipients.chunks(most).collect();
-        let transactions: Vec<_> = parts.iter().map(|part| transaction(&due, part)).collect();
-        let parts = Part::split(due.recipients.len(), most);
         let created = telemetry::from_text(&due.traceparent);
         let span = self.forwarder.span(&due, self.terms.parent, &created);
         let host = session.peer().host.clone();
@@ -312,12 +324,17 @@ impl Drain<'_> {
             seq,
             span,
         });
-        let all = parts.into_iter().zip(transactions).rev();
-        self.waiting
-            .extend(all.map(|(part, transaction)| (message.clone(), part, transaction)));
+        let parts = parts.into_iter().map(Part::of);
+        let all: Vec<_> = parts.zip(transactions).collect();
+        self.waiting.extend(
+            all.into_iter()
+                .rev()
+                .map(|(part, transaction)| (message.clone(), part, transaction)),
+        );
         if let Some((message, part, transaction)) = self.waiting.pop() {
             self.give(session, message, part, transaction).await;
         }
+        None
     }
 
     /// Gives the session one transaction, with its content if that is small.
@@ -328,6 +345,12 @@ impl Drain<'_> {
         mut part: Part,
         transaction: Transaction,
     ) {
+        if !session.takes_domains_of(&transaction) {
+            self.stop.get_or_insert(Stop::Exhausted);
+            let why = "the host takes no further domain in this session".to_owned();
+            let outcomes = vec![Outcome::NotAttempted(why); part.len()];
+            return self.settle(message, part, outcomes);
+        }
         let read = async {
             let mut body = self.feed.spool().body(message.seq).await?;
             let whole = body.whole().await?;
@@ -459,24 +482,5 @@ fn left_for_another(outcome: Outcome) -> Outcome {
         Outcome::Failed(why) => Outcome::NotAttempted(why),
         Outcome::Refused(reply) if reply.code == 421 => Outcome::NotAttempted(reply.to_string()),
         outcome => outcome,
-    }
-}
-
-fn transaction(message: &Due, recipients: &[DueRecipient]) -> Transaction {
-    let wanted = |recipient: &DueRecipient| Recipient {
-        path: ForwardPath::Mailbox(recipient.address.clone()),
-        notify: recipient.wish.notify,
-        original: recipient.wish.original.clone(),
-    };
-    Transaction {
-        reverse_path: message.reverse_path.clone(),
-        recipients: recipients.iter().map(wanted).collect(),
-        size: message.size,
-        eight_bit: message.eight_bit,
-        utf8_header: message.utf8_header,
-        ret: message.wish.ret,
-        envelope_id: message.wish.envelope_id.clone(),
-        // The receiver remembers it by recipient, so one id serves for all transactions and attempts.
-        peer_id: Some(message.id.into()),
     }
 }

@@ -14,6 +14,7 @@ mod forward;
 mod hosts;
 mod in_hand;
 mod login;
+mod parts;
 mod sender_report;
 mod session;
 mod settle;

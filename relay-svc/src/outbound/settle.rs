@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -62,7 +61,8 @@ pub(super) struct Attempt {
 
 /// The recipients of one transaction.
 pub(super) struct Part {
-    recipients: Range<usize>,
+    /// Their places among those of the message.
+    recipients: Vec<usize>,
     /// Whether what the sender asked for is passed on with it.
     pub(super) passes_wishes: bool,
     /// Why the source of the message failed, if it did.
@@ -76,16 +76,13 @@ impl Unrecorded {
 }
 
 impl Part {
-    /// All recipients, in parts of at most `most`.
-    pub(super) fn split(recipients: usize, most: usize) -> Vec<Part> {
-        let starts = (0..recipients).step_by(most);
-        starts
-            .map(|start| Part {
-                recipients: start..(start + most).min(recipients),
-                passes_wishes: false,
-                fault: None,
-            })
-            .collect()
+    /// The recipients at these places of the message.
+    pub(super) fn of(recipients: Vec<usize>) -> Part {
+        Part {
+            recipients,
+            passes_wishes: false,
+            fault: None,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -121,11 +118,7 @@ impl Attempt {
 
     /// All of its recipients, as one part.
     pub(super) fn whole(&self) -> Part {
-        Part {
-            recipients: 0..self.message.recipients.len(),
-            passes_wishes: false,
-            fault: None,
-        }
+        Part::of((0..self.message.recipients.len()).collect())
     }
 }
 
@@ -168,8 +161,10 @@ impl Forwarder {
             remote,
             ..
         } = attempt;
-        let recipients = message.recipients[part.recipients.clone()].iter();
-        for (recipient, outcome) in recipients.zip(outcomes) {
+        for (place, outcome) in part.recipients.iter().zip(outcomes) {
+            let Some(recipient) = message.recipients.get(*place) else {
+                continue;
+            };
             let history = History {
                 attempts: recipient.attempts,
                 waited: recipient.waited,

@@ -44,14 +44,15 @@ class _Pair:
 
 class Cut:
     """Carries from `endpoint` to `target` and cuts at `point`. `happened` is set once it did; `recorded` has, for each
-    connection, what went from near to far."""
+    connection, what went from near to far. With `roams` each connection comes to `target` from another address."""
 
-    def __init__(self, place, target, point, how=RESET):
+    def __init__(self, place, target, point, how=RESET, roams=False):
         self.endpoint = place.endpoint()
         self.happened = threading.Event()
         self.recorded = []
         self._target, self._point, self._how = split(target), point, how
         self._left = point.nth
+        self._sources = (f"127.32.0.{n}" for n in range(1, 255)) if roams else None
         self._pairs = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(split(self.endpoint), backlog=64)
@@ -76,7 +77,8 @@ class Cut:
 
     def _carry(self, near):
         try:
-            far = socket.create_connection(self._target, timeout=10)
+            source = (next(self._sources), 0) if self._sources else None
+            far = socket.create_connection(self._target, timeout=10, source_address=source)
             far.settimeout(None)
         except OSError:
             near.close()

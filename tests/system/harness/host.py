@@ -91,7 +91,7 @@ class _Session(socketserver.BaseRequestHandler):
 
     def talk(self, host):
         self.say(host.answers.get("GREETING", "220 host.test ESMTP"))
-        mail, begun = None, 0
+        mail, begun, domains = None, 0, set()
         while True:
             line = self.line()
             verb, _, argument = line.decode("latin-1").partition(" ")
@@ -122,7 +122,13 @@ class _Session(socketserver.BaseRequestHandler):
                     host.broken.append(f"recipient {len(mail.recipients) + 1} of a transaction")
                     self.say("452 4.5.3 too many recipients")
                     continue
-                mail.recipients.append(re.search(r"<(.*?)>", argument).group(1))
+                recipient = re.search(r"<(.*?)>", argument).group(1)
+                domains.add(recipient.rsplit("@")[-1].lower())
+                if host.domains_max is not None and len(domains) > host.domains_max:
+                    host.broken.append(f"domain {len(domains)} of a session")
+                    self.say("452 4.5.3 too many domains")
+                    continue
+                mail.recipients.append(recipient)
                 self.say("250 2.1.5 OK")
             elif verb == "DATA":
                 self.say("354 go")
@@ -187,7 +193,8 @@ class Host:
     `implicit`: then a connection begins with TLS. `answers`: verb, or GREETING -> what is said in place of everything else, a
     line or raw octets; behind an answer of 220 to STARTTLS no handshake is made, but what comes is answered once with
     `behind_starttls`, or by closing if that is None. `users`: name -> password, asked for inside TLS
-    only. `mail_max` and `recipients_max` are the most transactions of a session and the most recipients of a transaction: more is
+    only. `mail_max` and `recipients_max` are the most transactions of a session and the most recipients of a transaction,
+    `domains_max` the most domains of recipients of a session: more is
     refused, and noted in `broken`."""
 
     def __init__(
@@ -200,12 +207,13 @@ class Host:
         users=None,
         mail_max=None,
         recipients_max=None,
+        domains_max=None,
     ):
         self.endpoint = endpoint
         self.offers, self.tls, self.implicit = offers, tls, implicit
         self.behind_starttls = b""
         self.answers, self.users = dict(answers or {}), users
-        self.mail_max, self.recipients_max = mail_max, recipients_max
+        self.mail_max, self.recipients_max, self.domains_max = mail_max, recipients_max, domains_max
         self.sessions, self.broken = [], []
         socketserver.ThreadingTCPServer.allow_reuse_address = True
         self._server = socketserver.ThreadingTCPServer(split(endpoint), _Session)

@@ -17,7 +17,7 @@ hold_expire = "{hold_expire}"
 
 [[listener]]
 address = "{endpoint}"
-relay_from = ["127.0.0.0/8"]
+relay_from = {relay_from}
 {of_listener}
 """
 
@@ -39,11 +39,22 @@ to = "smtp://{world}"
 
 class Provider(Daemon):
     """`nodes`: [(domains, release_to, etrn_from)], the first and last as TOML values; `world`: ADDRESS:PORT of everyone
-    else; `of_listener` are further keys of its listener, `of_hold` of each route that holds."""
+    else; `of_listener` are further keys of its listener, `of_hold` of each route that holds, `relay_from` is a TOML value."""
 
     program = "relay-svc"
 
-    def __init__(self, place, nodes, world=None, hold_expire="14d", extra="", of_listener="", of_hold="", env=None):
+    def __init__(
+        self,
+        place,
+        nodes,
+        world=None,
+        hold_expire="14d",
+        extra="",
+        of_listener="",
+        of_hold="",
+        relay_from='["127.0.0.0/8"]',
+        env=None,
+    ):
         super().__init__(place, "provider", env=env)
         self.endpoint = place.endpoint()
         text = HEAD.format(
@@ -53,6 +64,7 @@ class Provider(Daemon):
             hold_expire=hold_expire,
             endpoint=self.endpoint,
             of_listener=of_listener,
+            relay_from=relay_from,
         )
         for domains, release_to, etrn_from in nodes:
             text += HOLD.format(domains=domains, release_to=release_to, etrn_from=etrn_from, of_hold=of_hold)

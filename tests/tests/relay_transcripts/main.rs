@@ -55,7 +55,9 @@ async fn relay_svc_answers_as_the_transcripts_say() {
     for file in transcripts_below(&folder).unwrap() {
         let transcript = Transcript::read(&file).unwrap();
         let other = |fact: &linkmail_tests::transcript::Fact| {
-            OTHER_WORLDS.iter().any(|word| fact.text.starts_with(word))
+            let is_other = |word: &&str| fact.text.starts_with(*word);
+            // XLINKMAIL by login is what the relay offers.
+            fact.text != "offer xlinkmail-by-login" && OTHER_WORLDS.iter().any(is_other)
         };
         let ours = !matches!(transcript.drives(), Drives::Client)
             && !OTHER_FILES.iter().any(|name| file.ends_with(name))
@@ -215,11 +217,55 @@ fn as_the_relay_says(text: &str) -> String {
             None => line.to_owned(),
         },
     );
-    // The relay passes on what senders ask for, and addresses in any script, and says so behind CHUNKING.
-    let lines = lines.map(|line| match line.as_str() {
-        "S: 250-CHUNKING" => "S: 250-CHUNKING\nS: 250-DSN\nS: 250-SMTPUTF8".to_owned(),
-        "S: 250 CHUNKING" => "S: 250-CHUNKING\nS: 250-DSN\nS: 250 SMTPUTF8".to_owned(),
-        _ => line,
-    });
-    lines.collect::<Vec<_>>().join("\n") + "\n"
+    let mut given = text.lines();
+    let most = given.find_map(|line| line.strip_prefix("max_recipients "));
+    let lines: Vec<String> = lines.collect();
+    offers_of_the_relay(&lines, most.unwrap_or("1000")).join("\n") + "\n"
+}
+
+/// The relay passes on what senders ask for, and addresses in any script, tells how many recipients it takes, and knows
+/// another relay by its login. It says so behind CHUNKING, STARTTLS and AUTH.
+fn offers_of_the_relay(lines: &[String], most: &str) -> Vec<String> {
+    let offered = |line: &String| {
+        let rest = line.strip_prefix("S: 250")?;
+        Some((rest.starts_with(' '), rest[1..].to_owned()))
+    };
+    let mut all = Vec::new();
+    let mut waiting = Vec::<String>::new();
+    let mut knows_client = false;
+    for line in lines {
+        knows_client = (knows_client || line.starts_with("S: 235")) && line != "!tls";
+        let Some((is_last, offer)) = offered(line) else {
+            all.push(line.clone());
+            continue;
+        };
+        let words: &[&str] = match offer.split(' ').next() {
+            Some("CHUNKING") => {
+                waiting.push(format!("LIMITS RCPTMAX={most}"));
+                waiting.extend(knows_client.then(|| "XLINKMAIL".to_owned()));
+                &["DSN", "SMTPUTF8"]
+            }
+            Some("AUTH") if !waiting.is_empty() => {
+                waiting.push("XLINKMAIL AUTH".to_owned());
+                &[]
+            }
+            Some("STARTTLS") => &[],
+            _ => {
+                waiting.retain(|waits| *waits != offer);
+                all.extend(waiting.drain(..).map(|offer| format!("S: 250-{offer}")));
+                &[]
+            }
+        };
+        let mut said = vec![offer];
+        said.extend(words.iter().map(|word| (*word).to_owned()));
+        if is_last {
+            said.append(&mut waiting);
+        }
+        let count = said.len();
+        all.extend(said.into_iter().enumerate().map(|(n, offer)| {
+            let mark = if is_last && n + 1 == count { ' ' } else { '-' };
+            format!("S: 250{mark}{offer}")
+        }));
+    }
+    all
 }

@@ -1,8 +1,22 @@
 //! The lines of an envelope, with the parameters that the server offers to take.
 
-use crate::ehlo::SizeOffer;
+use std::collections::HashSet;
+
+use crate::ehlo::{PeerOffer, SizeOffer};
+use crate::path::{Domain, ForwardPath};
 
 use super::{ClientSession, Recipient, Transaction};
+
+/// So many domains are kept in mind; a server that takes more in a session gets no more.
+const DOMAINS: usize = 1000;
+
+fn domains(transaction: &Transaction) -> impl Iterator<Item = &Domain> {
+    let recipients = transaction.recipients.iter();
+    recipients.filter_map(|recipient| match &recipient.path {
+        ForwardPath::Mailbox(mailbox) => Some(mailbox.domain()),
+        ForwardPath::Postmaster => None,
+    })
+}
 
 impl ClientSession {
     /// MAIL of the newest transaction.
@@ -37,7 +51,12 @@ impl ClientSession {
         if let (true, Some(id)) = (offered.dsn, &transaction.envelope_id) {
             add("ENVID", &id.encode());
         }
-        if let (true, Some(id)) = (offered.xlinkmail, transaction.peer_id) {
+        let is_peer = match offered.xlinkmail {
+            PeerOffer::NotOffered => false,
+            PeerOffer::AsWeAre => true,
+            PeerOffer::ByLogin => self.is_authenticated(),
+        };
+        if let (true, Some(id)) = (is_peer, transaction.peer_id) {
             add("XLMID", &id);
         }
         line
@@ -49,6 +68,29 @@ impl ClientSession {
         let wanted = |recipient: &Recipient| !recipient.path.is_ascii();
         offered.is_some_and(|offered| offered.smtp_utf8)
             && (transaction.needs_utf8() || transaction.recipients.iter().any(wanted))
+    }
+
+    /// Whether the server takes mail for the domains of these recipients, beside those of all that was ordered: it may
+    /// limit how many there are in a session (RFC 9422 4.3). One that names more than the limit by itself is
+    /// never taken.
+    pub fn takes_domains_of(&self, transaction: &Transaction) -> bool {
+        let Some(most) = self.domain_limit() else {
+            return true;
+        };
+        let others = domains(transaction).filter(|domain| !self.domains.contains(*domain));
+        let others: HashSet<_> = others.collect();
+        self.domains.len() + others.len() <= most
+    }
+
+    pub(super) fn note_domains(&mut self, transaction: &Transaction) {
+        if self.domain_limit().is_some() {
+            self.domains.extend(domains(transaction).cloned());
+        }
+    }
+
+    fn domain_limit(&self) -> Option<usize> {
+        let limit = self.capabilities.as_ref()?.limits.rcpt_domain_max?;
+        Some(usize::try_from(limit).unwrap_or(DOMAINS).min(DOMAINS))
     }
 
     /// RCPT for one recipient.

@@ -148,6 +148,11 @@ impl ClientSession {
         self.closed.is_some()
     }
 
+    /// Whether the server knows who we are, by AUTH.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.hello.authenticated
+    }
+
     /// Whether orders are carried out.
     pub(super) fn is_ready(&self) -> bool {
         self.hello.at == At::Ready

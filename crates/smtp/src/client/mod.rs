@@ -44,10 +44,11 @@ mod outcome;
 mod replies;
 mod step;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use crate::ehlo::Capabilities;
 use crate::etrn::EtrnNode;
+use crate::path::Domain;
 use crate::reply::Reply;
 use crate::reply_reader::ReplyReader;
 
@@ -149,6 +150,8 @@ pub struct ClientSession {
     /// Messages ordered, and those of them that were begun.
     ordered: u64,
     begun: u64,
+    /// The domains of recipients that were ordered, where their number is limited.
+    domains: HashSet<Domain>,
     replies_read: u64,
     /// The last reply was a refusal.
     last_was_refusal: bool,
@@ -179,6 +182,7 @@ impl ClientSession {
             must_reset: false,
             ordered: 0,
             begun: 0,
+            domains: HashSet::new(),
             replies_read: 0,
             last_was_refusal: false,
             closed: None,
@@ -190,6 +194,7 @@ impl ClientSession {
     pub fn transmit(&mut self, transaction: Transaction, content: Content) -> u64 {
         let number = self.ordered;
         self.ordered += 1;
+        self.note_domains(&transaction);
         match &self.closed {
             None => {
                 let order = Order::Transmit(number, transaction, content);

@@ -80,7 +80,7 @@ impl ServerSession {
             extensions: Extensions {
                 dsn: known.dsn && extended,
                 smtputf8: known.smtputf8 && extended,
-                xlinkmail: (known.xlinkmail || self.trusted) && extended,
+                xlinkmail: (self.is_peer() || self.may_become_peer()) && extended,
                 ..known
             },
             utf8: self.open.as_ref().is_some_and(|open| open.smtputf8),
@@ -116,7 +116,7 @@ impl ServerSession {
         self.reply(&reply);
     }
 
-    fn mail(&mut self, reverse_path: ReversePath, parameters: MailParameters) {
+    fn mail(&mut self, reverse_path: ReversePath, mut parameters: MailParameters) {
         if self.hello.is_none() {
             return self.error(replies::out_of_order("send EHLO first"));
         }
@@ -146,6 +146,10 @@ impl ServerSession {
         let limit = self.config.size_limit;
         if parameters.size.is_some_and(|size| size > limit) {
             return self.reply(&replies::too_large(limit));
+        }
+        if !self.is_peer() {
+            // What EHLO offers is taken (RFC 5321 4.1.1.11), and an id of a client that is not known yet says nothing.
+            parameters.peer_id = None;
         }
         self.steps.push_back(ServerStep::Mail {
             reverse_path,

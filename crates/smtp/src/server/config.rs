@@ -22,6 +22,8 @@ pub struct ServerConfig {
     /// Whether XLINKMAIL is offered to every client; see [`super::ServerSession::trust_peer`] for one that has proved
     /// itself.
     pub xlinkmail: bool,
+    /// Whether XLINKMAIL is for every client that authenticates itself, and is offered with that condition where AUTH is.
+    pub xlinkmail_by_login: bool,
     /// Whether STARTTLS is offered (RFC 3207). The shell must be able to do [`super::ServerStep::StartTls`].
     pub starttls: bool,
     /// Whether mail and ETRN are taken under TLS only.
@@ -58,6 +60,7 @@ impl Default for ServerConfig {
             dsn: false,
             smtputf8: false,
             xlinkmail: false,
+            xlinkmail_by_login: false,
             starttls: false,
             require_tls: false,
             auth_in_clear: Vec::new(),

@@ -216,8 +216,9 @@ impl ServerSession {
         self.tls
     }
 
-    /// The client is a relay of this project that is listed or has authenticated itself: the next EHLO offers XLINKMAIL,
-    /// and its parameter is taken from now on. Forgotten when TLS starts.
+    /// The client is a relay of this project, by what the shell knows of it: the next EHLO offers XLINKMAIL, and its
+    /// parameter is taken from now on. Forgotten when TLS starts. Not needed for who authenticates itself where
+    /// [`ServerConfig::xlinkmail_by_login`] is on.
     pub fn trust_peer(&mut self) {
         self.trusted = true;
     }

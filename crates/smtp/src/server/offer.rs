@@ -15,13 +15,18 @@ pub struct Offer {
     pub size_limit: u64,
     /// The extensions that have a switch. Of AUTH, `mechanisms` says it.
     pub extensions: Extensions,
+    /// XLINKMAIL is offered under the condition that the client authenticates itself.
+    pub xlinkmail_by_login: bool,
     /// The mechanisms of AUTH (RFC 4954 3). AUTH is not offered without one.
     pub mechanisms: Vec<String>,
     /// The limits that are told, if LIMITS is offered.
     pub limits: Option<Limits>,
 }
 
-/// What LIMITS says (RFC 9422).
+/// The largest number that a limit can be (RFC 9422 4); a larger one is none.
+const LARGEST: usize = 999_999;
+
+/// What LIMITS says (RFC 9422). A number that cannot be told is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// `MAILMAX`: MAIL commands in a session.
@@ -56,11 +61,11 @@ impl Offer {
         if !self.mechanisms.is_empty() {
             lines.push(format!("AUTH {}", self.mechanisms.join(" ")));
         }
-        if let Some(limits) = &self.limits {
-            lines.push(limits.line());
-        }
+        lines.extend(self.limits.as_ref().and_then(Limits::line));
         if offered.xlinkmail {
             lines.push("XLINKMAIL".to_owned());
+        } else if self.xlinkmail_by_login {
+            lines.push("XLINKMAIL AUTH".to_owned());
         }
         if offered.etrn {
             lines.push("ETRN".to_owned());
@@ -70,14 +75,15 @@ impl Offer {
 }
 
 impl Limits {
-    fn line(&self) -> String {
-        let mut line = "LIMITS".to_owned();
+    /// Nothing if there is no limit to be told.
+    fn line(&self) -> Option<String> {
+        let mut line = String::new();
         for (name, limit) in [("MAILMAX", self.messages), ("RCPTMAX", self.recipients)] {
-            if let Some(limit) = limit {
+            if let Some(limit @ 1..=LARGEST) = limit {
                 line.push_str(&format!(" {name}={limit}"));
             }
         }
-        line
+        (!line.is_empty()).then(|| format!("LIMITS{line}"))
     }
 }
 
@@ -97,7 +103,20 @@ impl ServerConfig {
 }
 
 impl ServerSession {
-    /// What is offered now: STARTTLS not under TLS (RFC 3207 4.2), AUTH not twice, XLINKMAIL to a peer that is trusted.
+    /// Whether XLINKMAIL is for this client, as far as is known now.
+    pub(super) fn is_peer(&self) -> bool {
+        self.config.xlinkmail
+            || self.trusted
+            || self.config.xlinkmail_by_login && self.identity.is_some()
+    }
+
+    /// Whether it would be for this client if it authenticated itself, which it may.
+    pub(super) fn may_become_peer(&self) -> bool {
+        self.config.xlinkmail_by_login && self.identity.is_none() && !self.mechanisms().is_empty()
+    }
+
+    /// What is offered now: STARTTLS not under TLS (RFC 3207 4.2), AUTH not twice, XLINKMAIL to a peer, and to who may
+    /// become one by AUTH.
     pub(super) fn offer(&self) -> Offer {
         let config = &self.config;
         let known = config.extensions();
@@ -115,9 +134,10 @@ impl ServerSession {
             extensions: Extensions {
                 starttls: known.starttls && !self.tls,
                 auth: !mechanisms.is_empty(),
-                xlinkmail: known.xlinkmail || self.trusted,
+                xlinkmail: self.is_peer(),
                 ..known
             },
+            xlinkmail_by_login: self.may_become_peer(),
             mechanisms,
             limits: config.limits.then_some(limits),
         }
@@ -127,7 +147,7 @@ impl ServerSession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ehlo::Capabilities;
+    use crate::ehlo::{Capabilities, PeerOffer};
 
     #[test]
     fn the_offer_is_read_back() {
@@ -167,5 +187,26 @@ mod tests {
         ] {
             assert!(lines.contains(&line.as_bytes().to_vec()), "{line}");
         }
+        for (messages, recipients, line) in [
+            (None, Some(1000), Some("LIMITS RCPTMAX=1000")),
+            (
+                Some(1_000_000),
+                Some(999_999),
+                Some("LIMITS RCPTMAX=999999"),
+            ),
+            (Some(0), Some(1_000_000), None),
+        ] {
+            let limits = Limits {
+                messages,
+                recipients,
+            };
+            assert_eq!(limits.line().as_deref(), line);
+        }
+        assert_eq!(offered.xlinkmail, PeerOffer::AsWeAre);
+        offer.xlinkmail_by_login = true;
+        let of = |offer: &Offer| Capabilities::from_reply(&offer.reply()).xlinkmail;
+        assert_eq!(of(&offer), PeerOffer::AsWeAre);
+        offer.extensions.xlinkmail = false;
+        assert_eq!(of(&offer), PeerOffer::ByLogin);
     }
 }

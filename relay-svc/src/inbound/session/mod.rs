@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     arrivals::Arrival,
-    policy::{self, Client},
+    policy::Client,
     spool::{Handover, MessageWish, RecipientWish},
 };
 
@@ -118,13 +118,6 @@ impl<'a> Session<'a> {
         session
     }
 
-    /// Another relay of this project is known by its address.
-    fn trust(&mut self) {
-        if policy::peer_of(&self.door.listener.repeats_from, self.peer.ip()).is_some() {
-            self.smtp.trust_peer();
-        }
-    }
-
     /// What comes before the greeting. None: the connection is gone.
     async fn prepare(
         &mut self,
@@ -133,7 +126,9 @@ impl<'a> Session<'a> {
     ) -> Option<MaybeTls<TcpStream>> {
         let implicit = self.smtp.is_encrypted();
         let mut stream = if implicit {
-            self.handshake(stream, cancel).await?
+            let stream = self.handshake(stream, cancel).await?;
+            self.trust();
+            stream
         } else {
             MaybeTls::plain(stream)
         };
@@ -204,10 +199,13 @@ impl<'a> Session<'a> {
             ret: parameters.ret,
             envelope_id: parameters.envelope_id,
         };
-        let peer = policy::peer_of(&self.door.listener.repeats_from, self.peer.ip());
-        let handover = peer
+        let handover = self
+            .other_relay()
             .zip(parameters.peer_id)
-            .map(|(peer, id)| Handover { peer, id });
+            .map(|(peer, id)| Handover {
+                peer: peer.key(),
+                id,
+            });
         let envelope = Envelope {
             reverse_path: self.outside(reverse_path),
             wish,

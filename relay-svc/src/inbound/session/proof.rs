@@ -12,7 +12,7 @@ use super::{
     super::authority::{Answer, Refusal},
     Session,
 };
-use crate::policy::{self, Identity};
+use crate::policy::{self, Identity, Peer};
 
 /// The wait for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -24,6 +24,18 @@ impl Session<'_> {
         self.may_relay = policy::contains(&listener.relay_from, self.peer.ip())
             || self.client.name().is_some()
             || self.client.is_any_of(&listener.relay_by);
+    }
+
+    /// Which relay of this project it is, if it is one.
+    pub(super) fn other_relay(&self) -> Option<Peer> {
+        Peer::of(&self.client, &self.door.listener.repeats_from)
+    }
+
+    /// A relay that is known before it said anything; one that authenticates itself becomes one by that.
+    pub(super) fn trust(&mut self) {
+        if self.other_relay().is_some() {
+            self.smtp.trust_peer();
+        }
     }
 
     /// Shakes hands. None: it failed, and the connection is gone with it.

@@ -17,7 +17,7 @@ use linkmail_smtp::{
 };
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{hosts::Host, login::Exchange};
+use super::{hosts::Host, login::Exchange, parts::Most};
 use crate::{
     names::{HostPort, Scheme},
     queue::Outcome,
@@ -90,6 +90,8 @@ pub struct Session {
     login: Option<Exchange>,
     tls_failed: bool,
     source_failed: bool,
+    /// There was mail for a domain that it does not take any more.
+    is_spent: bool,
     smtp: ClientSession,
     recorder: Recorder,
     /// What is to be written, and how much of it was.
@@ -143,6 +145,7 @@ impl Session {
             login: None,
             tls_failed: false,
             source_failed: false,
+            is_spent: false,
             smtp: ClientSession::new(config),
             recorder: Recorder::new(),
             out: Vec::new(),
@@ -179,7 +182,7 @@ impl Session {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let quiet = self.stream.as_ref().is_some_and(MaybeTls::is_idle);
-        quiet && self.end.is_none() && !self.smtp.is_exhausted()
+        quiet && self.end.is_none() && !self.smtp.is_exhausted() && !self.is_spent
     }
 
     /// Whether it was ended by a message of ours that cannot be sent to its end, and not by the host.
@@ -218,10 +221,19 @@ impl Session {
         self.smtp.room()
     }
 
-    /// The most recipients that the host takes in one transaction, if it says so (RFC 9422 4.2).
-    #[must_use]
-    pub fn recipients_limit(&self) -> Option<u64> {
-        self.smtp.capabilities()?.limits.rcpt_max
+    /// What the host takes in one transaction.
+    pub(super) fn most(&self) -> Most {
+        let limits = self.smtp.capabilities().map(|offered| offered.limits);
+        let limits = limits.unwrap_or_default();
+        Most::by(limits.rcpt_max, limits.rcpt_domain_max)
+    }
+
+    /// Whether the host takes the domains of these recipients, beside those that it was told of in this session. If not,
+    /// another session is needed.
+    pub(super) fn takes_domains_of(&mut self, transaction: &Transaction) -> bool {
+        let takes = self.smtp.takes_domains_of(transaction);
+        self.is_spent |= !takes;
+        takes
     }
 
     /// Gives a message to be sent; its number is named by [`Event::Outcome`].

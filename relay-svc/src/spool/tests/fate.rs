@@ -383,9 +383,20 @@ async fn what_a_peer_hands_over_again_is_not_taken_twice() {
         .map(|r| r.address.as_str())
         .collect();
     assert_eq!(taken, ["b@branch.example"]);
-    // The id of one peer means nothing for another.
-    let (other, answered) = hand_over("other", &[a]).await;
-    assert_eq!(answered, other);
+    // The id of one peer means nothing for another, however alike their names are.
+    for other in [
+        "other",
+        "ISP",
+        "isp ",
+        "name:isp",
+        "10.1.0.0/16",
+        "name:10.1.0.0/16",
+    ] {
+        let (own, answered) = hand_over(other, &[a]).await;
+        assert_eq!(answered, own, "{other}");
+        assert_eq!(hand_over(other, &[a]).await.1, own, "{other}");
+    }
+    assert_eq!(hand_over("isp", &[a]).await.1, first);
     spool.forget_repeats(Duration::ZERO).await.unwrap();
     let (again, answered) = hand_over("isp", &[a]).await;
     assert_eq!(answered, again, "what was forgotten is new");

@@ -4,6 +4,7 @@
 //! - Each transaction ends once; data begins only where a recipient was accepted in it.
 //! - Each command has its replies, and what stands in a message or a chunk is never taken for a command (`follow`).
 //! - A message that is taken is the one that was sent.
+//! - The id of a message is told to the shell only of a client that is a peer.
 //! - No line that is written has more than 512 octets. Nothing comes behind Close. Memory does not grow with the input.
 //!
 //! An input: two octets of switches, one for the limits, three for the sizes of pieces, six for the shell's answers, then
@@ -73,6 +74,7 @@ impl Setup {
             dsn: flag(second, 0),
             smtputf8: flag(second, 1),
             xlinkmail: flag(second, 2),
+            xlinkmail_by_login: limits >> 4 & 3 == 2,
             limits: flag(second, 3),
             strict_pipelining: second >> 4 & 3 == 3,
         };
@@ -271,6 +273,12 @@ fn drive(setup: &Setup, pieces: &[&[u8]]) -> Run {
                 return run;
             }
             step if step.asks() => {
+                if let ServerStep::Mail { parameters, .. } = &step {
+                    let config = &setup.config;
+                    let by_login = config.xlinkmail_by_login && session.identity().is_some();
+                    let is_peer = config.xlinkmail || setup.is_trusted || by_login;
+                    assert!(is_peer || parameters.peer_id.is_none(), "{step:?}");
+                }
                 assert_eq!(session.step(), step, "an open question is asked again");
                 let answers = shell.answer(&mut session, &step);
                 run.push(step, answers);

@@ -3,7 +3,9 @@
 //! A client whose address is in `relay_from`, or that has authenticated itself, may send to anyone who has a route.
 //! Everyone may deliver to our own domains, and to `postmaster` (RFC 5321 4.5.1). A client may ask for the release of a
 //! node's mail when its address is in `etrn_from` of the node's route, or who it is in `etrn_by`; all others are told
-//! nothing, not even whether mail is held.
+//! nothing, not even whether mail is held. `peer` says who is another relay of this project.
+
+mod peer;
 
 use std::net::IpAddr;
 
@@ -15,6 +17,8 @@ use crate::{
     names::{NextHop, Node, NodeScope},
     route::{Check, Hold, Routes},
 };
+
+pub use peer::Peer;
 
 /// What a client has proved to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,14 +159,6 @@ fn network_of(networks: &[IpNet], address: IpAddr) -> Option<&IpNet> {
 /// Every domain has a postmaster (RFC 5321 4.5.1).
 fn is_postmaster(address: &Mailbox) -> bool {
     address.local().eq_ignore_ascii_case(b"postmaster")
-}
-
-/// The peer that a client is, if it is listed as another relay: its network, so that a site whose address changes
-/// within it stays the same peer.
-#[must_use]
-pub fn peer_of(networks: &[IpNet], address: IpAddr) -> Option<String> {
-    let network = network_of(networks, address)?;
-    Some(network.trunc().to_string())
 }
 
 impl Policy {
