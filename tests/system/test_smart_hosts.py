@@ -125,6 +125,19 @@ def test_ways(host, behind, world, made, mode, mechanism):
     assert {re.search(r"\bwith (\w+)", text)[1].upper() for text in traces} == {keyword}, traces
 
 
+@pytest.mark.parametrize("mode", ["starttls", "implicit"])
+@pytest.mark.parametrize("made", SERVERS)
+def test_again(host, behind, world, made, mode):
+    """A relay that has been there before, and would resume its TLS session, is served as at first: OpenSSL, GnuTLS and LibreSSL's
+    interface each have their own way with that."""
+    stage = behind(host(made).endpoints[mode], mode=mode, login=BEST, connections=1)
+    for times in range(1, 4):
+        envelopes = stage.send(1)
+        assert stage.relay.run_cycle()["sent"] == 1
+        arrived(world, envelopes)
+        assert stage.relay.outcomes() == Counter({("DELIVERED", 1): times})
+
+
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "CRAM-MD5", "LOGIN"])
 @pytest.mark.parametrize("made", [smart_hosts.postfix, smart_hosts.sendmail])
 def test_a_wrong_password(host, behind, made, mechanism):
