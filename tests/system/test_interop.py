@@ -22,9 +22,10 @@ SERVERS = {
 }
 # sendmail does not begin with TLS as a client.
 NO_WAY = {senders.sendmail: {"implicit"}}
-# Lines that begin with dots, a long one, an empty end, and more than one segment of the network. (swaks takes a last line that
-# is a dot for its own.)
-BODY = "\n".join([".", "..", ".hidden", "x" * 900, *(f"line {n}" for n in range(5000)), "", ".end", ""])
+# Lines that begin with dots, a long one, octets above 127, an empty end, and more than one segment of the network. (swaks takes
+# a last line that is a dot for its own.)
+BODY = "\n".join([".", "..", ".hidden", "x" * 900, "Grüße", *(f"line {n}" for n in range(5000)), "", ".end", ""])
+EIGHT_BITS = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_clients(doors, client, mode, mechanism):
     """Must show: swaks, curl, msmtp, Python's smtplib and nodemailer, in clear, with STARTTLS and with TLS from the first octet,
     with every mechanism they know: the message arrives octet for octet, once, with the right keyword in Received."""
     door = doors.all[mode, mechanism]
-    content, id = smtp.message(body=BODY, to=door.recipient)
+    content, id = smtp.message(body=BODY, to=door.recipient, extra=EIGHT_BITS)
     client(doors, door, content)
     got = arrived(doors, door, id).content
     assert got.endswith(b"\r\n" + content), got[-200:]
@@ -90,10 +91,51 @@ def test_servers(doors, server, made, mode, mechanism):
     """Must show: the same for Postfix, Exim, OpenSMTPD and sendmail with us as their next hop; and they know that they are rid of
     it."""
     door, host = doors.all[mode, mechanism], server(made)
-    content, id = smtp.message(body=BODY, to=door.recipient)
+    content, id = smtp.message(body=BODY, to=door.recipient, extra=EIGHT_BITS)
     smtp.submit(host.endpoint, clients.SENDER, [door.recipient], content)
     mail = arrived(doors, door, id)
     # Each has put its trace on top; sendmail writes the header anew.
     assert mail.content.endswith(content.split(b"\r\n\r\n", 1)[1]), mail.content[-200:]
     assert [mail.parsed[name] for name in ("From", "To", "Subject")] == [clients.SENDER, door.recipient, "hello"]
     wait.until(lambda: host.waiting() == 0, lambda: f"an empty queue; log: {host.log()[-3000:]}")
+
+
+def hand_in(host, sender, recipient, contents, mail="", rcpt=""):
+    """One session with that server, with parameters of MAIL and RCPT as they stand on the wire."""
+    with smtp.Dialogue(host.endpoint) as dialogue:
+        dialogue.expect(250, "EHLO client.branch.example")
+        for content in contents:
+            dialogue.expect(250, f"MAIL FROM:<{sender}>{mail}")
+            dialogue.expect(250, f"RCPT TO:<{recipient}>{rcpt}")
+            dialogue.expect(354, "DATA")
+            dialogue.send(smtp.stuffed(content))
+            assert dialogue.reply()[0] == 250
+        dialogue.expect(221, "QUIT")
+
+
+@pytest.mark.parametrize("made", SERVERS)
+def test_many_at_once(doors, server, made):
+    """Must show: fifty messages that each server hands in as fast as it likes, after STARTTLS and a login: all arrive, once."""
+    door, host = doors.all["starttls", "PLAIN"], server(made)
+    made_ones = [smtp.message(to=door.recipient) for _ in range(50)]
+    hand_in(host, clients.SENDER, door.recipient, [content for content, _ in made_ones])
+    ids = {id for _, id in made_ones}
+    wait.until(lambda: ids <= doors.mailbox.ids().keys(), lambda: f"{len(ids)}; {host.log()[-2000:]}", seconds=30)
+    assert {doors.mailbox.ids()[id] for id in ids} == {1}
+    wait.until(lambda: host.waiting() == 0, lambda: f"an empty queue; log: {host.log()[-3000:]}")
+
+
+@pytest.mark.parametrize("made", SERVERS)
+def test_wishes(doors, server, made):
+    """RFC 3461: what a sender asks of each server reaches us: we tell of success, as the mailbox server does not."""
+    door, host = doors.all["starttls", "PLAIN"], server(made)
+    sender, envid = f"{made.__name__}@branch.example", f"our-{made.__name__}"
+    content, id = smtp.message(sender=sender, to=door.recipient)
+    hand_in(host, sender, door.recipient, [content], f" RET=HDRS ENVID={envid}", " NOTIFY=SUCCESS ORCPT=rfc822;Bob@far.example")
+    [report] = wait.until(
+        lambda: [mail.content.decode() for mail in doors.mailbox.mails if mail.recipients == (sender,)],
+        lambda: f"a report; {doors.mailbox.ids()[id]}; {host.log()[-3000:]}",
+    )
+    assert "Reporting-MTA: dns; relay.branch.example" in report and "Action: relayed" in report, report
+    assert f"Original-Envelope-Id: {envid}" in report, report
+    assert "Original-Recipient: rfc822;Bob@far.example" in report, report

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from email import message_from_bytes, policy
+from functools import cached_property
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
@@ -22,11 +23,11 @@ class Mail:
     peer: str
     tls: str = ""
 
-    @property
+    @cached_property
     def parsed(self):
         return message_from_bytes(self.content, policy=policy.default)
 
-    @property
+    @cached_property
     def id(self):
         """The Message-ID, without brackets."""
         return (self.parsed["Message-ID"] or "").strip("<>")

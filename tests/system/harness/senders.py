@@ -106,7 +106,7 @@ def exim(place, doors, known):
     return Exim(
         place,
         "exim-sender",
-        settings={"queue_only": "false"},
+        settings={"queue_only": "false", "dsn_advertise_hosts": "*", "smtp_accept_queue_per_connection": "0"},
         routers="".join(routers),
         transports=transports,
         authenticators=EXIM_LOGINS,

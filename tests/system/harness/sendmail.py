@@ -75,8 +75,8 @@ class Sendmail:
 
     def __init__(self, place, name, routes, identity, roots, listeners=(), settings="", rules="", users=None):
         """`routes`: domain, or * for all else -> ADDRESS:PORT; a domain in front of which stands ! is kept until ETRN.
-        `identity` and `roots` are of TLS; `listeners` are further (ADDRESS:PORT, modifiers), such as ("…", "s") for TLS from the
-        first octet; `settings` is m4, `rules` are rulesets; `users`: name -> password, asked for by Cyrus SASL."""
+        `identity` and `roots` are of TLS; `listeners` are further (ADDRESS:PORT, modifiers): "s" is TLS from the first octet;
+        `settings` is m4, `rules` are rulesets; `users`: name -> password, asked for by Cyrus SASL."""
         assert BINARY.exists(), f"no {BINARY}: `tests/run install` brings it"
         self.folder = place.folder / name
         self.endpoint = place.endpoint()
