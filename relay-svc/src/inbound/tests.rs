@@ -93,7 +93,7 @@ impl Client {
     /// The last line of the next reply.
     async fn reply(&mut self) -> String {
         let reply = self.whole_reply().await;
-        reply.split_inclusive('\n').last().unwrap().to_owned()
+        reply.split_inclusive('\n').next_back().unwrap().to_owned()
     }
 
     async fn whole_reply(&mut self) -> String {

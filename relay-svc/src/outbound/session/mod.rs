@@ -88,7 +88,11 @@ pub struct Session {
     /// Octets were given to TLS that may not be on the wire yet.
     unflushed: bool,
     login: Option<Exchange>,
+    /// No TLS was tried, since it failed on another connection.
+    in_clear: bool,
     tls_failed: bool,
+    /// What the host said that takes no mail without the TLS that was given up. No order is taken then.
+    tls_wanted: Option<Reply>,
     source_failed: bool,
     /// There was mail for a domain that it does not take any more.
     is_spent: bool,
@@ -143,7 +147,9 @@ impl Session {
             stream: Some(MaybeTls::plain(stream)),
             unflushed: false,
             login: None,
+            in_clear,
             tls_failed: false,
+            tls_wanted: None,
             source_failed: false,
             is_spent: false,
             smtp: ClientSession::new(config),
@@ -218,7 +224,7 @@ impl Session {
     /// How much may be given now beyond what is under way.
     #[must_use]
     pub fn room(&self) -> Option<Room> {
-        self.smtp.room()
+        self.smtp.room().filter(|_| self.tls_wanted.is_none())
     }
 
     /// What the host takes in one transaction.
@@ -303,9 +309,16 @@ impl Session {
                 }
                 ClientStep::SendBody(number) => return Event::Body(number),
                 ClientStep::Ready if self.must_write() => self.exchange(None).await,
-                ClientStep::Ready => return Event::Idle,
+                ClientStep::Ready => match &self.tls_wanted {
+                    Some(reply) => {
+                        let why = format!("TLS did not come about, and the host wants it: {reply}");
+                        self.smtp.abandon(why);
+                    }
+                    None => return Event::Idle,
+                },
                 ClientStep::Transaction(number, outcome) => {
                     let first = number == 0;
+                    self.note_refusals(&outcome.recipients);
                     let outcomes = outcome.recipients.into_iter();
                     let outcomes = outcomes.map(|outcome| self.outcome(outcome, first));
                     return Event::Outcome(number, outcomes.collect());
@@ -333,8 +346,8 @@ impl Session {
         }
     }
 
-    /// The first transaction of a session counts whatever ends it. Behind others, a 421 or the end of the connection
-    /// only says that the host has had enough of this session: the message goes again in a new one, uncounted.
+    /// The first transaction of a session counts whatever ends it. Behind others, a 421, the end of the connection, or that
+    /// the host wants TLS only says that the host has had enough of this session: the message goes again in a new one, uncounted.
     fn outcome(&self, outcome: RecipientOutcome, first: bool) -> Outcome {
         let why = |reason: &str| match &self.trouble {
             Some(trouble) => trouble.clone(),
@@ -344,6 +357,14 @@ impl Session {
             RecipientOutcome::Accepted(reply) => Outcome::Delivered(reply),
             RecipientOutcome::Refused(reply) if reply.code == 421 && !first => {
                 Outcome::NotAttempted(reply.to_string())
+            }
+            RecipientOutcome::Refused(reply) if self.wants_tls(&reply) => {
+                let reason = why(&format!("TLS did not come about: {reply}"));
+                if first {
+                    Outcome::Failed(reason)
+                } else {
+                    Outcome::NotAttempted(reason)
+                }
             }
             RecipientOutcome::Refused(reply) => Outcome::Refused(reply),
             // Our own trouble with the source of the message is no attempt.

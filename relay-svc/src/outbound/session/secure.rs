@@ -1,7 +1,7 @@
 //! TLS and the login of a session: what the pure session asks its shell to do before the first order.
 
-use linkmail_service::tls::{Class, MaybeTls};
-use linkmail_smtp::ClientPhase;
+use linkmail_service::tls::{Class, MaybeTls, Mode};
+use linkmail_smtp::{ClientPhase, Enhanced, RecipientOutcome, Reply};
 use tokio::time::Instant;
 
 use super::{super::login, Session, io::Loss};
@@ -33,7 +33,8 @@ impl Session {
                 true
             }
             Err(error) => {
-                self.tls_failed = true;
+                // A connection that is lost says nothing about TLS with this host: it is no reason to go without.
+                self.tls_failed = error.class() != Class::Lost;
                 // Before the greeting a connection that is lost is a line that is missing.
                 if error.class() == Class::Lost && self.smtp.greeting().is_none() {
                     self.broken(&format!("TLS: {error}"), Loss::Line);
@@ -41,6 +42,31 @@ impl Session {
                     self.smtp.abandon(format!("TLS: {error}"));
                 }
                 false
+            }
+        }
+    }
+
+    /// Whether mail goes in clear here although the host has TLS: it came to nothing, and need not be.
+    fn has_given_up_tls(&self) -> bool {
+        let is_opportunistic = self.host.tls.mode() == Mode::Opportunistic;
+        let offered = self.smtp.capabilities().is_some_and(|it| it.starttls);
+        is_opportunistic && !self.smtp.is_encrypted() && (self.in_clear || offered)
+    }
+
+    /// Whether the host refuses this for want of the TLS that was given up: 530 5.7.0 (RFC 3207 4), 5.7.10 (RFC
+    /// 5248) or 5.7.11 (RFC 4954 6). That is said of the session, for good or not; the message may go in the next.
+    pub(super) fn wants_tls(&self, reply: &Reply) -> bool {
+        let says_so = reply.code == 530 || matches!(reply.enhanced, Some(Enhanced(5, 7, 10 | 11)));
+        says_so && self.has_given_up_tls()
+    }
+
+    /// Remembers that the host wants TLS, if that is what it said.
+    pub(super) fn note_refusals(&mut self, outcomes: &[RecipientOutcome]) {
+        for outcome in outcomes {
+            if let RecipientOutcome::Refused(reply) = outcome
+                && self.wants_tls(reply)
+            {
+                self.tls_wanted = Some(reply.clone());
             }
         }
     }

@@ -148,3 +148,119 @@ async fn no_password_goes_to_a_server_that_was_not_verified() {
     assert!(end.contains("was not verified"), "{end}");
     assert_eq!(served.await.unwrap(), "");
 }
+
+/// Offers STARTTLS, says this to it, and then what stands behind it; then the connection ends.
+async fn breaks_off(listener: TcpListener, behind: &'static [u8]) {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufReader::new(MaybeTls::plain(stream));
+    stream.write_all(b"220 mail.isp.example\r\n").await.unwrap();
+    hears(&mut stream, "EHLO branch.example\r\n").await;
+    let offer = b"250-mail.isp.example\r\n250 STARTTLS\r\n";
+    stream.write_all(offer).await.unwrap();
+    hears(&mut stream, "STARTTLS\r\n").await;
+    stream.write_all(b"220 go\r\n").await.unwrap();
+    let mut octet = [0];
+    stream.read_exact(&mut octet).await.unwrap();
+    stream.write_all(behind).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_host_without_tls_is_spoken_to_in_clear() {
+    for (behind, may) in [(b"500 what?\r\n".as_slice(), true), (b"", false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = tokio::spawn(breaks_off(listener, behind));
+        let Err(not) = open(address, host(Mode::Opportunistic)).await else {
+            panic!("a session");
+        };
+        assert_eq!(not.may_go_clear, may, "{}", not.end);
+        assert!(matches!(not.end, End::Failed(_)), "{}", not.end);
+        served.await.unwrap();
+    }
+}
+
+/// Refuses STARTTLS, and every sender with these words.
+async fn insists(listener: TcpListener, refusal: &'static str) {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufReader::new(MaybeTls::plain(stream));
+    stream.write_all(b"220 mail.isp.example\r\n").await.unwrap();
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+        let answer = match &line[..4] {
+            "EHLO" => "250-mail.isp.example\r\n250-STARTTLS\r\n250 PIPELINING",
+            "STAR" => "454 4.7.0 not now",
+            "RSET" => "250 ok",
+            "MAIL" => refusal,
+            _ => "503 5.5.1 no",
+        };
+        let answered = stream.write_all(format!("{answer}\r\n").as_bytes()).await;
+        if answered.is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+/// What two messages came to, and what the session did.
+async fn two_messages(refusal: &'static str, mode: Mode) -> (Vec<Outcome>, Option<End>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(insists(listener, refusal));
+    let mut session = open(address, host(mode)).await.unwrap();
+    for _ in 0..2 {
+        let recipient = linkmail_smtp::ForwardPath::parse(b"b@remote.example").unwrap();
+        let transaction = Transaction {
+            recipients: vec![recipient.into()],
+            ..Transaction::default()
+        };
+        session.give(transaction, Content::Whole(b"x\r\n".to_vec()));
+    }
+    let mut outcomes = Vec::new();
+    loop {
+        match session.next().await {
+            Event::Outcome(_, more) => {
+                outcomes.extend(more);
+                let is_refusal = matches!(outcomes.last(), Some(Outcome::Refused(_)));
+                assert_eq!(session.room().is_some(), is_refusal);
+            }
+            Event::Idle | Event::Closed => break,
+            event => panic!("{event:?}"),
+        }
+    }
+    served.abort();
+    (outcomes, session.end().cloned())
+}
+
+#[tokio::test]
+async fn tls_that_was_given_up_and_is_wanted_is_no_refusal_of_a_message() {
+    for refusal in [
+        "530 5.7.0 Must issue a STARTTLS command first",
+        "530 no",
+        "554 5.7.10 encryption needed",
+        "550 5.7.11 encryption needed",
+    ] {
+        let (outcomes, end) = two_messages(refusal, Mode::Opportunistic).await;
+        let [Outcome::Failed(first), Outcome::NotAttempted(_)] = outcomes.as_slice() else {
+            panic!("{refusal}: {outcomes:?}");
+        };
+        assert!(first.contains(refusal), "{first}");
+        assert!(
+            matches!(&end, Some(End::Failed(why)) if why.contains(refusal)),
+            "{end:?}"
+        );
+    }
+    for (refusal, mode) in [
+        ("530 5.7.0 Must issue a STARTTLS command first", Mode::None),
+        ("550 5.7.1 not you", Mode::Opportunistic),
+    ] {
+        let (outcomes, end) = two_messages(refusal, mode).await;
+        assert!(
+            matches!(
+                outcomes.as_slice(),
+                [Outcome::Refused(_), Outcome::Refused(_)]
+            ),
+            "{refusal}: {outcomes:?}"
+        );
+        assert_eq!(end, None);
+    }
+}
