@@ -8,6 +8,12 @@ pub fn sender_ok() -> Reply {
     Reply::new(250, Enhanced(2, 1, 0), "sender OK")
 }
 
+/// 550 to MAIL: the sender's domain says that it takes no mail (RFC 7505 4.2).
+pub fn sender_takes_no_mail() -> Reply {
+    let text = "the sender's domain takes no mail (null MX)";
+    Reply::new(550, Enhanced(5, 7, 27), text)
+}
+
 /// 250 to RCPT.
 pub fn recipient_ok() -> Reply {
     Reply::new(250, Enhanced(2, 1, 5), "recipient OK")

@@ -1,29 +1,26 @@
 //! Asking the mailbox server whether it takes a recipient, before the relay does. What it would refuse later would become
 //! a report, to a sender who may be forged, over a line that may be dear.
 //!
-//! In doubt the recipient is taken: a mailbox server that is down loses nobody mail. A few questions are asked at once;
-//! each has a time within which it must be answered, the wait for its turn included.
-
-mod answers;
-mod question;
+//! The host is spoken to as when mail goes there: over TLS, with a login, as its `[[host]]` says. A few questions are asked
+//! at once; the wait for its turn counts for the time that a question has.
 
 use std::{
-    io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use linkmail_smtp::{Mailbox, Protocol};
+use linkmail_smtp::{FlightLimits, Mailbox};
+use opentelemetry::Context;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::Semaphore,
     time::{Instant, timeout},
 };
 
-use crate::names::{HostPort, Scheme};
-use answers::Answers;
-use question::{Question, Turn, Word};
+use super::{answers::Answers, word::Word};
+use crate::{
+    names::HostPort,
+    outbound::{End, Hosts, Opener},
+};
 
 /// So many questions are asked at once.
 const AT_ONCE: usize = 8;
@@ -33,27 +30,31 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub(super) struct CallForward {
-    hostname: String,
+pub struct CallForward {
+    opener: Opener,
     answers: Mutex<Answers>,
     turns: Semaphore,
 }
 
 impl CallForward {
-    pub(super) fn new(hostname: String) -> Self {
+    /// `hostname` is what the relay calls itself, `hosts` how they are spoken to.
+    #[must_use]
+    pub fn new(hostname: Arc<str>, hosts: Hosts) -> Self {
         Self {
-            hostname,
+            opener: Opener {
+                hostname,
+                hosts,
+                patience: PATIENCE,
+                flight: FlightLimits::default(),
+                parent: Context::new(),
+            },
             answers: Mutex::default(),
             turns: Semaphore::new(AT_ONCE),
         }
     }
 
     /// Whether mail for the recipient is to be taken.
-    pub(super) async fn takes(&self, host: &HostPort, recipient: &Mailbox) -> bool {
-        if !recipient.is_ascii() {
-            // The question goes without SMTPUTF8: a refusal would be one of the form.
-            return true;
-        }
+    pub async fn takes(&self, host: &HostPort, recipient: &Mailbox) -> bool {
         if let Some(known) = self.answers().get(host, recipient, Instant::now()) {
             return known;
         }
@@ -75,31 +76,14 @@ impl CallForward {
         }
     }
 
-    async fn ask(&self, host: &HostPort, recipient: &Mailbox) -> io::Result<Word> {
-        let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
-        let mut stream = TcpStream::connect((host.host.as_str(), host.port)).await?;
-        let _ = stream.set_nodelay(true);
-        let protocol = match host.scheme {
-            Scheme::Lmtp => Protocol::Lmtp,
-            // The configuration takes no smtps:// here.
-            Scheme::Smtp | Scheme::Smtps => Protocol::Smtp,
-        };
-        let mut question = Question::new(&self.hostname, protocol, recipient);
-        let mut octets = [0; 1024];
-        loop {
-            let count = stream.read(&mut octets).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            match question.receive(&octets[..count]) {
-                Turn::Send(line) => stream.write_all(line.as_bytes()).await?,
-                Turn::Over(word, line) => {
-                    // Polite, and no more: the answer is there.
-                    let _ = timeout(GOODBYE, stream.write_all(line.as_bytes())).await;
-                    return Ok(word);
-                }
-            }
-        }
+    async fn ask(&self, host: &HostPort, recipient: &Mailbox) -> Result<Word, End> {
+        let none = || End::Failed("asking is over".into());
+        let _turn = self.turns.acquire().await.map_err(|_| none())?;
+        let mut session = self.opener.session(host, None).await?;
+        let asked = session.ask(recipient).await?;
+        // Polite, and no more: the answer is there.
+        let _ = timeout(GOODBYE, session.quit()).await;
+        Ok(asked.into())
     }
 
     fn silent(&self, host: &HostPort, error: &str) -> bool {
@@ -118,11 +102,13 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::names::Scheme;
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_does_not_answer_loses_nobody_mail_and_is_left_alone() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = silent.local_addr().unwrap().port();
+        let hosts = Hosts::new(std::collections::HashMap::new()).unwrap();
         let host = HostPort {
             scheme: Scheme::Smtp,
             host: "127.0.0.1".into(),
@@ -130,7 +116,7 @@ mod tests {
         };
         let recipient = Mailbox::parse(b"a@branch.example").unwrap();
         let other = Mailbox::parse(b"b@branch.example").unwrap();
-        let asking = CallForward::new("relay.test".into());
+        let asking = CallForward::new("relay.test".into(), hosts);
         let begun = Instant::now();
         assert!(asking.takes(&host, &recipient).await);
         let after = begun.elapsed();
