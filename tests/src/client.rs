@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use linkmail_smtp::{
-    ClientConfig, ClientPhase, ClientSession, ClientStep, Content, ForwardPath, Protocol,
+    Asked, ClientConfig, ClientPhase, ClientSession, ClientStep, Content, ForwardPath, Protocol,
     Recipient, RecipientOutcome, ReversePath, TlsUse, Transaction, TransactionOutcome,
 };
 
@@ -14,7 +14,7 @@ use crate::pure::take_line;
 use crate::transcript::{Fact, Speaker, Transcript};
 
 const STATEMENTS: &str =
-    "one of: drives: | client_name | protocol lmtp | starttls | login | send | etrn | quit";
+    "one of: drives: | client_name | protocol lmtp | starttls | login | send | ask | etrn | quit";
 
 /// The pure client session with its orders.
 #[derive(Debug)]
@@ -74,6 +74,12 @@ impl PureClient {
                 self.session.transmit(transaction, content);
             }
             "etrn" if rest != "off" => self.session.etrn(value(transcript, fact, rest)?),
+            "ask" => {
+                let path = bracketed(rest).and_then(|paths| paths.first().copied());
+                let path = path.and_then(|path| ForwardPath::parse_utf8(path.as_bytes()).ok());
+                let path = path.ok_or_else(|| unknown(transcript, fact, "ask <recipient>"))?;
+                self.session.ask(path);
+            }
             "quit" => self.session.quit(),
             // What is given for the server side, in a file that drives both.
             "drives:" | "pure:" | "client_name" | "protocol" | "hostname" | "client" | "own"
@@ -120,6 +126,10 @@ impl PureClient {
                     };
                 }
                 ClientStep::Transaction(number, outcome) => self.note(number, &outcome),
+                ClientStep::Asked(asked) => self.facts.push(match asked {
+                    Asked::NotAsked(reply) => format!("not asked {reply}"),
+                    Asked::Answer(reply) => format!("asked {reply}"),
+                }),
                 ClientStep::Etrn(reply) => self.facts.push(format!("etrn {reply}")),
                 ClientStep::Closed(reason) => {
                     if !self.closed {

@@ -68,10 +68,10 @@ BODY = "\n".join(["a line of seventy octets, of which there are enough to fill r
 
 @pytest.fixture
 def known(place, running):
-    """`known(point, how, by_login=True)`: world ◀ our relay as provider, which lets nobody relay by address ◀ the line, from
+    """`known(point, how, by_login=True, implicit=False)`: world ◀ our relay as provider, which lets nobody relay by address ◀ the line, from
     another address each time ◀ relay."""
 
-    def made(point, how, by_login=True):
+    def made(point, how, by_login=True, implicit=False):
         world, mailbox = running(Mailbox(place.endpoint())), running(Mailbox(place.endpoint()))
         authority = Authority(place)
         own = authority.issue("isp", f"IP:{place.address}")
@@ -96,8 +96,14 @@ def known(place, running):
         provider = Provider(place, [], world=world.endpoint, extra=top, of_listener=keys, relay_from="[]")
         running(provider).start()
         cut = running(Cut(place, provider.endpoint, point, how, roams=True))
-        extra = f'[[host]]\nat = "smtp://{cut.endpoint}"\n{host}\n'
-        relay = Relay(place, mailbox.endpoint, cut.endpoint, connections=1, extra=extra)
+        url = f"smtps://{cut.endpoint}" if implicit else f"smtp://{cut.endpoint}"
+        relay = Relay(place, mailbox.endpoint, cut.endpoint, connections=1, extra=f'[[host]]\nat = "{url}"\n{host}\n')
+        if implicit:
+            provider_text, relay_text = provider.config.read_text(), relay.config.read_text()
+            provider.terminate()
+            provider.write(provider_text.replace("require_tls = true", 'tls_mode = "implicit"'))
+            provider.start()
+            relay.write(relay_text.replace(f'smart_host = "smtp://{cut.endpoint}"', f'smart_host = "{url}"').replace("tls = {", 'tls = { mode = "implicit",', 1))
         return world, provider, cut, start(running(relay))
 
     return made
@@ -129,6 +135,13 @@ def test_by_login(known, name, point, how):
 def test_by_certificate(known, name, point, how):
     """Must show: the same for one that is known by its certificate."""
     check(known(point, how, by_login=False), name)
+
+
+@HOWS
+def test_by_certificate_where_tls_comes_first(known, how):
+    """Must show: the same where the connection begins with TLS, so that the certificate is known before the greeting."""
+    # Behind the certificate, the tickets, the greeting and the answer to EHLO.
+    check(known(record(FAR, 5), how, by_login=False, implicit=True), "first replies")
 
 
 ID = uuid.UUID("0193a5c0-4b7e-7c3a-9f00-00000000002a")

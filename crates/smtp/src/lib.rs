@@ -37,8 +37,9 @@ pub mod trace;
 pub mod transcript;
 
 pub use client::{
-    ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, FlightLimits,
-    Protocol, Recipient, RecipientOutcome, Room, TlsUse, Transaction, TransactionOutcome,
+    Asked, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content,
+    FlightLimits, Protocol, Recipient, RecipientOutcome, Room, TlsUse, Transaction,
+    TransactionOutcome,
 };
 pub use data::{BadBody, DataDecoder, DataEncoder, Fault};
 pub use ehlo::{Capabilities, PeerOffer};

@@ -191,6 +191,8 @@ pub struct Listener {
     pub sender_map: Option<Arc<ReloadingFile<SenderMap>>>,
     /// Each connection begins with a header of the PROXY protocol, and comes from one of these networks.
     pub proxy_from: Option<Vec<IpNet>>,
+    /// Mail from domains that take none is refused.
+    pub refuse_null_mx: bool,
     /// A client that speaks before it is greeted is turned away.
     pub refuse_early_talkers: bool,
     /// A client that pipelines where it may not is turned away.
@@ -216,6 +218,7 @@ impl Listener {
             submission: false,
             sender_map: None,
             proxy_from: None,
+            refuse_null_mx: false,
             refuse_early_talkers: false,
             strict_pipelining: false,
         }

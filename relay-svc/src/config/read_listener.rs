@@ -60,6 +60,7 @@ pub(super) fn listener(table: Table<'_>, around: &Around<'_>) -> Option<Listener
     listener.submission = table.or("submission", false);
     listener.sender_map = sender_map(&table, listener.submission);
     listener.proxy_from = proxy_from(&table);
+    listener.refuse_null_mx = table.or("refuse_null_mx", false);
     listener.refuse_early_talkers = table.or("refuse_early_talkers", false);
     listener.strict_pipelining = table.or("strict_pipelining", false);
     table.finish();

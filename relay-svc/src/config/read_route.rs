@@ -12,7 +12,7 @@ use super::{
     read::{host, known_link},
 };
 use crate::{
-    names::{LinkName, NextHop, Scheme},
+    names::{LinkName, NextHop},
     policy::Identity,
     recipient_list::RecipientList,
     route::{Check, Hold, Pattern, RecipientPattern, Routes, Target},
@@ -95,11 +95,6 @@ fn check(table: &Table<'_>, target: Option<&Target>, lists: &mut RecipientLists)
             }
             Some(Target::Hop(NextHop::Report)) => "not for to = \"report\"",
             Some(Target::Mx) => "not for to = \"mx\": whom another host takes is not ours to say",
-            Some(Target::Hop(NextHop::Smtp(host)))
-                if *key == "verify" && host.scheme == Scheme::Smtps =>
-            {
-                "asks in clear, and smtps:// does not answer that; see recipients_file"
-            }
             Some(Target::Hold(_)) if *key == "verify" => {
                 "cannot ask a site whose mail is held; see recipients_file"
             }

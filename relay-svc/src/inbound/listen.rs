@@ -9,13 +9,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     authority::Authority,
-    call_forward::CallForward,
     connection::{self, Door},
     places::Places,
 };
 use crate::{
     arrivals::Arrivals,
     config::{Config, Limits, Listener, RecipientLists},
+    inquiry::{CallForward, SenderDomains},
     names::LinkName,
     policy::{self, Policy},
     spool::Spool,
@@ -35,6 +35,7 @@ pub struct Inbound {
     pub(super) instruments: Instruments,
     pub(super) recipient_lists: RecipientLists,
     pub(super) call_forward: CallForward,
+    pub(super) senders: SenderDomains,
     pub(super) authority: Option<Authority>,
     /// Networks that a provider releases from, with the link they stand for.
     released_from: Vec<(ipnet::IpNet, LinkName)>,
@@ -89,7 +90,8 @@ impl Inbound {
             arrivals,
             instruments,
             recipient_lists: config.recipient_lists.clone(),
-            call_forward: CallForward::new(config.hostname.to_string()),
+            call_forward: CallForward::new(Arc::clone(&config.hostname), config.hosts.clone()),
+            senders: SenderDomains::new(config.mx.dnssec),
             authority,
             released_from,
             places: Places::new(limits.sessions, limits.sessions_per_client, any_link),

@@ -4,7 +4,7 @@
 use linkmail_smtp::{ForwardPath, Reply, replies};
 
 use super::Inbound;
-use crate::{names::NextHop, policy::Admitted, route::Check};
+use crate::{inquiry::Verdict, names::NextHop, policy::Admitted, route::Check};
 
 impl Inbound {
     /// The recipient, or the reply that refuses it.
@@ -15,19 +15,23 @@ impl Inbound {
     ) -> Result<Admitted, Reply> {
         let admitted = self.policy.recipient(path, may_relay);
         let admitted = admitted.map_err(|denied| denied.reply())?;
-        let is_known = match (&admitted.check, &admitted.hop) {
+        let verdict = match (&admitted.check, &admitted.hop) {
             (Some(Check::Listed(file)), _) => {
                 let list = self.recipient_lists.get(file);
-                list.is_none_or(|list| list.current().has(&admitted.address))
+                match list.is_none_or(|list| list.current().has(&admitted.address)) {
+                    true => Verdict::Taken,
+                    false => Verdict::NoSuchUser,
+                }
             }
             (Some(Check::CallForward), NextHop::Smtp(host)) => {
-                self.call_forward.takes(host, &admitted.address).await
+                self.call_forward.ask(host, &admitted.address).await
             }
-            (Some(Check::CallForward) | None, _) => true,
+            (Some(Check::CallForward) | None, _) => Verdict::Taken,
         };
-        match is_known {
-            true => Ok(admitted),
-            false => Err(replies::no_such_user()),
+        match verdict {
+            Verdict::Taken => Ok(admitted),
+            Verdict::NoSuchUser => Err(replies::no_such_user()),
+            Verdict::Later => Err(replies::cannot_verify()),
         }
     }
 }

@@ -176,7 +176,7 @@ impl Drain<'_> {
                 event = session.next() => match event {
                     Event::Outcome(number, outcomes) => self.outcome(number, outcomes),
                     Event::Body(number) => self.piece(session, number).await,
-                    Event::Etrn(_) => {}
+                    Event::Etrn(_) | Event::Asked(_) => {}
                     Event::Idle if self.is_over(session) => break,
                     // What is on its way to the disk is waited for: without it there is nothing to wait for here.
                     Event::Idle => {

@@ -172,7 +172,7 @@ impl Flying {
 }
 
 /// 553 5.6.7: the server has no SMTPUTF8, and the address or header has no other form (RFC 6531 3.2).
-fn not_utf8() -> Reply {
+pub(super) fn not_utf8() -> Reply {
     let text = "non-ASCII address or header, and the server does not offer SMTPUTF8";
     Reply::new(553, Enhanced(5, 6, 7), text)
 }
@@ -187,7 +187,7 @@ impl ClientSession {
         }
         let ordered = self.orders.iter().filter_map(|order| match order {
             super::Order::Transmit(_, transaction, _) => Some(transaction.size),
-            super::Order::Etrn(_) | super::Order::Quit => None,
+            super::Order::Ask(_) | super::Order::Etrn(_) | super::Order::Quit => None,
         });
         let flying = self.flying.iter().map(|flying| flying.transaction.size);
         let (messages, bytes) = ordered

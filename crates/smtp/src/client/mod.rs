@@ -1,7 +1,7 @@
 //! The client side of a session: orders of the shell and replies of a server in, steps for the shell out.
 //!
 //! The shell calls [`ClientSession::step`] and does what it says. Orders ([`ClientSession::transmit`],
-//! [`ClientSession::etrn`], [`ClientSession::quit`]) are carried out in their order. Every transaction that was ordered
+//! [`ClientSession::ask`], [`ClientSession::etrn`], [`ClientSession::quit`]) are carried out in their order. Every transaction that was ordered
 //! ends in exactly one [`ClientStep::Transaction`] with an outcome for each recipient, also when the session dies.
 //!
 //! # Flights
@@ -36,6 +36,7 @@
 //! Limits: a message with octets above 127 is not given to a server without 8BITMIME, nor one that needs SMTPUTF8 to a
 //! server without that: converting it would change what was signed.
 
+mod ask;
 mod content;
 mod envelope;
 mod flight;
@@ -48,13 +49,14 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::ehlo::Capabilities;
 use crate::etrn::EtrnNode;
-use crate::path::Domain;
+use crate::path::{Domain, ForwardPath};
 use crate::reply::Reply;
 use crate::reply_reader::ReplyReader;
 
 use content::Streaming;
 use flight::Flying;
 
+pub use ask::Asked;
 pub use content::Content;
 pub use flight::{FlightLimits, Room};
 pub use hello::{ClientConfig, Protocol, TlsUse};
@@ -80,6 +82,9 @@ enum Awaited {
     End,
     /// The end of a message of nothing, sent because DATA was accepted when no recipient was (RFC 2920 3.1).
     EmptyEnd,
+    /// MAIL and RCPT of a question.
+    AskedSender,
+    AskedRecipient,
     Etrn,
     Quit,
 }
@@ -92,8 +97,8 @@ impl Awaited {
             Awaited::StartTls => ClientPhase::StartTls,
             Awaited::Auth => ClientPhase::Auth,
             Awaited::Reset => ClientPhase::Reset,
-            Awaited::Mail => ClientPhase::Mail,
-            Awaited::Rcpt(_) => ClientPhase::Recipient,
+            Awaited::Mail | Awaited::AskedSender => ClientPhase::Mail,
+            Awaited::Rcpt(_) | Awaited::AskedRecipient => ClientPhase::Recipient,
             Awaited::Data => ClientPhase::DataStart,
             Awaited::Chunk => ClientPhase::Chunk,
             Awaited::End | Awaited::EmptyEnd => ClientPhase::DataEnd,
@@ -115,6 +120,7 @@ enum InputEnd {
 #[derive(Debug)]
 enum Order {
     Transmit(u64, Transaction, Content),
+    Ask(ForwardPath),
     Etrn(EtrnNode),
     Quit,
 }
@@ -141,6 +147,8 @@ pub struct ClientSession {
     /// Transactions that were begun and have no outcome, the oldest first; only the last is still being sent.
     flying: VecDeque<Flying>,
     streaming: Option<Streaming>,
+    /// The recipient of the question that is being asked.
+    asking: Option<ForwardPath>,
     /// What the shell has to do before the session is ready for orders.
     hello: hello::Stage,
     greeting: Option<Reply>,
@@ -177,6 +185,7 @@ impl ClientSession {
             orders: VecDeque::new(),
             flying: VecDeque::new(),
             streaming: None,
+            asking: None,
             greeting: None,
             capabilities: None,
             must_reset: false,
@@ -357,8 +366,10 @@ impl ClientSession {
             Some(Order::Transmit(..)) if !self.may_begin() => return false,
             Some(_) if self.replies_may_miscount() => return false,
             // ETRN may ride behind messages; what rides behind ETRN has to wait, and so has QUIT for all outcomes.
-            Some(Order::Quit) if !idle => return false,
-            Some(_) if self.awaited.contains(&Awaited::Etrn) => return false,
+            Some(Order::Quit | Order::Ask(_)) if !idle => return false,
+            Some(_) if self.awaited.contains(&Awaited::Etrn) || self.asking.is_some() => {
+                return false;
+            }
             Some(_) => {}
         }
         match self.orders.pop_front() {
@@ -378,6 +389,7 @@ impl ClientSession {
                 let line = [b"ETRN ".as_slice(), &node.to_bytes()].concat();
                 self.command(&line, Awaited::Etrn);
             }
+            Some(Order::Ask(recipient)) => self.begin_asking(recipient),
             Some(Order::Quit) => self.command(b"QUIT", Awaited::Quit),
         }
         true
@@ -420,6 +432,7 @@ impl ClientSession {
         }
         self.output.clear();
         self.streaming = None;
+        self.asking = None;
         let refused = match &reason {
             CloseReason::Refused(_) => true,
             CloseReason::PeerClosed { .. } => self.last_was_refusal && !self.input.has_unread(),

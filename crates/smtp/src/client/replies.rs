@@ -3,7 +3,7 @@
 use crate::reply::{Enhanced, Reply, Severity};
 
 use super::flight::{Fate, Flying, Progress};
-use super::{Awaited, ClientSession, ClientStep, CloseReason, Protocol};
+use super::{Asked, Awaited, ClientSession, ClientStep, CloseReason, Protocol};
 
 impl ClientSession {
     /// Takes one reply. 421 is an answer to the command it is for and ends the session (RFC 5321 3.8).
@@ -31,6 +31,8 @@ impl ClientSession {
             Awaited::StartTls => self.answer_to_starttls(reply),
             Awaited::Auth => self.answer_to_auth(reply),
             Awaited::Reset => self.answer_to_reset(reply),
+            Awaited::AskedSender => self.answer_to_sender(reply),
+            Awaited::AskedRecipient => self.asked(Asked::Answer(reply)),
             Awaited::Etrn => self.steps.push_back(ClientStep::Etrn(reply)),
             Awaited::Quit => self.die(CloseReason::Quit),
             Awaited::Mail

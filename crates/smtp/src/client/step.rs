@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::reply::Reply;
 
-use super::{CloseReason, TransactionOutcome};
+use super::{Asked, CloseReason, TransactionOutcome};
 
 /// What the client waits for; each has its own timer (RFC 5321 4.5.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +93,8 @@ pub enum ClientStep {
     SendBody(u64),
     /// The transaction of this number is over.
     Transaction(u64, TransactionOutcome),
+    /// What came of a question.
+    Asked(Asked),
     /// The reply to ETRN.
     Etrn(Reply),
     /// The session is over: close the connection. Nothing follows.

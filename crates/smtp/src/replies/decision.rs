@@ -8,6 +8,12 @@ pub fn sender_ok() -> Reply {
     Reply::new(250, Enhanced(2, 1, 0), "sender OK")
 }
 
+/// 550 to MAIL: the sender's domain says that it takes no mail (RFC 7505 4.2).
+pub fn sender_takes_no_mail() -> Reply {
+    let text = "the sender's domain takes no mail (null MX)";
+    Reply::new(550, Enhanced(5, 7, 27), text)
+}
+
 /// 250 to RCPT.
 pub fn recipient_ok() -> Reply {
     Reply::new(250, Enhanced(2, 1, 5), "recipient OK")
@@ -36,6 +42,12 @@ pub fn message_accepted(id: &str) -> Reply {
 /// 451: the spool cannot take it now.
 pub fn spool_unavailable() -> Reply {
     Reply::new(451, Enhanced(4, 3, 0), "spool unavailable, try again later")
+}
+
+/// 450: whether there is such a user cannot be found out now.
+pub fn cannot_verify() -> Reply {
+    let text = "recipient cannot be verified now, try again later";
+    Reply::new(450, Enhanced(4, 4, 3), text)
 }
 
 /// 554: as many `Received` fields as only a loop makes (RFC 5321 6.3).

@@ -207,7 +207,7 @@ impl<'a> Session<'a> {
                 id,
             });
         let envelope = Envelope {
-            reverse_path: self.outside(reverse_path),
+            reverse_path,
             wish,
             smtputf8: parameters.smtputf8,
             handover,
@@ -222,12 +222,20 @@ impl<'a> Session<'a> {
                 reverse_path,
                 parameters,
             } => {
-                let context = self
-                    .link
-                    .as_ref()
-                    .map(|link| self.inbound.arrivals.begin(link));
-                self.transaction = Some(self.begin(reverse_path, parameters, context));
-                self.smtp.answer(replies::sender_ok());
+                let admitted = self
+                    .inbound
+                    .admit_sender(&self.door.listener, reverse_path)
+                    .await;
+                let answer = match admitted {
+                    Ok(reverse_path) => {
+                        let begin = |link| self.inbound.arrivals.begin(link);
+                        let arrival = self.link.as_ref().map(begin);
+                        self.transaction = Some(self.begin(reverse_path, parameters, arrival));
+                        replies::sender_ok()
+                    }
+                    Err(refusal) => refusal,
+                };
+                self.smtp.answer(answer);
             }
             ServerStep::Recipient {
                 forward_path,
@@ -286,14 +294,6 @@ impl<'a> Session<'a> {
             ServerStep::Auth { mechanism, initial } => self.begin_auth(&mechanism, initial).await,
             ServerStep::AuthResponse(response) => self.go_on_with_auth(&response).await,
             ServerStep::Write(_) | ServerStep::Read | ServerStep::StartTls | ServerStep::Close => {}
-        }
-    }
-
-    /// A sender as it is called outside, if mail starts here.
-    fn outside(&self, path: ReversePath) -> ReversePath {
-        match &self.door.listener.sender_map {
-            Some(map) => map.current().reverse_path(path),
-            None => path,
         }
     }
 

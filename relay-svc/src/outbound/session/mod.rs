@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use linkmail_service::tls::{MaybeTls, Mode};
 use linkmail_smtp::{
-    ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, EtrnNode,
-    FlightLimits, Protocol, RecipientOutcome, Recorder, Reply, Room, TlsUse, Transaction,
+    Asked, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, EtrnNode,
+    FlightLimits, ForwardPath, Mailbox, Protocol, RecipientOutcome, Recorder, Reply, Room, TlsUse,
+    Transaction,
 };
 use tokio::{net::TcpStream, time::Instant};
 
@@ -50,6 +51,8 @@ pub enum Event {
     /// The next piece of the message of this number is awaited: [`Session::body`], [`Session::end_body`] or
     /// [`Session::abandon_body`].
     Body(u64),
+    /// What came of a question.
+    Asked(Asked),
     /// The reply to ETRN.
     Etrn(Reply),
     /// Nothing is under way.
@@ -276,7 +279,22 @@ impl Session {
             match self.next().await {
                 Event::Etrn(reply) => return Ok(reply),
                 Event::Closed => return Err(self.ended()),
-                Event::Idle | Event::Body(_) | Event::Outcome(..) => {}
+                Event::Idle | Event::Body(_) | Event::Outcome(..) | Event::Asked(_) => {}
+            }
+        }
+    }
+
+    /// Asks whether mail for a recipient is taken; none is sent.
+    ///
+    /// # Errors
+    /// The session ended before the reply.
+    pub async fn ask(&mut self, recipient: &Mailbox) -> Result<Asked, End> {
+        self.smtp.ask(ForwardPath::Mailbox(recipient.clone()));
+        loop {
+            match self.next().await {
+                Event::Asked(asked) => return Ok(asked),
+                Event::Closed => return Err(self.ended()),
+                Event::Idle | Event::Body(_) | Event::Outcome(..) | Event::Etrn(_) => {}
             }
         }
     }
@@ -323,6 +341,7 @@ impl Session {
                     let outcomes = outcomes.map(|outcome| self.outcome(outcome, first));
                     return Event::Outcome(number, outcomes.collect());
                 }
+                ClientStep::Asked(asked) => return Event::Asked(asked),
                 ClientStep::Etrn(reply) => return Event::Etrn(reply),
                 ClientStep::StartTls if self.must_write() => self.write_alone().await,
                 ClientStep::StartTls => {

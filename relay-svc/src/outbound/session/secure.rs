@@ -33,8 +33,8 @@ impl Session {
                 true
             }
             Err(error) => {
-                // A connection that is lost says nothing about TLS with this host: it is no reason to go without.
-                self.tls_failed = error.class() != Class::Lost;
+                // Also when the connection was lost: some hosts say no to TLS so, and what insists on it says 530.
+                self.tls_failed = true;
                 // Before the greeting a connection that is lost is a line that is missing.
                 if error.class() == Class::Lost && self.smtp.greeting().is_none() {
                     self.broken(&format!("TLS: {error}"), Loss::Line);

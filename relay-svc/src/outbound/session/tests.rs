@@ -165,15 +165,15 @@ async fn breaks_off(listener: TcpListener, behind: &'static [u8]) {
 }
 
 #[tokio::test]
-async fn only_a_host_without_tls_is_spoken_to_in_clear() {
-    for (behind, may) in [(b"500 what?\r\n".as_slice(), true), (b"", false)] {
+async fn a_host_whose_handshake_fails_may_be_spoken_to_in_clear() {
+    for behind in [b"500 what?\r\n".as_slice(), b""] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(breaks_off(listener, behind));
         let Err(not) = open(address, host(Mode::Opportunistic)).await else {
             panic!("a session");
         };
-        assert_eq!(not.may_go_clear, may, "{}", not.end);
+        assert!(not.may_go_clear, "{}", not.end);
         assert!(matches!(not.end, End::Failed(_)), "{}", not.end);
         served.await.unwrap();
     }

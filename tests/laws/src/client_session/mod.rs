@@ -201,6 +201,7 @@ fn drive(setup: &Setup<'_>, size: usize) -> Run {
                 let other = run.outcomes.insert(number, outcome);
                 assert_eq!(other, None, "two outcomes of {number}");
             }
+            ClientStep::Asked(_) => panic!("nothing is asked"),
             ClientStep::Etrn(_) => assert!(setup.etrn.is_some()),
             ClientStep::Ready => panic!("orders are left"),
             ClientStep::Closed(reason) => {

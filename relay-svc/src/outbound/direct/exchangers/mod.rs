@@ -137,6 +137,18 @@ pub async fn find(
     })
 }
 
+/// Whether a domain says that it takes no mail (RFC 7505 3). One that does not exist, or has no exchanger, does not say so.
+///
+/// # Errors
+/// There is no answer that could be used.
+pub async fn are_none(names: &NameServers, domain: &Destination) -> Result<bool, LookupError> {
+    let Ok(name) = Name::from_utf8(domain.as_str()) else {
+        return Ok(false);
+    };
+    let answer = names.ask(&name, RecordType::MX).await?;
+    Ok(matches!(&answer.found, Found::Records(records) if hosts(records).is_empty()))
+}
+
 impl From<LookupError> for NoExchanger {
     fn from(error: LookupError) -> Self {
         match error {
@@ -186,21 +198,25 @@ fn listed(domain: &Destination, answer: &Answer) -> Result<(Vec<(u16, Name)>, bo
             return Err(NoExchanger::NotNow(text));
         }
     };
-    let mx = records.iter().filter_map(|data| match data {
-        RData::MX(mx) => Some(mx),
-        _ => None,
-    });
-    // A root that stands beside others names no host, and does not take the others away (RFC 7505 3).
-    let named = |mx: &&MX| !mx.exchange.is_root();
-    let hosts: Vec<_> = mx
-        .filter(named)
-        .map(|mx| (mx.preference, mx.exchange.clone()))
-        .collect();
+    let hosts = hosts(records);
     if hosts.is_empty() {
         let text = format!("the domain {domain} takes no mail");
         return Err(NoExchanger::Never(refusal(556, (5, 1, 10), &text)));
     }
     Ok((hosts, false))
+}
+
+/// The hosts that MX records name; none if they say that no mail is taken.
+fn hosts(records: &[RData]) -> Vec<(u16, Name)> {
+    let mx = records.iter().filter_map(|data| match data {
+        RData::MX(mx) => Some(mx),
+        _ => None,
+    });
+    // A root that stands beside others names no host, and does not take the others away (RFC 7505 3).
+    let named = mx.filter(|mx: &&MX| !mx.exchange.is_root());
+    named
+        .map(|mx| (mx.preference, mx.exchange.clone()))
+        .collect()
 }
 
 /// By preference, and at random where that is equal; each host once.

@@ -58,6 +58,29 @@ fn told(found: Result<Exchangers, NoExchanger>) -> String {
 }
 
 #[tokio::test]
+async fn a_domain_that_takes_no_mail_says_so_and_nothing_else_does() {
+    let served = zone().serve().await;
+    let names = served.name_servers(Dnssec::Off);
+    for (domain, expected) in [
+        ("null.example", Some(true)),
+        ("NULL.example", Some(true)),
+        ("nearly.example", Some(false)),
+        ("two.example", Some(false)),
+        ("alias.example", Some(false)),
+        ("implicit.example", Some(false)),
+        ("mailless.example", Some(false)),
+        ("nowhere.example", Some(false)),
+        ("ours.example", Some(false)),
+        ("refused.example", None),
+        ("silent.example", None),
+    ] {
+        let domain = Destination::of(&domain.parse().unwrap());
+        let found = are_none(&names, &domain).await.ok();
+        assert_eq!(found, expected, "{domain}");
+    }
+}
+
+#[tokio::test]
 async fn each_kind_of_domain_has_its_exchangers_or_its_reason() {
     let served = zone().serve().await;
     let names = served.name_servers(Dnssec::Off);
