@@ -366,7 +366,8 @@ impl Session {
     }
 
     /// The first transaction of a session counts whatever ends it. Behind others, a 421, the end of the connection, or that
-    /// the host wants TLS only says that the host has had enough of this session: the message goes again in a new one, uncounted.
+    /// the host wants TLS only says that the host has had enough of this session: the message goes again in a new one,
+    /// uncounted.
     fn outcome(&self, outcome: RecipientOutcome, first: bool) -> Outcome {
         let why = |reason: &str| match &self.trouble {
             Some(trouble) => trouble.clone(),
