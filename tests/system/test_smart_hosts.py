@@ -23,6 +23,8 @@ SERVERS = {
 }
 MODES = {"clear": "none", "starttls": "required", "implicit": "implicit"}
 SECRET = {"SCRAM-SHA-256", "CRAM-MD5"}
+# Lines that begin with dots, and a long one.
+BODY = "\n".join([".", "..", ".hidden", "x" * 900, *(f"line {n}" for n in range(100)), "", "."])
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +116,15 @@ def test_ways(host, behind, world, made, mode, mechanism):
     expected = ("SCRAM-SHA-256" if "SCRAM-SHA-256" in SERVERS[made] else "PLAIN") if mechanism == BEST else mechanism
     before = {name: far.logins(name) for name in ALL}
     stage = behind(far.endpoints[mode], mode=mode, login=mechanism or None, connections=1)
-    envelopes = stage.send(2)
+    envelopes = stage.send(2, body=BODY)
     assert stage.relay.run_cycle()["sent"] == 2
     arrived(world, envelopes)
+    came = [mail for mail in world.mails if mail.id in envelopes]
+    assert all(mail.content.endswith(f"\n\n{BODY}\n".replace("\n", "\r\n").encode()) for mail in came), came
     after = {name: far.logins(name) for name in ALL}
     # Some tell of a login with each message.
     assert {name for name in ALL if after[name] > before[name]} == ({expected} if expected else set())
-    traces = [mail.parsed.get_all("Received")[0] for mail in world.mails if mail.id in envelopes]
+    traces = [mail.parsed.get_all("Received")[0] for mail in came]
     keyword = "ESMTP" + ("S" if mode != "clear" else "") + ("A" if mechanism else "")
     assert {re.search(r"\bwith (\w+)", text)[1].upper() for text in traces} == {keyword}, traces
 
