@@ -366,6 +366,29 @@ def test_what_broken_sessions_leave_goes_on_in_others(place, running):
     assert site.sessions >= 14
 
 
+def test_a_kill_during_a_release_over_several_sessions(place, running):
+    """Must show: after a crash the release goes on by itself; nothing is lost, and what was in flight comes once more."""
+    site = running(Peer(place.endpoint()))
+    nodes = [('["branch.example"]', site.endpoint, HERE)]
+    provider = running(Provider(place, nodes, of_hold="connections = 4")).start()
+    hold(provider, "branch.example", 40)
+    first, killed = threading.Lock(), threading.Event()
+
+    def kill_at_the_tenth():
+        if len(site.bodies) >= 10 and first.acquire(blocking=False):
+            provider.kill()
+            killed.set()
+
+    site.on_body = kill_at_the_tenth
+    assert etrn(provider, "branch.example")[0] == 253
+    assert killed.wait(20)
+    provider.start()
+    wait.until(lambda: provider.node("branch.example")["state"] == "HOLDING", "the release is over")
+    assert provider.held("branch.example") == 0
+    times = Counter(site.bodies)
+    assert len(times) == 40 and max(times.values()) <= 2
+
+
 def test_what_a_busy_site_does_not_fetch_expires_all_the_same(place, running):
     """A site that asks again and again and cannot be reached keeps neither its own mail from expiring, nor that of others."""
     world = running(Mailbox(place.endpoint()))

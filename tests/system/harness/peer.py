@@ -44,7 +44,10 @@ class _Session(socketserver.StreamRequestHandler):
                     return peer.released.wait(60)
                 self.reply("354 go")
                 lines = []
-                while (line := self.rfile.readline()) not in (b".\r\n", b""):
+                while (line := self.rfile.readline()) != b".\r\n":
+                    if not line:
+                        # Cut off in the middle: no message.
+                        return
                     lines.append(line)
                 taken += 1
                 peer.bodies.append(b"".join(lines))

@@ -87,6 +87,8 @@ pub(super) struct Flying {
     end_at: u64,
     /// The reply that all recipients share that were not refused before.
     pub(super) verdict: Option<Reply>,
+    /// The server takes it in another session, for this reason.
+    pub(super) put_off: Option<Reply>,
     fault: Option<Fault>,
 }
 
@@ -125,6 +127,9 @@ impl Flying {
 
     /// The outcome when everything was answered: whoever is not refused yet shares the fate of the last reply.
     fn outcome(self) -> TransactionOutcome {
+        if let Some(reply) = self.put_off {
+            return TransactionOutcome::not_tried(&self.transaction, &CloseReason::Refused(reply));
+        }
         let last = self
             .verdict
             .unwrap_or_else(crate::replies::no_valid_recipients);
@@ -150,9 +155,12 @@ impl Flying {
     }
 
     /// The outcome when the session ended in between; `refused` says that the server let it be known that it takes
-    /// nothing more.
+    /// nothing more. Without a word of that, and behind a recipient that it took, its last refusal may have been of another
+    /// recipient, and the message be there.
     pub(super) fn outcome_of_loss(self, refused: bool, reason: &CloseReason) -> TransactionOutcome {
-        let in_doubt = self.end_sent && !refused;
+        let is_told = matches!(reason, CloseReason::Refused(_));
+        let is_taken = self.fates.iter().any(|fate| matches!(fate, Fate::Taken));
+        let in_doubt = self.end_sent && (!refused || (is_taken && !is_told));
         let verdict = self.verdict.filter(|reply| !reply.is_positive());
         TransactionOutcome {
             recipients: self
@@ -179,10 +187,14 @@ pub(super) fn not_utf8() -> Reply {
 
 impl ClientSession {
     /// How much may be ordered now beyond what has no outcome yet; nothing when the session is over, is not ready, or has
-    /// carried as many messages as the server takes in one (RFC 9422 4.1).
+    /// carried as many messages as the server takes in one (RFC 9422 4.1), also if it said so only now.
     pub fn room(&self) -> Option<Room> {
         let offered = self.capabilities.as_ref()?;
-        if self.closed.is_some() || !self.is_ready() || self.orders_etrn_or_quit() {
+        if self.closed.is_some()
+            || !self.is_ready()
+            || self.has_enough
+            || self.orders_etrn_or_quit()
+        {
             return None;
         }
         let ordered = self.orders.iter().filter_map(|order| match order {
@@ -216,7 +228,7 @@ impl ClientSession {
     /// Whether the server takes no further message in this session, although it is in order (RFC 9422 4.1).
     pub fn is_exhausted(&self) -> bool {
         let max = self.capabilities.as_ref().and_then(|c| c.limits.mail_max);
-        max.is_some_and(|max| self.begun >= max)
+        self.has_enough || max.is_some_and(|max| self.begun >= max)
     }
 
     fn orders_etrn_or_quit(&self) -> bool {
@@ -271,6 +283,7 @@ impl ClientSession {
             end_sent: false,
             end_at: 0,
             verdict: None,
+            put_off: None,
             fault: faulty.map(Fault::Body),
         };
         flying.verdict = self.answer_for_the_server(&flying.transaction);

@@ -163,6 +163,10 @@ pub struct ClientSession {
     replies_read: u64,
     /// The last reply was a refusal.
     last_was_refusal: bool,
+    /// A message was accepted.
+    has_accepted: bool,
+    /// The server said that it has had enough messages of this session.
+    has_enough: bool,
     closed: Option<CloseReason>,
 }
 
@@ -194,6 +198,8 @@ impl ClientSession {
             domains: HashSet::new(),
             replies_read: 0,
             last_was_refusal: false,
+            has_accepted: false,
+            has_enough: false,
             closed: None,
         }
     }

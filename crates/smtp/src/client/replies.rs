@@ -105,6 +105,10 @@ impl ClientSession {
             Severity::Transient | Severity::Permanent => {
                 oldest.mail_refused = true;
                 oldest.refuse_rest(&reply);
+                if self.has_accepted && is_about_the_session(&reply) {
+                    oldest.put_off = Some(reply);
+                    self.has_enough = true;
+                }
             }
         }
     }
@@ -168,10 +172,11 @@ impl ClientSession {
             return self.protocol_error("an answer to the end of data", &reply);
         }
         let by_recipient = self.config.protocol == Protocol::Lmtp;
+        let refuses = !reply.is_positive();
+        self.has_accepted |= !refuses;
         let Some(oldest) = self.flying.front_mut() else {
             return;
         };
-        let refuses = !reply.is_positive();
         match oldest.fates.iter_mut().find(|fate| **fate == Fate::Taken) {
             Some(fate) if by_recipient => {
                 *fate = if refuses {
@@ -210,6 +215,12 @@ impl ClientSession {
             *progress = Progress::Sent;
         }
     }
+}
+
+/// 452 4.5.3 is about recipients (RFC 3463 3.6); said to MAIL behind other messages, as OpenSMTPD does behind a hundred, it is
+/// about those, and the message is welcome in another session.
+fn is_about_the_session(reply: &Reply) -> bool {
+    reply.code == 452 && reply.enhanced == Some(Enhanced(4, 5, 3))
 }
 
 /// Servers after RFC 821 answer 552 to one recipient too many; RFC 5321 4.5.3.1.10 has it taken as 452. The text stays.
