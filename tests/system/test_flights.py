@@ -1,6 +1,7 @@
 """Many transactions in flight, against live servers: neighbours stay apart, limits are met, everything arrives once."""
 
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -255,6 +256,22 @@ def test_a_limit_of_domains_is_obeyed(place, running, behind, chunking, connecti
     assert took == Counter((id, sender, to) for id, (sender, all) in zip(ids, envelopes) for to in all)
     assert stage.relay.outcomes() == {("DELIVERED", 1): 15}
     assert cycle["sent"] == 5
+
+
+def test_a_limit_of_domains_is_obeyed_without_a_link(place, running, scene):
+    """The same where mail goes to a host at once: two domains that take turns, one in a session, and no pause between."""
+    host = running(Host(place.endpoint(), offers=(*OFFERS, "CHUNKING", "LIMITS RCPTDOMAINMAX=1"), domains_max=1))
+    stage = scene(provider=False, relay=False)
+    route = f'[[route]]\ndomains = ["d0.example", "d1.example"]\nto = "smtp://{host.endpoint}"\n'
+    stage.relay.write(f"{stage.relay.config.read_text()}\n{route}")
+    stage.relay.start()
+    begun = time.monotonic()
+    people = [f"r{n}@d{n % 2}.example" for n in range(8)]
+    hand_in(stage, [("a@branch.example", people), *(("a@branch.example", [one]) for one in people)])
+    wait.until(lambda: stage.relay.outcomes() == {("DELIVERED", 1): 16}, lambda: f"16; are {stage.relay.outcomes()}", 30)
+    assert time.monotonic() - begun < 15
+    assert host.broken == []
+    assert Counter(to for mail in host.mails for to in mail.recipients) == Counter(people * 2)
 
 
 @pytest.mark.parametrize("chunking", [True, False], ids=["bdat", "data"])

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use linkmail_smtp::{
-    ClientConfig, ClientSession, ClientStep, Content, Enhanced, ForwardPath, Reply, ReversePath,
-    ServerConfig, ServerSession, ServerStep, Transaction, replies,
+    Asked, ClientConfig, ClientSession, ClientStep, Content, Enhanced, ForwardPath, Reply,
+    ReversePath, ServerConfig, ServerSession, ServerStep, Transaction, replies,
 };
 use proptest::prelude::*;
 
@@ -149,11 +149,14 @@ fn send(pieces: &[&[u8]]) -> (Vec<u8>, Vec<ClientStep>) {
         hostname: "client.test".into(),
         ..ClientConfig::default()
     });
+    let asked = || ForwardPath::parse(b"d@d.example").expect("a path");
+    session.ask(asked());
     session.transmit(
         transaction(),
         Content::Whole(b"Subject: whole\r\n".to_vec()),
     );
     session.transmit(transaction(), Content::Streamed);
+    session.ask(asked());
     session.transmit(transaction(), Content::Whole(b"no end".to_vec()));
     session.etrn("b.example".parse().expect("a node"));
     session.quit();
@@ -176,6 +179,64 @@ fn send(pieces: &[&[u8]]) -> (Vec<u8>, Vec<ClientStep>) {
                 return (written, steps);
             }
             step => steps.push(step),
+        }
+    }
+    panic!("the session does not end");
+}
+
+/// The client at our own server: what that replied, the codes that questions were answered with, and how many messages were
+/// taken.
+fn converse(client: &mut ClientSession, chunking: bool) -> (String, Vec<u16>, usize) {
+    let mut server = ServerSession::new(Arc::new(ServerConfig {
+        chunking,
+        max_recipients: 3,
+        ..ServerConfig::default()
+    }));
+    let (mut replies, mut answers, mut taken) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..100_000 {
+        match client.step() {
+            ClientStep::Write(bytes) => server.receive(&bytes),
+            ClientStep::SendBody(_) => {
+                client.body(b"streamed\r\n").expect("a good body");
+                client.end_body().expect("a good body");
+            }
+            ClientStep::Asked(Asked::Answer(reply) | Asked::NotAsked(reply)) => {
+                answers.push(reply.code)
+            }
+            ClientStep::Closed(_) => {
+                let replies = String::from_utf8(replies).expect("text");
+                return (replies, answers, taken);
+            }
+            ClientStep::Read(_) => loop {
+                match server.step() {
+                    ServerStep::Write(bytes) => {
+                        client.receive(&bytes);
+                        replies.extend(bytes);
+                    }
+                    ServerStep::Mail { .. } => server.answer(replies::sender_ok()),
+                    ServerStep::Recipient { forward_path, .. } => {
+                        let is_known = !forward_path.to_string().starts_with("refused");
+                        let refusal = replies::no_such_user;
+                        server.answer(if is_known {
+                            replies::recipient_ok()
+                        } else {
+                            refusal()
+                        });
+                    }
+                    ServerStep::BeginData => server.answer(replies::start_data()),
+                    ServerStep::EndOfData => {
+                        taken += 1;
+                        server.answer(replies::message_accepted("1"));
+                    }
+                    ServerStep::Read => break,
+                    ServerStep::Close => {
+                        client.end_of_input();
+                        break;
+                    }
+                    _ => {}
+                }
+            },
+            _ => {}
         }
     }
     panic!("the session does not end");
@@ -222,5 +283,32 @@ proptest! {
             _ => None,
         }).collect();
         prop_assert_eq!(outcomes, vec![2, 2, 2]);
+        let asked = |step: &&ClientStep| matches!(step, ClientStep::Asked(_));
+        prop_assert!(steps.iter().filter(asked).count() <= 2);
+    }
+
+    /// Questions and messages in any order, at our own server: no command is out of order, each message is taken from its
+    /// own sender by its own recipients, and each question has the answer for its recipient.
+    #[test]
+    fn questions_and_messages_do_not_mix(chunking: bool, orders in prop::collection::vec((0_u8..3, any::<bool>()), 0..12)) {
+        let mut client = ClientSession::new(ClientConfig { hostname: "client.test".into(), ..ClientConfig::default() });
+        let (mut sent, mut expected) = (0, Vec::new());
+        for (kind, is_known) in &orders {
+            let path = if *is_known { &b"b@b.example"[..] } else { b"refused@b.example" };
+            let path = ForwardPath::parse(path).expect("a path");
+            if *kind == 0 {
+                client.ask(path);
+                expected.push(if *is_known { 250 } else { 550 });
+            } else {
+                let content = if *kind == 1 { Content::Whole(b"whole\r\n".to_vec()) } else { Content::Streamed };
+                client.transmit(Transaction { recipients: vec![path.into()], ..transaction() }, content);
+                sent += usize::from(*is_known);
+            }
+        }
+        client.quit();
+        let (replies, answers, taken) = converse(&mut client, chunking);
+        prop_assert_eq!(answers, expected);
+        prop_assert_eq!(taken, sent);
+        prop_assert!(!replies.contains("\r\n503 5.5.1 sender already given"), "{}", replies);
     }
 }

@@ -23,11 +23,22 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// When no name server answers, none is asked for so long: each question would cost its client the wait.
 const SILENT: Duration = Duration::from_secs(60);
+/// So many answers that did not come in time, one behind the other, are silence. Fewer may be the doing of the domains that
+/// were asked for, whose own name servers are slow.
+const LATE: u32 = 3;
 
 /// See the module.
 pub struct SenderDomains {
     dnssec: Dnssec,
-    silent_until: Mutex<Option<Instant>>,
+    seen: Mutex<Seen>,
+}
+
+/// What is known of the name servers.
+#[derive(Default)]
+struct Seen {
+    silent_until: Option<Instant>,
+    /// Answers in a row that did not come in time.
+    late: u32,
 }
 
 impl SenderDomains {
@@ -36,7 +47,7 @@ impl SenderDomains {
     pub fn new(dnssec: Dnssec) -> Self {
         Self {
             dnssec,
-            silent_until: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -55,31 +66,36 @@ impl SenderDomains {
 
     /// What came of a question; nothing if there was no answer in time.
     fn weigh(&self, domain: &Destination, said: Option<Result<bool, LookupError>>) -> bool {
-        match said {
+        let mut seen = self.seen();
+        let late = std::mem::take(&mut seen.late);
+        let silence = match said {
             Some(Ok(is_mailless)) => return is_mailless,
-            Some(Err(LookupError::Silent(_, error))) => self.silent(&error),
-            Some(Err(error)) => tracing::debug!(%domain, %error, "a sender's domain is not known"),
-            None => self.silent("no answer in time"),
-        }
+            Some(Err(LookupError::Silent(_, error))) => error,
+            Some(Err(error)) => {
+                tracing::debug!(%domain, %error, "a sender's domain is not known");
+                return false;
+            }
+            None if late + 1 < LATE => {
+                seen.late = late + 1;
+                tracing::debug!(%domain, "no answer in time about a sender's domain");
+                return false;
+            }
+            None => "no answer in time".to_owned(),
+        };
+        seen.silent_until = Some(Instant::now() + SILENT);
+        tracing::warn!(
+            error = silence,
+            "no name server answers for senders: they are taken unasked for a while"
+        );
         false
     }
 
-    fn silent(&self, error: &str) {
-        tracing::warn!(
-            error,
-            "no name server answers for senders: they are taken unasked for a while"
-        );
-        *self.until() = Some(Instant::now() + SILENT);
-    }
-
     fn is_silent(&self, now: Instant) -> bool {
-        self.until().is_some_and(|until| now < until)
+        self.seen().silent_until.is_some_and(|until| now < until)
     }
 
-    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.silent_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,7 +116,13 @@ mod tests {
             (Some(Err(LookupError::Bogus(Name::root()))), false, false),
             (Some(of(LookupError::Failed)), false, false),
             (Some(of(LookupError::Silent)), false, true),
+            (None, false, false),
+            (None, false, false),
+            (Some(Ok(false)), false, false),
+            (None, false, false),
+            (None, false, false),
             (None, false, true),
+            (None, false, false),
         ] {
             assert_eq!(
                 senders.weigh(&domain, said.clone()),
@@ -112,7 +134,7 @@ mod tests {
             assert!(!senders.is_silent(Instant::now()));
         }
         // A literal has no records, and nobody is asked while nobody answers.
-        senders.weigh(&domain, None);
+        senders.weigh(&domain, Some(of(LookupError::Silent)));
         let domain = "null.example".parse().unwrap();
         let asked = senders.takes_no_mail(&domain);
         assert!(!timeout(Duration::ZERO, asked).await.unwrap());

@@ -6,18 +6,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+/// A next hop, as the spool writes it, and a place in the spool.
+type What = (Arc<str>, i64);
+
 /// What is in somebody's hand: next hops, as the spool writes them, with places in the spool. One message may be sent to
 /// two next hops at once. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct InHand {
-    taken: Arc<Mutex<HashSet<(Arc<str>, i64)>>>,
+    taken: Arc<Mutex<HashSet<What>>>,
 }
 
 /// A message that is in hand for a next hop until this is dropped.
 #[derive(Debug)]
 pub struct Hand {
     all: InHand,
-    what: (Arc<str>, i64),
+    what: What,
 }
 
 impl InHand {

@@ -189,7 +189,7 @@ pub fn write(subject: &Subject<'_>, told: &[Told], now: Stamp) -> Result<Vec<u8>
 /// Writes what stands before and behind the message in a report that returns it whole.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_around(
     subject: &Subject<'_>,
     told: &[Told],
