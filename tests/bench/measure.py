@@ -90,11 +90,14 @@ relay_from = ["127.0.0.0/8", "10.99.0.0/24"]
 domains = ["{node}"]
 to = "hold"
 release_to = "smtp://{release_to}"
+{of_hold}
 etrn_from = ["127.0.0.0/8", "10.99.0.0/24"]
 """
 
 
 class _OurProvider(OurDaemon):
+    of_hold = ""
+
     def __init__(self, site, endpoint, release_to):
         super().__init__(site, "provider")
         self._site, self.endpoint = site, endpoint
@@ -103,13 +106,22 @@ class _OurProvider(OurDaemon):
     def start(self):
         self.write(
             PROVIDER.format(
-                state=self.state, grpc=self.grpc, endpoint=self.endpoint, node=NODE, release_to=self._release_to
+                state=self.state,
+                grpc=self.grpc,
+                endpoint=self.endpoint,
+                node=NODE,
+                release_to=self._release_to,
+                of_hold=self.of_hold,
             )
         )
         super().start()
 
     def fill(self, count, size):
         hand_in(self._site, self.endpoint, count, size, "bob@remote.example", f"user@{NODE}")
+
+
+class _OurOneProvider(_OurProvider):
+    of_hold = "connections = 1"
 
 
 class _PostfixProvider:
@@ -139,6 +151,7 @@ class _PostfixHundredProvider(_PostfixProvider):
 
 PROVIDERS = {
     "ours": _OurProvider,
+    "ours-1": _OurOneProvider,
     "postfix": _PostfixProvider,
     "postfix-1": _PostfixOneProvider,
     "postfix-100": _PostfixHundredProvider,
