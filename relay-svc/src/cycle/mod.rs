@@ -8,6 +8,7 @@
 
 mod ask;
 mod desk;
+mod dial;
 mod forward;
 mod keeper;
 mod order;

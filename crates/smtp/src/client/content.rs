@@ -81,7 +81,7 @@ impl ClientSession {
             None => {}
             Some(Streaming::Dotted(_)) => self.die(CloseReason::Abandoned(why.to_owned())),
             Some(Streaming::Chunked(_)) => {
-                self.give_up_sending(super::flight::Fault::Source(why.to_owned()));
+                self.give_up_sending(super::flying::Fault::Source(why.to_owned()));
             }
         }
     }
@@ -98,7 +98,7 @@ impl ClientSession {
     }
 
     fn bad_body(&mut self, bad: BadBody) {
-        self.give_up_sending(super::flight::Fault::Body(bad));
+        self.give_up_sending(super::flying::Fault::Body(bad));
         if matches!(self.streaming.take(), Some(Streaming::Dotted(_))) {
             self.die(CloseReason::BadBody(bad));
         }

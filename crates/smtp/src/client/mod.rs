@@ -40,6 +40,7 @@ mod ask;
 mod content;
 mod envelope;
 mod flight;
+mod flying;
 mod hello;
 mod outcome;
 mod replies;
@@ -54,59 +55,15 @@ use crate::reply::Reply;
 use crate::reply_reader::ReplyReader;
 
 use content::Streaming;
-use flight::Flying;
+use flying::Flying;
 
 pub use ask::Asked;
 pub use content::Content;
 pub use flight::{FlightLimits, Room};
 pub use hello::{ClientConfig, Protocol, TlsUse};
 pub use outcome::{CloseReason, Recipient, RecipientOutcome, Transaction, TransactionOutcome};
+use step::Awaited;
 pub use step::{ClientPhase, ClientStep};
-
-/// A command whose reply is awaited. Those of a transaction belong to the oldest that is in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaited {
-    Greeting,
-    Ehlo,
-    Helo,
-    StartTls,
-    Auth,
-    Reset,
-    Mail,
-    /// The recipient with this index.
-    Rcpt(usize),
-    Data,
-    /// A chunk that is not the last.
-    Chunk,
-    /// The final dot, or the last chunk.
-    End,
-    /// The end of a message of nothing, sent because DATA was accepted when no recipient was (RFC 2920 3.1).
-    EmptyEnd,
-    /// MAIL and RCPT of a question.
-    AskedSender,
-    AskedRecipient,
-    Etrn,
-    Quit,
-}
-
-impl Awaited {
-    fn phase(self) -> ClientPhase {
-        match self {
-            Awaited::Greeting => ClientPhase::Greeting,
-            Awaited::Ehlo | Awaited::Helo => ClientPhase::Hello,
-            Awaited::StartTls => ClientPhase::StartTls,
-            Awaited::Auth => ClientPhase::Auth,
-            Awaited::Reset => ClientPhase::Reset,
-            Awaited::Mail | Awaited::AskedSender => ClientPhase::Mail,
-            Awaited::Rcpt(_) | Awaited::AskedRecipient => ClientPhase::Recipient,
-            Awaited::Data => ClientPhase::DataStart,
-            Awaited::Chunk => ClientPhase::Chunk,
-            Awaited::End | Awaited::EmptyEnd => ClientPhase::DataEnd,
-            Awaited::Etrn => ClientPhase::Etrn,
-            Awaited::Quit => ClientPhase::Quit,
-        }
-    }
-}
 
 /// How the input came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

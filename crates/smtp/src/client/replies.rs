@@ -2,7 +2,7 @@
 
 use crate::reply::{Enhanced, Reply, Severity};
 
-use super::flight::{Fate, Flying, Progress};
+use super::flying::{Fate, Flying, Progress};
 use super::{Asked, Awaited, ClientSession, ClientStep, CloseReason, Protocol};
 
 impl ClientSession {

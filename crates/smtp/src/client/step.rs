@@ -100,3 +100,49 @@ pub enum ClientStep {
     /// The session is over: close the connection. Nothing follows.
     Closed(CloseReason),
 }
+
+/// A command whose reply is awaited. Those of a transaction belong to the oldest that is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    Auth,
+    Reset,
+    Mail,
+    /// The recipient with this index.
+    Rcpt(usize),
+    Data,
+    /// A chunk that is not the last.
+    Chunk,
+    /// The final dot, or the last chunk.
+    End,
+    /// The end of a message of nothing, sent because DATA was accepted when no recipient was (RFC 2920 3.1).
+    EmptyEnd,
+    /// MAIL and RCPT of a question.
+    AskedSender,
+    AskedRecipient,
+    Etrn,
+    Quit,
+}
+
+impl Awaited {
+    /// In which wait it is.
+    pub(super) fn phase(self) -> ClientPhase {
+        match self {
+            Awaited::Greeting => ClientPhase::Greeting,
+            Awaited::Ehlo | Awaited::Helo => ClientPhase::Hello,
+            Awaited::StartTls => ClientPhase::StartTls,
+            Awaited::Auth => ClientPhase::Auth,
+            Awaited::Reset => ClientPhase::Reset,
+            Awaited::Mail | Awaited::AskedSender => ClientPhase::Mail,
+            Awaited::Rcpt(_) | Awaited::AskedRecipient => ClientPhase::Recipient,
+            Awaited::Data => ClientPhase::DataStart,
+            Awaited::Chunk => ClientPhase::Chunk,
+            Awaited::End | Awaited::EmptyEnd => ClientPhase::DataEnd,
+            Awaited::Etrn => ClientPhase::Etrn,
+            Awaited::Quit => ClientPhase::Quit,
+        }
+    }
+}

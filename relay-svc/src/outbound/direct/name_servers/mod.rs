@@ -5,13 +5,17 @@
 //!
 //! Limits: `/etc/hosts` and search domains say nothing about the domains of others, and are not read here.
 
+mod said;
+#[cfg(test)]
+mod tests;
+
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hickory_resolver::{
     NameServerPool, PoolContext, TlsConfig,
     config::{ResolverConfig, ResolverOpts},
     net::{
-        DnsError, NetError,
+        NetError,
         dnssec::DnssecDnsHandle,
         runtime::TokioRuntimeProvider,
         xfer::{DnsHandle, FirstAnswer, RetryDnsHandle},
@@ -23,6 +27,8 @@ use hickory_resolver::{
     },
     system_conf,
 };
+
+use self::said::Said;
 
 /// One question to one name server may take so long.
 const WAIT: Duration = Duration::from_secs(5);
@@ -297,157 +303,5 @@ impl NameServers {
         };
         let answer = answer.map(|response| response.into_message());
         Said::read(name, answer, self.dnssec)
-    }
-}
-
-/// One message of a name server.
-struct Said {
-    answers: Vec<Record>,
-    code: ResponseCode,
-    /// The AD bit; or, of our own validation, that what is not there is proven not to be.
-    trusted: bool,
-    /// The zone that it speaks for.
-    zone: Option<Name>,
-    /// We validate, and nothing that it says of what is not there has a signature.
-    unsigned_denial: bool,
-}
-
-impl Said {
-    fn read(
-        name: &Name,
-        answer: Result<Message, NetError>,
-        dnssec: Dnssec,
-    ) -> Result<Self, LookupError> {
-        let failed = |why: String| LookupError::Failed(name.clone(), why);
-        match answer {
-            Ok(message) => match message.metadata.response_code {
-                ResponseCode::NoError | ResponseCode::NXDomain => Ok(Self::of(message, dnssec)),
-                code => Err(failed(code.to_string())),
-            },
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Ok(Self {
-                answers: Vec::new(),
-                code: none.response_code,
-                trusted: false,
-                zone: none.soa.map(|soa| soa.name),
-                unsigned_denial: dnssec == Dnssec::Validate,
-            }),
-            // Signed, but in a way that proves nothing: of a part of a zone that may hold what is not signed.
-            Err(NetError::Dns(DnsError::Nsec {
-                response,
-                proof: Proof::Insecure,
-                ..
-            })) => Ok(Self {
-                trusted: false,
-                unsigned_denial: false,
-                ..Self::of(response.into_message(), dnssec)
-            }),
-            Err(NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus)) => {
-                Err(LookupError::Bogus(name.clone()))
-            }
-            Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(failed(code.to_string())),
-            Err(error @ (NetError::Proto(_) | NetError::ForeignClassRecord { .. })) => {
-                Err(failed(error.to_string()))
-            }
-            Err(error) => Err(LookupError::Silent(name.clone(), error.to_string())),
-        }
-    }
-
-    fn of(message: Message, dnssec: Dnssec) -> Self {
-        let authorities = &message.authorities;
-        let soa = authorities
-            .iter()
-            .find(|record| record.record_type() == RecordType::SOA);
-        let denied = authorities.iter().any(|record| record.proof.is_secure());
-        Self {
-            code: message.metadata.response_code,
-            trusted: match dnssec {
-                Dnssec::Validate => denied,
-                Dnssec::TrustAd | Dnssec::Off => message.metadata.authentic_data,
-            },
-            zone: soa.map(|soa| soa.name.clone()),
-            unsigned_denial: dnssec == Dnssec::Validate && !denied,
-            answers: message.answers,
-        }
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::super::test_zone::{Reply, Zone};
-    use super::*;
-
-    fn name(text: &str) -> Name {
-        Name::from_ascii(text).unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_is_not_there_is_told_from_what_cannot_be_said() {
-        let zone = Zone::default()
-            .a("mx.remote.example.", "192.0.2.1")
-            .a("mx.remote.example.", "2001:db8::1")
-            .cname("www.remote.example.", "mx.remote.example.")
-            .cname("dangling.remote.example.", "nowhere.remote.example.")
-            .cname("round.remote.example.", "about.remote.example.")
-            .cname("about.remote.example.", "round.remote.example.")
-            .reply("boxed.example.", Reply::NoNameWithoutZone)
-            .reply("broken.example.", Reply::Code(ResponseCode::ServFail))
-            .reply("refused.example.", Reply::Code(ResponseCode::Refused))
-            .reply("silent.example.", Reply::Silence)
-            .serve()
-            .await;
-        let servers = zone.name_servers(Dnssec::Off);
-        let ask = async |at: &str| servers.ask(&name(at), RecordType::A).await;
-        let found = async |at: &str| ask(at).await.unwrap().found;
-
-        let answer = ask("www.remote.example.").await.unwrap();
-        assert_eq!(answer.name, name("mx.remote.example."));
-        assert!(matches!(answer.found, Found::Records(data) if data.len() == 1));
-        assert!(!answer.proven);
-        assert_eq!(found("remote.example.").await, Found::None);
-        let sure = Found::NoName { sure: true };
-        assert_eq!(found("nobody.example.").await, sure);
-        assert_eq!(found("dangling.remote.example.").await, sure);
-        let unsure = Found::NoName { sure: false };
-        assert_eq!(found("boxed.example.").await, unsure);
-        for (at, silent) in [
-            ("broken.example.", false),
-            ("refused.example.", false),
-            ("round.remote.example.", false),
-            ("silent.example.", true),
-        ] {
-            let error = ask(at).await.unwrap_err();
-            let is_silent = matches!(error, LookupError::Silent(..));
-            assert_eq!(is_silent, silent, "{at}: {error}");
-        }
-        let addresses = servers
-            .addresses(&name("www.remote.example."))
-            .await
-            .unwrap();
-        let addresses: Vec<String> = addresses
-            .addresses
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(addresses, ["2001:db8::1", "192.0.2.1"]);
-        assert!(servers.answer().await);
-    }
-
-    #[tokio::test]
-    async fn the_ad_bit_counts_only_where_it_is_trusted() {
-        let zone = Zone::default()
-            .a("signed.example.", "192.0.2.1")
-            .a("plain.example.", "192.0.2.2")
-            .authentic("signed.example.")
-            .serve()
-            .await;
-        for (dnssec, at, proven) in [
-            (Dnssec::TrustAd, "signed.example.", true),
-            (Dnssec::TrustAd, "plain.example.", false),
-            (Dnssec::Off, "signed.example.", false),
-        ] {
-            let servers = zone.name_servers(dnssec);
-            let answer = servers.ask(&name(at), RecordType::A).await.unwrap();
-            assert_eq!(answer.proven, proven, "{dnssec:?} {at}");
-        }
     }
 }
