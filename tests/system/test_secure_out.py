@@ -401,6 +401,20 @@ def test_another_host_takes_over(place, running, behind, authority, identity, pa
     assert {login for session in first.sessions for login in session.logins} <= {(USER, PASSWORD)}
 
 
+def test_another_host_takes_over_where_domains_are_limited(place, running, behind):
+    """A session that takes one domain and then says 421 to it has brought nothing: the fallback gets all."""
+    answers = {"MAIL": "421 4.3.2 closed for today"}
+    first = running(Host(place.endpoint(), offers=(*OFFERS, "LIMITS RCPTDOMAINMAX=1"), answers=answers))
+    second = running(Host(place.endpoint()))
+    stage = behind(first, "", of_link=f'fallback = ["smtp://{second.endpoint}"]')
+    for domain in ("one.example", "two.example", "three.example"):
+        content, _ = smtp.message()
+        smtp.submit(stage.relay.site, "alice@branch.example", [f"bob@{domain}"], content)
+    assert stage.relay.run_cycle()["sent"] == 3
+    assert first.mails == [] and len(second.mails) == 3
+    assert stage.relay.outcomes() == Counter({("DELIVERED", 1): 3})
+
+
 @pytest.mark.parametrize("secure", [True, False], ids=["tls", "clear"])
 def test_a_login_is_for_its_own_host(place, running, behind, authority, identity, password, secure):
     """A fallback without an entry of its own gets the mail, and is never told who the relay is, though it offers AUTH."""

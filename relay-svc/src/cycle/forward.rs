@@ -90,7 +90,11 @@ impl Run {
                     return (host, sent);
                 }
             };
+            if let Some(kept) = sent.kept.take() {
+                self.leaving.spawn(kept.quit());
+            }
             if cancel.is_cancelled() {
+                sent.failed = end;
                 return (host, sent);
             }
             // What the first said counts for the mail that stays.

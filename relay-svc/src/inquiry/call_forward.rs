@@ -59,7 +59,7 @@ impl CallForward {
                 hostname,
                 hosts,
                 patience: PATIENCE,
-                within: Some(PATIENCE),
+                within: None,
                 flight: FlightLimits::default(),
                 parent: Context::new(),
             },

@@ -145,7 +145,18 @@ impl Feed {
                 hands.extend(self.hands.take(&self.hop, seq));
             }
             if !hands.is_empty() {
-                let taken = self.read(hands).await?;
+                let places: Vec<i64> = hands.iter().map(Hand::place).collect();
+                let taken = match self.read(hands).await {
+                    Ok(taken) => taken,
+                    Err(error) => {
+                        // Their turn has not come.
+                        places
+                            .into_iter()
+                            .rev()
+                            .for_each(|place| ahead.places.push_front(place));
+                        return Err(error);
+                    }
+                };
                 if !taken.is_empty() {
                     return Ok(taken);
                 }

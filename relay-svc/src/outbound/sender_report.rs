@@ -29,11 +29,23 @@ pub(super) struct Report {
     around: Option<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Report {
+    /// Whether the message that it is about comes back with it.
+    pub(super) fn returns_whole(&self) -> bool {
+        self.around.is_some()
+    }
+}
+
 impl Forwarder {
-    /// A report as a draft; the message that it returns whole goes through piece by piece. One that cannot be read leaves
+    /// A report as a draft; the message that it returns, if `whole` is wanted, goes through piece by piece. One that cannot be read leaves
     /// its header.
-    pub(super) async fn draft(&self, about: i64, report: &Report) -> Result<Draft, SpoolError> {
-        if let Some((before, behind)) = &report.around {
+    pub(super) async fn draft(
+        &self,
+        about: i64,
+        report: &Report,
+        whole: bool,
+    ) -> Result<Draft, SpoolError> {
+        if let Some((before, behind)) = report.around.as_ref().filter(|_| whole) {
             match self.draft_around(about, before, behind).await {
                 Err(SpoolError::Full) => return Err(SpoolError::Full),
                 Err(error) => {
@@ -75,7 +87,7 @@ impl Forwarder {
             .ok()
     }
 
-    /// The report of those recipients that were given up.
+    /// The report of those recipients of which the sender is told.
     pub(super) async fn report(
         &self,
         attempt: &Attempt,

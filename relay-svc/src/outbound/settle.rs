@@ -243,10 +243,22 @@ impl Forwarder {
     }
 
     async fn store(&self, record: &Record) -> Result<(), SpoolError> {
+        let returns_whole = record.report.as_ref().is_some_and(Report::returns_whole);
+        match self.store_with(record, returns_whole).await {
+            // An outcome does not depend on whether the file of its report can be written.
+            Err(SpoolError::Io(error)) if returns_whole => {
+                tracing::error!(%error, "a report returns only the header");
+                self.store_with(record, false).await
+            }
+            done => done,
+        }
+    }
+
+    async fn store_with(&self, record: &Record, whole: bool) -> Result<(), SpoolError> {
         let report = match &record.report {
             None => None,
             Some(report) => {
-                let draft = self.draft(record.seq, report).await?;
+                let draft = self.draft(record.seq, report, whole).await?;
                 Some((draft, report.message.clone()))
             }
         };

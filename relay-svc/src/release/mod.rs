@@ -92,8 +92,14 @@ impl Releases {
     /// Where a node's mail goes, and over how many connections at most. One whose route has gone has a turn too, to have
     /// its request ended.
     fn host_of(&self, node: &Node) -> (HostPort, usize) {
-        let hold = self.held.policy.routes.hold_of(node);
-        let known = hold.map(|hold| (hold.release_to.clone(), hold.connections));
+        let routes = &self.held.policy.routes;
+        let known = routes.hold_of(node).map(|hold| {
+            let of_host = routes
+                .holds()
+                .filter(|one| one.release_to == hold.release_to);
+            let most = of_host.map(|one| one.connections).min();
+            (hold.release_to.clone(), most.unwrap_or(hold.connections))
+        });
         known.unwrap_or_else(|| (HostPort::nowhere(), 1))
     }
 

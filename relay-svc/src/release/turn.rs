@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::work::{Came, Ended, Work};
 use crate::{
-    names::{HostPort, Node},
+    names::{HostPort, NextHop, Node},
     outbound::{Feed, Fleet, Forwarder, InHand, News, Opener},
     spool::SpoolError,
     telemetry,
@@ -142,7 +142,7 @@ impl Sending<'_> {
     }
 
     /// The site is not there: it is tried again, unless it was so for long.
-    async fn lost(&self, work: Work, reason: String) -> Turn {
+    async fn lost(&self, mut work: Work, reason: String) -> Turn {
         let Place { held, node, .. } = self.place;
         if work.is_over_behind_a_pause() {
             let how = format!("{}; the site is not reached: {reason}", work.account());
@@ -160,6 +160,9 @@ impl Sending<'_> {
             connections,
             cancel,
         } = self.place;
+        // An outcome that a full disk kept out is recorded before the request can be over.
+        let hop = NextHop::Hold(node.clone()).to_string();
+        held.record_leftovers(&hop).await?;
         let (left, upto) = (work.left.clone(), work.request.upto);
         if left.again.is_empty()
             && held

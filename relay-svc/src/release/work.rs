@@ -21,7 +21,8 @@ pub(super) struct Work {
     pub(super) left: Left,
     pub(super) tally: Tally,
     pause: Duration,
-    deadline: Instant,
+    /// When it is given up; nothing while the site is reached.
+    deadline: Option<Instant>,
 }
 
 /// How the sessions of a turn came to their end.
@@ -73,7 +74,7 @@ impl Work {
             left: Left::default(),
             tally: Tally::default(),
             pause: PAUSE.0,
-            deadline: Instant::now() + PATIENCE,
+            deadline: None,
         }
     }
 
@@ -81,7 +82,7 @@ impl Work {
     pub(super) fn renewed(self) -> Self {
         Self {
             pause: PAUSE.0,
-            deadline: Instant::now() + PATIENCE,
+            deadline: None,
             ..self
         }
     }
@@ -93,9 +94,11 @@ impl Work {
         pause
     }
 
-    /// Whether it is too late for another try to reach the site.
-    pub(super) fn is_over_behind_a_pause(&self) -> bool {
-        Instant::now() + self.pause >= self.deadline
+    /// Whether it is too late for another try to reach the site, which was not reached now.
+    pub(super) fn is_over_behind_a_pause(&mut self) -> bool {
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + PATIENCE);
+        now + self.pause >= deadline
     }
 
     /// Takes over what the sessions of a turn did, and what they left: that has its turn in the next one.
@@ -118,8 +121,8 @@ impl Work {
             Stop::Ended(_) if came.tally.progressed() => Ok(Ended::Stretched),
             Stop::Ended(end) => Ok(Ended::Lost(end.to_string())),
             Stop::Cancelled => Ok(Ended::Stopped),
-            // Bodies that cannot be read now: the rest was tried, and its site asks again.
-            Stop::Spool(SpoolError::Io(_)) if !is_left => Ok(Ended::AllTried),
+            // Bodies that cannot be read now stay held, and their site asks again; what is behind them has its turn.
+            Stop::Spool(SpoolError::Io(_)) if !is_left => Ok(Ended::Stretched),
             Stop::Spool(error) => Err(error),
         }
     }
@@ -203,7 +206,22 @@ mod tests {
         assert!(work.ended(came, left(&[4])).is_err(), "others wait yet");
         let mut came = Came::default();
         came.ended(drained(1, &[], unreadable()));
-        assert!(matches!(work.ended(came, left(&[])), Ok(Ended::AllTried)));
+        let ended = work.ended(came, left(&[]));
+        assert!(
+            matches!(ended, Ok(Ended::Stretched)),
+            "there may be more behind"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_site_is_given_up_ten_minutes_after_it_was_first_not_reached() {
+        let mut work = work();
+        // It waited for its turn for longer.
+        tokio::time::advance(PATIENCE * 2).await;
+        assert!(!work.is_over_behind_a_pause());
+        tokio::time::advance(PATIENCE).await;
+        assert!(work.is_over_behind_a_pause());
+        assert!(!work.renewed().is_over_behind_a_pause());
     }
 
     #[test]

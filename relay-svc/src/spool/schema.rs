@@ -11,7 +11,7 @@ use super::SpoolError;
 const FILE: &str = "spool.sqlite";
 
 /// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     r"
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
@@ -130,7 +130,8 @@ CREATE TABLE repeats (
     PRIMARY KEY (peer, id, address)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX repeats_since ON repeats (since_ms);
-
+",
+    r"
 -- MTA-STS policies of domains (RFC 8461 5.1): a restart must not take one back.
 CREATE TABLE policies (
     domain  TEXT PRIMARY KEY,
@@ -185,7 +186,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .contains("written by a newer version (schema 99; this one knows 3)"),
+                .contains("written by a newer version (schema 99; this one knows 4)"),
             "{error}"
         );
     }

@@ -129,6 +129,9 @@ impl Flying {
     /// nothing more. Without a word of that, and behind a recipient that it took, its last refusal may have been of another
     /// recipient, and the message be there.
     pub(super) fn outcome_of_loss(self, refused: bool, reason: &CloseReason) -> TransactionOutcome {
+        if let Some(reply) = self.put_off {
+            return TransactionOutcome::not_tried(&self.transaction, &CloseReason::Refused(reply));
+        }
         let is_told = matches!(reason, CloseReason::Refused(_));
         let is_taken = self.fates.iter().any(|fate| matches!(fate, Fate::Taken));
         let in_doubt = self.end_sent && (!refused || (is_taken && !is_told));

@@ -51,13 +51,16 @@ impl Drain<'_> {
                     .room()
                     .is_some_and(|room| message.due.size <= room.bytes || self.parts.is_empty());
                 let left = match fits && self.share_left() > 0 {
-                    true => self.begin(session, message).await,
+                    true => {
+                        let left = self.begin(session, message).await;
+                        if left.is_some() {
+                            self.stop = Some(Stop::Exhausted);
+                        }
+                        left
+                    }
                     false => Some(message),
                 };
                 if let Some(message) = left {
-                    if fits {
-                        self.stop = Some(Stop::Exhausted);
-                    }
                     // Back in their order, the first on top.
                     for message in taken.by_ref().collect::<Vec<_>>().into_iter().rev() {
                         self.feed.put_back(message).await;

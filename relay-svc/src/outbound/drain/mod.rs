@@ -52,7 +52,7 @@ pub struct Drained {
     pub stop: Stop,
     /// The place of the last message that was taken.
     pub last: Option<i64>,
-    /// The places of those messages of which a recipient was not tried.
+    /// The places of those messages of which a recipient was not tried, or whose outcomes are not on record.
     pub untried: Vec<i64>,
 }
 
@@ -163,6 +163,12 @@ impl Drain<'_> {
             return Stop::Spool(error);
         }
         let mut woken = self.feed.spool().watch_hop(self.feed.hop());
+        // A session that opens late begins nothing.
+        if self.terms.cancel.is_cancelled() {
+            self.stop = Some(Stop::Cancelled);
+        } else if Instant::now() >= self.terms.until {
+            self.stop = Some(Stop::Stretch);
+        }
         loop {
             self.fill(session).await;
             tokio::select! {
@@ -187,7 +193,10 @@ impl Drain<'_> {
                     Event::Closed => {
                         let end = session.end().cloned();
                         let end = end.unwrap_or_else(|| End::Failed("the session ended".into()));
-                        self.stop.get_or_insert(Stop::Ended(end));
+                        // That it takes no more was known before; how it ended is not.
+                        if matches!(self.stop, None | Some(Stop::Exhausted)) {
+                            self.stop = Some(Stop::Ended(end));
+                        }
                         break;
                     }
                 },
@@ -285,6 +294,7 @@ impl Drain<'_> {
             }
             Err(error) => {
                 let failed = Some(("spool", error.to_string()));
+                self.untried.push(message.seq);
                 self.stop.get_or_insert(Stop::Spool(error));
                 failed
             }
