@@ -88,6 +88,7 @@ fn pure_modules_touch_neither_the_world_nor_its_clock() {
         "names",
         "outbound/direct/demand.rs",
         "outbound/direct/turns.rs",
+        "outbound/share.rs",
         "outbound/direct/sts/policy.rs",
         "outbound/direct/sts/kept.rs",
         "recipient_list.rs",

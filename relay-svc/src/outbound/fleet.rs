@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Beginning, ConnectError, Drained, End, Feed, Forwarder, Hosts, Left, NotOpened, Session, Stop,
-    Tally, Terms, WHOLE, connect,
+    Tally, Terms, WHOLE, connect, share,
 };
 use crate::{names::HostPort, spool::SpoolError, telemetry};
 
@@ -256,11 +256,7 @@ impl Fleet {
     pub async fn justified(&mut self, limit: usize, by_octets: bool) -> Result<usize, SpoolError> {
         let (messages, octets) = self.feed.weight(WEIGHED).await?;
         let sessions = justified(messages, octets, limit, by_octets);
-        let fair = |whole: u64| whole.div_ceil(sessions as u64).max(1);
-        self.share = FlightLimits {
-            messages: usize::try_from(fair(messages)).unwrap_or(usize::MAX),
-            bytes: fair(octets),
-        };
+        self.share = share::first(messages, octets, sessions);
         Ok(sessions)
     }
 

@@ -18,10 +18,11 @@ mod parts;
 mod sender_report;
 mod session;
 mod settle;
+mod share;
 
 pub use always::run as run_always;
 pub use connect::{ConnectError, connect, connect_any};
-pub use drain::{Drained, Stop, Terms, WHOLE};
+pub use drain::{Drained, Stop, Terms};
 pub use feed::{Feed, InHandMessage, Left};
 pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};
 pub use forward::{Forwarder, Tally};
@@ -29,3 +30,4 @@ pub use hosts::{Host, Hosts, Login, Patience, Sasl};
 pub use in_hand::{Hand, InHand};
 pub use session::{Beginning, End, Event, NotOpened, Session};
 pub use settle::Unrecorded;
+pub use share::WHOLE;

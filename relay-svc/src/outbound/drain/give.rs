@@ -33,7 +33,7 @@ impl Drain<'_> {
             if self.stop.is_some() || self.dry || self.settling.len() >= SETTLING {
                 return;
             }
-            let share = self.share_left();
+            let share = self.share.left();
             if share == 0 {
                 return;
             }
@@ -50,7 +50,7 @@ impl Drain<'_> {
                 let fits = session
                     .room()
                     .is_some_and(|room| message.due.size <= room.bytes || self.parts.is_empty());
-                let left = match fits && self.share_left() > 0 {
+                let left = match fits && self.share.left() > 0 {
                     true => {
                         let left = self.begin(session, message).await;
                         if left.is_some() {
@@ -69,18 +69,6 @@ impl Drain<'_> {
                     return;
                 }
             }
-        }
-    }
-
-    /// How many messages may be taken yet of the share of this session.
-    fn share_left(&self) -> usize {
-        let (messages, bytes) = self.taken;
-        if self.has_outcome {
-            usize::MAX
-        } else if bytes >= self.terms.share.bytes {
-            0
-        } else {
-            self.terms.share.messages.saturating_sub(messages)
         }
     }
 
@@ -104,7 +92,7 @@ impl Drain<'_> {
         }
         let InHandMessage { due, hand } = message;
         self.last = self.last.max(Some(due.seq));
-        self.taken = (self.taken.0 + 1, self.taken.1 + due.size);
+        self.share.take(due.size);
         let created = telemetry::from_text(&due.traceparent);
         let span = self.forwarder.span(&due, self.terms.parent, &created);
         let host = session.peer().host.clone();
@@ -153,7 +141,10 @@ impl Drain<'_> {
         let (body, content) = match read.await {
             Ok((_, Some(octets))) => (None, Content::Whole(octets)),
             Ok((body, None)) => (Some(body), Content::Streamed),
-            Err(error) => return self.unreadable(message, part, error),
+            Err(error) => {
+                self.share.done(message.size);
+                return self.unreadable(message, part, error);
+            }
         };
         part.passes_wishes = session.passes_wishes();
         let number = session.give(transaction, content);
@@ -166,8 +157,6 @@ impl Drain<'_> {
     /// A body that cannot be read. A fault of the message sets it aside; one of the machine, such as too many open files,
     /// leaves it for the next time, and keeps nothing else waiting.
     pub(super) fn unreadable(&mut self, message: Arc<Sending>, part: Part, error: SpoolError) {
-        // It is out of the share of this session, as one with an outcome is.
-        self.has_outcome = true;
         let outcome = if error.is_of_the_message() {
             Outcome::Unsendable(format!("the stored body cannot be read: {error}"))
         } else {

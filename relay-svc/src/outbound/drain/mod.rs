@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     End, Event, Feed, Forwarder, Session, Tally,
     settle::{Attempt, Part},
+    share::Share,
 };
 use crate::{
     queue::Outcome,
@@ -56,19 +57,13 @@ pub struct Drained {
     pub untried: Vec<i64>,
 }
 
-/// The share of a session that is alone.
-pub const WHOLE: FlightLimits = FlightLimits {
-    messages: usize::MAX,
-    bytes: u64::MAX,
-};
-
 /// What sending needs to know beside the feed and the session.
 pub struct Terms<'a> {
     /// The span of the session.
     pub parent: &'a Context,
     /// No message is begun after this.
     pub until: Instant,
-    /// So many messages and octets are taken before the first outcome, so that other sessions have their share.
+    /// So many messages and octets are taken before the first outcome, so that other sessions have their part.
     pub share: FlightLimits,
     /// No message is begun once this is cancelled.
     pub cancel: &'a CancellationToken,
@@ -97,8 +92,7 @@ impl Forwarder {
             tally: Tally::default(),
             last: None,
             untried: Vec::new(),
-            taken: (0, 0),
-            has_outcome: false,
+            share: Share::new(terms.share),
         };
         let stop = drain.run(session).await;
         Drained {
@@ -151,9 +145,7 @@ struct Drain<'a> {
     tally: Tally,
     last: Option<i64>,
     untried: Vec<i64>,
-    /// Messages and octets that were taken.
-    taken: (usize, u64),
-    has_outcome: bool,
+    share: Share,
 }
 
 impl Drain<'_> {
@@ -236,11 +228,11 @@ impl Drain<'_> {
     }
 
     fn outcome(&mut self, number: u64, mut outcomes: Vec<Outcome>) {
-        self.has_outcome = true;
         self.bodies.remove(&number);
         let Some(Given { message, mut part }) = self.parts.remove(&number) else {
             return;
         };
+        self.share.done(message.size);
         if self.terms.has_other_host {
             outcomes = outcomes.into_iter().map(left_for_another).collect();
         }
