@@ -357,7 +357,14 @@ impl Follow<'_> {
         let mut is_taken = is_open && fits;
         if is_taken && self.chunks.is_none() {
             match self.step(|step| *step == ServerStep::BeginData) {
-                Some(begun) => is_taken = begun.answers == [354],
+                Some(begun) => {
+                    is_taken = begun.answers == [354];
+                    if let [code @ (421 | 521)] = begun.answers[..] {
+                        // The shell closes: the chunk is not waited for.
+                        assert_eq!(self.reply(), code);
+                        return;
+                    }
+                }
                 None => {
                     // Only a session that ends does not ask.
                     self.reply();
