@@ -1,3 +1,5 @@
+//! Each kind of domain, asked of a name server of our own; touches loopback alone.
+
 use hickory_resolver::proto::op::ResponseCode;
 
 use super::super::name_servers::Dnssec;
