@@ -13,7 +13,7 @@ pub const WHOLE: FlightLimits = FlightLimits {
 };
 
 /// More octets are never taken ahead of the first outcome, except by a session that is alone. TCP sends 14 KiB in its first
-/// round trip, twice that in each further one, and outcomes come a round trip or two behind: this is seldom short.
+/// round trip, twice that in each further one, and outcomes come a round trip or two behind.
 const FIRST: u64 = 128 * 1024;
 
 /// The first part of each of several sessions that have so much before them together.
