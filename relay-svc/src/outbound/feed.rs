@@ -2,7 +2,10 @@
 //!
 //! A place is taken into hand first and read then, so that what is sent is what still waits.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use tokio::sync::Mutex;
 
@@ -10,11 +13,13 @@ use super::in_hand::{Hand, InHand};
 use crate::{
     clock::Stamp,
     names::{NextHop, Node},
-    spool::{Due, DuePlace, RecipientState, Spool, SpoolError},
+    spool::{Body, Due, DuePlace, RecipientState, Spool, SpoolError},
 };
 
 /// So many places are looked up at once.
 const PAGE: u32 = 200;
+/// So many octets of bodies are read at once with their messages. The rest is read one by one, when its turn comes.
+const BODIES: u64 = 256 * 1024;
 
 /// Hands out the messages of one next hop.
 pub struct Feed {
@@ -50,10 +55,11 @@ struct Ahead {
 }
 
 /// A message in hand. It is out of hand when this is dropped.
-#[derive(Debug)]
 pub struct InHandMessage {
     /// The message.
     pub due: Due,
+    /// Its body, where that was read with it.
+    pub body: Option<Body>,
     /// Keeps it in hand.
     pub hand: Hand,
 }
@@ -219,13 +225,26 @@ impl Feed {
             .spool
             .waiting(seqs, self.hop.to_string(), state, now)
             .await?;
+        let mut bodies = self.bodies(&waiting).await;
         let mut waiting = waiting.into_iter().peekable();
         Ok(hands
             .into_iter()
             .filter_map(|hand| {
                 let due = waiting.next_if(|due| due.seq == hand.place())?;
-                Some(InHandMessage { due, hand })
+                let body = bodies.remove(&due.seq);
+                Some(InHandMessage { due, body, hand })
             })
             .collect())
+    }
+
+    async fn bodies(&self, waiting: &[Due]) -> HashMap<i64, Body> {
+        let mut octets = 0;
+        let small = waiting.iter().take_while(|due| {
+            octets += due.size;
+            octets <= BODIES
+        });
+        let bodies = self.spool.inline_bodies(small.map(|due| due.seq).collect());
+        // What cannot be read now is read again by itself, and what is wrong with it is told there.
+        bodies.await.unwrap_or_default()
     }
 }

@@ -184,6 +184,10 @@ fn due(
     })
 }
 
+/// By the primary key, which the `+` leave alone: by `recipients_due` it would walk all that is due for the hop.
+const RECIPIENTS: &str = "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original \
+     FROM recipients WHERE seq = ?1 AND +hop = ?2 AND +state = ?4 AND +due_ms <= ?3 ORDER BY idx";
+
 /// A message with those of its recipients that are in this state for this hop, and due.
 pub(super) fn load_due(
     connection: &Connection,
@@ -201,10 +205,7 @@ pub(super) fn load_due(
     let row = rows
         .next()?
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
-    let mut recipients = connection.prepare_cached(
-        "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original FROM recipients \
-         WHERE seq = ?1 AND hop = ?2 AND state = ?4 AND due_ms <= ?3 ORDER BY idx",
-    )?;
+    let mut recipients = connection.prepare_cached(RECIPIENTS)?;
     let mut rows = recipients.query(params![seq, hop, now.0, state as i64])?;
     let mut due = Due {
         seq,
@@ -319,6 +320,18 @@ pub(super) mod tests {
             }
         }
         (spool, other)
+    }
+
+    #[test]
+    fn a_message_is_loaded_without_a_look_at_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_spool, other) = spool(folder.path());
+        let plan = format!("EXPLAIN QUERY PLAN {RECIPIENTS}");
+        let mut plan = other.prepare(&plan).unwrap();
+        let queued = RecipientState::Queued as i64;
+        let steps = plan.query_map(params![1, HOP, 100, queued], |row| row.get(3));
+        let steps: Vec<String> = steps.unwrap().map(Result::unwrap).collect();
+        assert_eq!(steps, ["SEARCH recipients USING PRIMARY KEY (seq=?)"]);
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Reading messages: their bodies, and what became of them.
 
+use std::collections::HashMap;
+
 use linkmail_smtp::ReversePath;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -31,6 +33,27 @@ impl Spool {
             Some((None, Some(content), hash)) => Ok(Body::inline(content, hash)),
             _ => Err(SpoolError::Damaged(format!("message {seq} has no body"))),
         }
+    }
+
+    /// The bodies of those of these messages whose bodies lie in the database.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn inline_bodies(&self, seqs: Vec<i64>) -> Result<HashMap<i64, Body>, SpoolError> {
+        let sql =
+            "SELECT b.content, m.hash FROM bodies b JOIN messages m USING (seq) WHERE seq = ?1";
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut bodies = HashMap::with_capacity(seqs.len());
+            for seq in seqs {
+                let mut rows = statement.query([seq])?;
+                if let Some(row) = rows.next()? {
+                    bodies.insert(seq, Body::inline(row.get(0)?, row.get(1)?));
+                }
+            }
+            Ok(bodies)
+        })
+        .await
     }
 
     /// One message, if it is there.

@@ -46,6 +46,7 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode};
+use tokio::sync::Semaphore;
 
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
@@ -63,7 +64,7 @@ pub use requests::{RequestConflict, RequestKey};
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;
 
-/// How many read connections are kept open.
+/// How many look-ups run at once, each on a connection of its own that is kept open.
 const READERS: usize = 4;
 
 /// Why the spool could not do what was asked.
@@ -157,6 +158,8 @@ struct Inner {
     folder: PathBuf,
     writer: writer::Writer,
     readers: Mutex<Vec<Connection>>,
+    /// A turn for each look-up; it ends with the look-up, also when nobody waits for that any more.
+    turns: Arc<Semaphore>,
     signals: signals::Signals,
     clock: age::SpoolClock,
     /// Held for the life of the process: the lock goes with the descriptor.
@@ -193,6 +196,7 @@ impl Spool {
             folder: folder.to_owned(),
             writer,
             readers: Mutex::new(Vec::new()),
+            turns: Arc::new(Semaphore::new(READERS)),
             signals: signals::Signals::default(),
             clock,
             _lock: lock,
@@ -239,7 +243,10 @@ impl Spool {
         F: FnOnce(&Connection) -> Result<T, SpoolError> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
+        let turn = Arc::clone(&inner.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| SpoolError::Closed)?;
         let task = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let kept = inner
                 .readers
                 .lock()
@@ -250,10 +257,10 @@ impl Spool {
                 None => schema::open_reader(&inner.folder)?,
             };
             let result = look_up(&connection);
-            let mut readers = inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            if readers.len() < READERS {
-                readers.push(connection);
-            }
+            let readers = inner.readers.lock();
+            readers
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
             result
         });
         task.await.map_err(|_| SpoolError::Closed)?

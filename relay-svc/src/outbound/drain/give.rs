@@ -14,7 +14,11 @@ use super::{
     },
     Drain, Given, Sending, Stop,
 };
-use crate::{queue::Outcome, spool::SpoolError, telemetry};
+use crate::{
+    queue::Outcome,
+    spool::{Body, SpoolError},
+    telemetry,
+};
 
 /// So many messages are taken from the feed at once.
 const BATCH: usize = 50;
@@ -26,7 +30,7 @@ impl Drain<'_> {
     pub(super) async fn fill(&mut self, session: &mut Session) {
         while let Some(room) = session.room() {
             if let Some((message, part, transaction)) = self.waiting.pop() {
-                self.give(session, message, part, transaction).await;
+                self.give(session, message, part, transaction, None).await;
                 continue;
             }
             // Sending does not run ahead of the disk: what a crash repeats is what was in flight.
@@ -90,7 +94,7 @@ impl Drain<'_> {
         {
             return Some(message);
         }
-        let InHandMessage { due, hand } = message;
+        let InHandMessage { due, body, hand } = message;
         self.last = self.last.max(Some(due.seq));
         self.share.take(due.size);
         let created = telemetry::from_text(&due.traceparent);
@@ -114,18 +118,19 @@ impl Drain<'_> {
                 .map(|(part, transaction)| (message.clone(), part, transaction)),
         );
         if let Some((message, part, transaction)) = self.waiting.pop() {
-            self.give(session, message, part, transaction).await;
+            self.give(session, message, part, transaction, body).await;
         }
         None
     }
 
-    /// Gives the session one transaction, with its content if that is small.
+    /// Gives the session one transaction, with its content if that is small. The body is read unless it is at hand.
     async fn give(
         &mut self,
         session: &mut Session,
         message: Arc<Sending>,
         mut part: Part,
         transaction: Transaction,
+        body: Option<Body>,
     ) {
         if !session.takes_domains_of(&transaction) {
             self.stop.get_or_insert(Stop::Exhausted);
@@ -134,7 +139,10 @@ impl Drain<'_> {
             return self.settle(message, part, outcomes);
         }
         let read = async {
-            let mut body = self.feed.spool().body(message.seq).await?;
+            let mut body = match body {
+                Some(body) => body,
+                None => self.feed.spool().body(message.seq).await?,
+            };
             let whole = body.whole().await?;
             Ok((body, whole))
         };
