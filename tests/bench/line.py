@@ -92,7 +92,7 @@ class Proxy(_Carried):
 
     model = "proxy"
 
-    def __init__(self, rtt, rate=None):
+    def __init__(self, rtt, rate=None, _congestion=None):
         """`rtt` in seconds, `rate` in octets per second each way, None: no limit."""
         super().__init__(rtt, rate)
         self.near, self.far = Site("near"), Site("far")
@@ -126,13 +126,14 @@ class Tun(_Carried):
 
     model = "tun"
 
-    def __init__(self, rtt, rate=None):
+    def __init__(self, rtt, rate=None, congestion="cubic"):
+        """The same; `congestion` as in `tcp_congestion_control`, for both sites."""
         self._islands, files = [], []
         try:
             for address, peer in ((NEAR, FAR), (FAR, NEAR)):
                 island = Island()
                 self._islands.append(island)
-                files.append(self._device(island, address, peer))
+                files.append(self._device(island, address, peer, congestion))
             super().__init__(rtt, rate, files)
             self._order(do="tun", near=files[0], far=files[1])
         except BaseException:
@@ -147,13 +148,15 @@ class Tun(_Carried):
         self.far = Site("far", self._islands[1], FAR)
 
     @staticmethod
-    def _device(island, address, peer):
+    def _device(island, address, peer, congestion):
         with island.inside():
             # A device is of the name space in which the file was opened.
             file = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(file, TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), IFF_TUN | IFF_NO_PI))
         island.run("ip", "address", "add", address, "peer", peer, "dev", DEVICE)
         island.run("ip", "link", "set", DEVICE, "mtu", MTU, "txqueuelen", QUEUE, "up")
+        # By its route: a name space of its own may not choose all that the machine has.
+        island.run("ip", "route", "replace", peer, "dev", DEVICE, "src", address, "congctl", congestion)
         return file
 
     def reach(self, endpoint, outward=True):

@@ -30,6 +30,7 @@ class Run:
     secure: bool = False
     rtt_ms: int = 600
     rate: int | None = None
+    congestion: str = "cubic"
     messages: int = 100
     size: int = 4096
     work: str = "forward"
@@ -45,7 +46,7 @@ class Incomplete(Exception):
 def measure(run):
     """The figures of one run; raises `Incomplete`."""
     with contextlib.ExitStack() as stack:
-        line = MODELS[run.model](run.rtt_ms / 1000, run.rate)
+        line = MODELS[run.model](run.rtt_ms / 1000, run.rate, run.congestion)
         stack.callback(line.stop)
         work = {"forward": _forward, "release": _release}[run.work]
         started, receiver, log = work(run, line, stack)
@@ -236,6 +237,7 @@ def _figures(run, line, started, receiver):
         "work": run.work,
         "secure": run.secure,
         "rate": run.rate,
+        "congestion": run.congestion if run.model == "tun" else None,
         "busy": _busy(run.rate, records),
         "seconds_first": round(accepted[0] - clock, 3),
         "seconds_call": round(last - started, 3),
