@@ -39,6 +39,8 @@ pub fn open(path: &Path, journal_bytes: i64) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "journal_size_limit", journal_bytes)?;
+    // What a savepoint may have to take back is kept in memory, not in a file of its own.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.busy_timeout(BUSY)?;
     Ok(connection)
 }
