@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from harness import wait
+from harness import smtp, wait
 from harness.peer import Peer
+from harness.relay import Relay
 
 
 def subjects(bodies):
@@ -29,6 +30,24 @@ def test_a_limit_of_messages_per_session(place, scene, running):
     assert peer.sessions == 4
     attempts = [one["attempts"] for message in stage.relay.messages() for one in message["recipients"]]
     assert attempts == [1] * 10
+
+
+def test_a_fixed_host_gets_as_many_connections_as_the_mail_justifies(place, running):
+    """Mail that came while the first session was busy goes over others beside it, up to the number of its [[host]]."""
+    host = running(Peer(place.endpoint()))
+    host.on_body = lambda: wait.until(lambda: host.most_open >= 3, lambda: f"{host.open} connections")
+    extra = f'[[host]]\nat = "smtp://{host.endpoint}"\nconnections = 3\n'
+    relay = running(Relay(place, host.endpoint, place.endpoint(), extra=extra)).start()
+    ids = set()
+    for _ in range(12):
+        content, id = smtp.message()
+        smtp.submit(relay.site, "alice@branch.example", ["user@branch.example"], content)
+        ids.add(id)
+
+    wait.until(lambda: len(host.bodies) == 12, lambda: f"{len(host.bodies)} messages")
+
+    assert subjects(host.bodies) == sorted(ids)
+    assert host.most_open == 3
 
 
 def test_stop_with_a_stalled_peer(place, scene, running):

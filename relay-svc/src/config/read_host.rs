@@ -15,7 +15,7 @@ use linkmail_service::{
 use super::read::{host as named, positive_if_said};
 use crate::{
     names::{HostPort, Scheme},
-    outbound::{Host, Hosts, Login, Patience, Sasl},
+    outbound::{CONNECTIONS, Host, Hosts, Login, Patience, Sasl},
 };
 
 /// What was read; where each entry stands, too.
@@ -100,6 +100,10 @@ fn host(table: Table<'_>) -> Option<(HostPort, Host)> {
         command: positive_if_said(&table, "command_timeout"),
         data_end: positive_if_said(&table, "data_end_timeout"),
     };
+    let connections = table.or("connections", CONNECTIONS);
+    if connections == 0 {
+        table.error("connections", "expected at least 1");
+    }
     table.finish();
     let host = Host {
         tls: tls?,
@@ -108,6 +112,7 @@ fn host(table: Table<'_>) -> Option<(HostPort, Host)> {
             None => None,
         },
         patience,
+        connections,
     };
     Some((at?, host))
 }

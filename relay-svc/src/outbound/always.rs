@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use opentelemetry::Context;
-use tokio::{sync::watch, time::Instant};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectError, Connection, End, Feed, Forwarder, Stop, Terms, WHOLE, connect};
+use super::{
+    ConnectError, Connection, End, Feed, Fleet, Forwarder, News, Speaking, Stop, Tally, connect,
+    worse,
+};
 use crate::{
     clock::Stamp,
     names::{HostPort, NextHop},
@@ -15,6 +18,8 @@ use crate::{
 
 /// How long one connect may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// While mail flows, it is looked so often whether it justifies more sessions.
+const GROW_EVERY: Duration = Duration::from_millis(250);
 /// A session stays open for more mail so long.
 const IDLE: Duration = Duration::from_secs(5);
 /// Mail that keeps coming is sent without a break for so long.
@@ -65,34 +70,44 @@ pub async fn run(forwarder: Forwarder, host: HostPort, cancel: CancellationToken
     }
 }
 
-/// One session: all that is due, and what comes within [`IDLE`] behind it.
+/// What the sessions with the host came to.
+#[derive(Default)]
+struct Sent {
+    tally: Tally,
+    stop: Option<Stop>,
+    kept: Option<Speaking>,
+}
+
+/// All that is due, and what comes within [`IDLE`] behind it, over as many sessions as it justifies.
 async fn deliver(
     forwarder: &Forwarder,
     hop: &NextHop,
     host: &HostPort,
     cancel: &CancellationToken,
 ) -> Result<(), ()> {
-    let span = telemetry::start_session(host, &Context::new());
-    let end = converse(forwarder, hop, host, &span, cancel).await;
-    telemetry::end(
-        &span,
-        end.as_ref()
-            .err()
-            .map(|reason| ("session_failed", reason.clone())),
-    );
-    end.map_err(|reason| tracing::warn!(host = %host, reason, "delivery paused"))
+    let mut leaving = JoinSet::new();
+    let done = match open(forwarder, hop, host).await {
+        Ok(first) => {
+            let conversation = Conversation {
+                forwarder,
+                hop,
+                host,
+                cancel,
+            };
+            conversation.hold(first, &mut leaving).await
+        }
+        Err(reason) => Err(reason),
+    };
+    while leaving.join_next().await.is_some() {}
+    done.map_err(|reason| tracing::warn!(host = %host, reason, "delivery paused"))
 }
 
-async fn converse(
-    forwarder: &Forwarder,
-    hop: &NextHop,
-    host: &HostPort,
-    span: &Context,
-    cancel: &CancellationToken,
-) -> Result<(), String> {
+/// The first session. Without one, that counts as an attempt for what is due first, unless the line is missing.
+async fn open(forwarder: &Forwarder, hop: &NextHop, host: &HostPort) -> Result<Speaking, String> {
+    let span = telemetry::start_session(host, &Context::new());
     let opened = match connect(host, PATIENCE).await {
         Ok(stream) => {
-            let opener = forwarder.opener(PATIENCE, forwarder.flight, span);
+            let opener = forwarder.opener(PATIENCE, forwarder.flight, &span);
             opener.session(host, Some(Connection::Made(stream))).await
         }
         // There is no line to wait for: a host that does not answer counts. A name that does not resolve never does.
@@ -101,51 +116,107 @@ async fn converse(
         }
         Err(ConnectError::Missing(reason)) => Err(End::Missing(reason)),
     };
-    let mut session = match opened {
-        Ok(session) => session,
-        Err(end) => {
-            if let End::Failed(reason) = &end {
-                forwarder
-                    .fail(hop, &host.host, reason)
-                    .await
-                    .map_err(|error| error.to_string())?;
-            }
-            return Err(end.to_string());
-        }
+    let end = match opened {
+        Ok(session) => return Ok(Speaking { session, span }),
+        Err(end) => end,
     };
-    let mut woken = forwarder.spool.watch_hop(&hop.to_string());
-    let feed = Feed::of_due(forwarder.spool.clone(), hop);
-    loop {
-        woken.mark_unchanged();
-        let terms = Terms {
-            parent: span,
-            until: Instant::now() + STRETCH,
-            share: WHOLE,
-            cancel,
-            told: &watch::Sender::default(),
-            has_other_host: false,
-        };
-        let drained = forwarder.drain(&feed, &mut session, &terms).await;
-        match drained.stop {
-            Stop::Idle | Stop::Stretch => {}
-            Stop::Exhausted | Stop::Cancelled => break,
-            // Many hosts take so many messages in one session, and say so by ending it.
-            Stop::Ended(_) if drained.tally.progressed() => break,
-            Stop::Ended(end) => return Err(end.to_string()),
-            Stop::Spool(error) => {
-                session.quit().await;
-                return Err(error.to_string());
+    telemetry::end(&span, Some(("session_failed", end.to_string())));
+    if let End::Failed(reason) = &end {
+        let counted = forwarder.fail(hop, &host.host, reason).await;
+        counted.map_err(|error| error.to_string())?;
+    }
+    Err(end.to_string())
+}
+
+/// Sessions with one host, one after the other or side by side, as long as there is mail.
+struct Conversation<'a> {
+    forwarder: &'a Forwarder,
+    hop: &'a NextHop,
+    host: &'a HostPort,
+    cancel: &'a CancellationToken,
+}
+
+impl Conversation<'_> {
+    /// Begins with a session that is open. Those that said all they had to say are left to say goodbye.
+    async fn hold(&self, first: Speaking, leaving: &mut JoinSet<()>) -> Result<(), String> {
+        let spool = &self.forwarder.spool;
+        let mut woken = spool.watch_hop(&self.hop.to_string());
+        let mut next = Some(first);
+        while let Some(speaking) = next.take() {
+            woken.mark_unchanged();
+            let mut sent = self.send(speaking, leaving).await;
+            let rests = matches!(sent.stop, None | Some(Stop::Idle | Stop::Stretch));
+            if let Some(kept) = sent.kept.take() {
+                let goes_on = rests
+                    && tokio::select! {
+                        () = self.cancel.cancelled() => false,
+                        _ = woken.changed() => kept.session.is_alive(),
+                        () = tokio::time::sleep(IDLE) => false,
+                    };
+                match goes_on {
+                    true => next = Some(kept),
+                    false => _ = leaving.spawn(kept.quit()),
+                }
+            }
+            match sent.stop {
+                // Many hosts take so many messages in one session, and say so by ending it.
+                Some(Stop::Ended(end)) if !sent.tally.progressed() => return Err(end.to_string()),
+                Some(Stop::Spool(error)) => return Err(error.to_string()),
+                _ => {}
             }
         }
-        tokio::select! {
-            () = cancel.cancelled() => break,
-            _ = woken.changed() => {}
-            () = tokio::time::sleep(IDLE) => break,
-        }
-        if !session.is_alive() {
-            break;
+        Ok(())
+    }
+
+    /// Sends what is due, over a session that is open and as many more as that justifies.
+    async fn send(&self, speaking: Speaking, leaving: &mut JoinSet<()>) -> Sent {
+        let forwarder = self.forwarder;
+        let mut takes_flights = speaking.session.takes_flights();
+        let mut fleet = Fleet::new(
+            forwarder.clone(),
+            Feed::of_due(forwarder.spool.clone(), self.hop),
+            self.host.clone(),
+            forwarder.opener(PATIENCE, forwarder.flight, &Context::new()),
+            STRETCH,
+            self.cancel.clone(),
+        );
+        let most = forwarder.hosts.of(self.host).connections;
+        // A spool that cannot be read is met again by the sessions.
+        let sessions = fleet.justified(most, takes_flights).await.unwrap_or(1);
+        fleet.take(speaking);
+        fleet.grow(sessions);
+        let mut sent = Sent::default();
+        loop {
+            let news = tokio::select! {
+                news = fleet.next() => news,
+                () = tokio::time::sleep(GROW_EVERY) => {
+                    let sessions = fleet.justified(most, takes_flights).await;
+                    fleet.grow(sessions.unwrap_or(1));
+                    continue;
+                }
+            };
+            match news {
+                None => return sent,
+                Some(News::Opened(takes)) => takes_flights = takes,
+                Some(News::Failed(end)) => {
+                    tracing::info!(host = %self.host, %end, "a further session did not come about");
+                }
+                Some(News::Broke(error)) => {
+                    tracing::error!(host = %self.host, %error, "a session ended by a defect of its own");
+                }
+                Some(News::Ended(ended)) => {
+                    let (drained, speaking) = *ended;
+                    sent.tally.add(&drained.tally);
+                    sent.stop = Some(match sent.stop.take() {
+                        None => drained.stop,
+                        Some(stop) => worse(stop, drained.stop),
+                    });
+                    match sent.kept {
+                        None if speaking.session.is_alive() => sent.kept = Some(speaking),
+                        _ => _ = leaving.spawn(speaking.quit()),
+                    }
+                }
+            }
         }
     }
-    session.quit().await;
-    Ok(())
 }

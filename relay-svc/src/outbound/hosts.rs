@@ -17,7 +17,12 @@ pub struct Host {
     pub login: Option<Login>,
     /// The waits that are not those of RFC 5321 4.5.3.2.
     pub patience: Patience,
+    /// The most connections to it at once, where a route names it; at least one.
+    pub connections: usize,
 }
+
+/// How many connections there are to a host at once, unless the configuration says.
+pub const CONNECTIONS: usize = 16;
 
 /// Who the relay is to a host.
 #[derive(Debug, Clone)]
@@ -141,6 +146,7 @@ impl Hosts {
                 tls: tls.map_err(|error| io::Error::other(error.to_string()))?,
                 login: None,
                 patience: Patience::default(),
+                connections: CONNECTIONS,
             }))
         };
         Ok(Self {

@@ -26,7 +26,7 @@ pub use drain::{Drained, Stop, Terms};
 pub use feed::{Feed, InHandMessage, Left};
 pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};
 pub use forward::{Forwarder, Tally};
-pub use hosts::{Host, Hosts, Login, Patience, Sasl};
+pub use hosts::{CONNECTIONS, Host, Hosts, Login, Patience, Sasl};
 pub use in_hand::{Hand, InHand};
 pub use session::{Beginning, End, Event, NotOpened, Session};
 pub use settle::Unrecorded;

@@ -26,8 +26,8 @@ use crate::{
     config::Mx,
     names::{Destination, HostPort, NextHop},
     outbound::{
-        Beginning, End, Feed, Forwarder, Host, NotOpened, Patience, Session, Stop, Terms, WHOLE,
-        connect_any, settle::Attempt,
+        Beginning, CONNECTIONS, End, Feed, Forwarder, Host, NotOpened, Patience, Session, Stop,
+        Terms, WHOLE, connect_any, settle::Attempt,
     },
     queue::Outcome,
     spool::SpoolError,
@@ -373,6 +373,7 @@ fn plainly(tls: ClientTls) -> Host {
         tls,
         login: None,
         patience: Patience::default(),
+        connections: CONNECTIONS,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{super::WHOLE, io::READ, *};
-use crate::outbound::hosts::{Login, Patience, Sasl};
+use crate::outbound::hosts::{CONNECTIONS, Login, Patience, Sasl};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,6 +22,7 @@ fn host(mode: Mode) -> Arc<Host> {
         tls: ClientTls::new(&ClientSettings::new(mode)).unwrap(),
         login: None,
         patience: Patience::default(),
+        connections: CONNECTIONS,
     })
 }
 
