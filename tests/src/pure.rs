@@ -117,10 +117,7 @@ impl PureServer {
                 }
                 return;
             }
-            ServerStep::EndOfData => {
-                let answers = self.store();
-                return self.session.answer_each(&answers);
-            }
+            ServerStep::EndOfData => self.store(),
             ServerStep::Abort(reason) => {
                 self.draft = None;
                 self.facts.push(format!("aborted: {reason}"));
@@ -148,16 +145,16 @@ impl PureServer {
         self.session.answer_auth(answer);
     }
 
-    fn store(&mut self) -> Vec<Reply> {
+    fn store(&mut self) -> Reply {
         let Some(draft) = self.draft.take() else {
-            return vec![replies::spool_unavailable()];
+            return replies::spool_unavailable();
         };
-        let answers = self.world.after_data(&draft, self.stored + 1);
-        if answers.iter().any(Reply::is_positive) {
+        let answer = self.world.after_data(self.stored + 1);
+        if answer.is_positive() {
             self.facts.extend(described(&draft));
             self.stored += 1;
         }
-        answers
+        answer
     }
 }
 

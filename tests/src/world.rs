@@ -23,7 +23,6 @@ pub(crate) struct World {
     pub(crate) talks_early: bool,
     pub(crate) begin_data: Option<Reply>,
     after_data: Option<Reply>,
-    after_data_for: Vec<(ForwardPath, Reply)>,
     may_relay: bool,
     may_etrn: bool,
     own: Vec<Domain>,
@@ -164,16 +163,10 @@ impl World {
                 let text = what
                     .strip_prefix("data ")
                     .ok_or_else(|| wrong("begin|after data REPLY"))?;
-                match (
-                    key,
-                    text.strip_prefix("for <").and_then(|t| t.split_once("> ")),
-                ) {
-                    ("begin", _) => self.begin_data = Some(reply(text)?),
-                    (_, None) => self.after_data = Some(reply(text)?),
-                    (_, Some((path, text))) => {
-                        let path = parse_path(path).ok_or_else(|| wrong("an address"))?;
-                        self.after_data_for.push((path, reply(text)?));
-                    }
+                let said = Some(reply(text)?);
+                match key {
+                    "begin" => self.begin_data = said,
+                    _ => self.after_data = said,
                 }
             }
             _ => return Err(wrong(STATEMENTS)),
@@ -195,18 +188,10 @@ impl World {
         }
     }
 
-    /// The replies to a message: one, or with LMTP one for each recipient.
-    pub(crate) fn after_data(&self, draft: &Draft, id: usize) -> Vec<Reply> {
+    /// The reply to a message.
+    pub(crate) fn after_data(&self, id: usize) -> Reply {
         let accepted = || replies::message_accepted(&id.to_string());
-        if let Some(reply) = &self.after_data {
-            return vec![reply.clone(); draft.recipients.len()];
-        }
-        let of = |path: &ForwardPath| {
-            let mut given = self.after_data_for.iter();
-            let found = given.find(|(known, _)| known == path);
-            found.map_or_else(accepted, |(_, reply)| reply.clone())
-        };
-        draft.recipients.iter().map(|(path, _)| of(path)).collect()
+        self.after_data.clone().unwrap_or_else(accepted)
     }
 
     /// What is said to ETRN, and whether it starts anything.

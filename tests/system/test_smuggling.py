@@ -204,6 +204,30 @@ def test_planted_body_is_set_aside(place, running, scene, bad):
     ]
 
 
+@pytest.mark.parametrize("lines", [1, 9000], ids=["in the database", "in a file"])
+def test_body_that_is_not_what_was_accepted_is_set_aside(scene, lines):
+    """Must show: a body whose hash is not that of its row is set aside alone; what is read with it goes."""
+    stage = scene(provider=False)
+    ids = []
+    for number in range(5):
+        content, id = smtp.message(body="\n".join(["x" * 70] * (lines if number == 2 else 1)))
+        smtp.submit(stage.relay.site, "alice@branch.example", [f"bob{number}@remote.example"], content)
+        ids.append(id)
+    assert stage.relay.terminate() == 0
+    stored = spool.read_body(stage.relay.state, ids[2])
+    spool.plant(stage.relay.state, ids[2], stored.replace(b"xxxx", b"xxyx", 1), consistent=False)
+    stage.relay.start()
+
+    cycle = stage.relay.run_cycle()
+
+    assert (cycle["sent"], cycle["deferred"], cycle["refused"]) == (4, 0, 0)
+    assert stage.world.ids() == Counter(id for id in ids if id != ids[2])
+    [aside] = stage.relay.messages(state="SET_ASIDE")
+    assert [one["address"] for one in aside["recipients"]] == ["bob2@remote.example"]
+    assert "its hash differs" in stage.relay.log_text(), "an operator is told why"
+    assert stage.mailbox.mails == [], "a damaged message is for an operator, not for a report"
+
+
 OUTSIDE = "127.0.0.2"  # not in relay_from
 
 

@@ -33,6 +33,19 @@ pub struct Extensions {
     pub xlinkmail: bool,
 }
 
+#[cfg(test)]
+impl Extensions {
+    pub(crate) const ALL: Extensions = Extensions {
+        chunking: true,
+        dsn: true,
+        smtputf8: true,
+        etrn: true,
+        starttls: true,
+        auth: true,
+        xlinkmail: true,
+    };
+}
+
 /// A parameter of MAIL or RCPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parameter {
@@ -251,19 +264,10 @@ fn submitter(value: &[u8]) -> Option<ReversePath> {
 mod tests {
     use super::*;
 
-    const ALL: Extensions = Extensions {
-        chunking: true,
-        dsn: true,
-        smtputf8: true,
-        etrn: true,
-        starttls: true,
-        auth: true,
-        xlinkmail: true,
-    };
     const ID: &str = "0193a5c0-4b7e-7c3a-9f00-00000000002A";
 
     fn mail(rest: &str) -> Result<MailParameters, Reply> {
-        MailParameters::parse(rest.as_bytes(), &ALL)
+        MailParameters::parse(rest.as_bytes(), &Extensions::ALL)
     }
 
     #[test]
@@ -281,7 +285,11 @@ mod tests {
         assert_eq!(read.submitter.unwrap().to_string(), "e=mc2@b.example");
         assert_eq!(read.peer_id.unwrap().to_string(), ID.to_ascii_lowercase());
         assert_eq!(mail(" AUTH=<>").unwrap().submitter, Some(ReversePath::Null));
-        let read = RcptParameters::parse(b" NOTIFY=NEVER ORCPT=rfc822;a@b.example", &ALL, false);
+        let read = RcptParameters::parse(
+            b" NOTIFY=NEVER ORCPT=rfc822;a@b.example",
+            &Extensions::ALL,
+            false,
+        );
         assert_eq!(read.unwrap().notify, Some(Notify::NEVER));
     }
 
@@ -322,7 +330,7 @@ mod tests {
             assert_eq!(reply.code, 555);
         }
         assert_eq!(
-            RcptParameters::parse(b"SIZE=1", &ALL, false)
+            RcptParameters::parse(b"SIZE=1", &Extensions::ALL, false)
                 .unwrap_err()
                 .code,
             555

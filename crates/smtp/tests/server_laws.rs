@@ -313,29 +313,3 @@ fn what_became_of_a_message_does_not_wait_for_the_next() {
         [refused, &next].concat()
     );
 }
-
-#[test]
-fn a_recipient_without_a_reply_of_its_own_is_told_to_try_again() {
-    let told = |answer: &dyn Fn(&mut ServerSession)| {
-        let mut session = ServerSession::new(Arc::new(config(true)));
-        session.step();
-        session.receive(b"LHLO a.example\r\nMAIL FROM:<>\r\nRCPT TO:<b@b.example>\r\n");
-        session.receive(b"RCPT TO:<c@b.example>\r\nBDAT 3 LAST\r\nend");
-        loop {
-            match session.step() {
-                ServerStep::EndOfData => answer(&mut session),
-                ServerStep::BeginData => session.answer(replies::start_data()),
-                ServerStep::Write(bytes) => {
-                    let text = String::from_utf8(bytes).unwrap();
-                    let codes: Vec<_> = text.lines().map(|line| line[..3].to_owned()).collect();
-                    return codes[codes.len() - 2..].join(" ");
-                }
-                _ => session.answer(replies::ok()),
-            }
-        }
-    };
-    let taken = || replies::message_accepted("1");
-    assert_eq!(told(&|session| session.answer(taken())), "250 250");
-    assert_eq!(told(&|session| session.answer_each(&[taken()])), "250 451");
-    assert_eq!(told(&|session| session.answer_each(&[])), "451 451");
-}

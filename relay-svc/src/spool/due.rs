@@ -9,9 +9,8 @@ use linkmail_smtp::{
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    Backlog, Due, DueRecipient, MessageWish, Origin, RecipientState, RecipientWish, Spool,
-    SpoolError,
-    look::{AndDamaged, load_each, message_id, reverse_path, unsigned},
+    Backlog, Due, DueRecipient, MessageWish, RecipientState, RecipientWish, Spool, SpoolError,
+    look::{AndDamaged, load_each, load_row, unsigned},
 };
 use crate::{clock::Stamp, names::LinkName};
 
@@ -196,36 +195,27 @@ pub(super) fn load_due(
     state: RecipientState,
     now: Stamp,
 ) -> Result<Due, SpoolError> {
-    let mut message = connection.prepare_cached(
-        "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent, ret, envelope_id, utf8_header \
-         FROM messages \
-         WHERE seq = ?1",
-    )?;
-    let mut rows = message.query([seq])?;
-    let row = rows
-        .next()?
-        .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
+    let mut due = load_row(connection, seq, |message, row| {
+        Ok(Due {
+            seq,
+            id: message.id,
+            reverse_path: message.reverse_path,
+            size: message.size,
+            eight_bit: row.get("eight_bit")?,
+            origin: message.origin,
+            link: message.link.and_then(|name| LinkName::parse(&name).ok()),
+            accepted: message.accepted,
+            traceparent: message.traceparent,
+            wish: MessageWish {
+                ret: wish(row, "ret", Ret::parse)?,
+                envelope_id: wish(row, "envelope_id", EnvelopeId::parse)?,
+            },
+            utf8_header: row.get("utf8_header")?,
+            recipients: Vec::new(),
+        })
+    })?;
     let mut recipients = connection.prepare_cached(RECIPIENTS)?;
     let mut rows = recipients.query(params![seq, hop, now.0, state as i64])?;
-    let mut due = Due {
-        seq,
-        id: message_id(row, 0)?,
-        reverse_path: reverse_path(row, 1)?,
-        size: unsigned(row.get(2)?),
-        eight_bit: row.get(3)?,
-        origin: Origin::parse(&row.get::<_, String>(4)?)?,
-        link: row
-            .get::<_, Option<String>>(5)?
-            .and_then(|name| LinkName::parse(&name).ok()),
-        accepted: Stamp(row.get(6)?),
-        traceparent: row.get(7)?,
-        wish: MessageWish {
-            ret: wish(row, 8, Ret::parse)?,
-            envelope_id: wish(row, 9, EnvelopeId::parse)?,
-        },
-        utf8_header: row.get(10)?,
-        recipients: Vec::new(),
-    };
     while let Some(row) = rows.next()? {
         let address: Vec<u8> = row.get(1)?;
         due.recipients.push(DueRecipient {
@@ -238,8 +228,10 @@ pub(super) fn load_due(
             due: Stamp(row.get(5)?),
             last_reply: row.get(6)?,
             wish: RecipientWish {
-                notify: wish(row, 7, Notify::parse)?,
-                original: wish(row, 8, |text| OriginalRecipient::parse(text, false))?,
+                notify: wish(row, "notify", Notify::parse)?,
+                original: wish(row, "original", |text| {
+                    OriginalRecipient::parse(text, false)
+                })?,
             },
         });
     }
@@ -249,7 +241,7 @@ pub(super) fn load_due(
 /// A parameter that the sender gave, if there is one.
 fn wish<T>(
     row: &Row<'_>,
-    column: usize,
+    column: &str,
     parse: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, SpoolError> {
     match row.get::<_, Option<String>>(column)? {

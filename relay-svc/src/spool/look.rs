@@ -124,32 +124,63 @@ pub(super) fn load_each<T>(
     Ok((messages, damaged))
 }
 
-pub(super) fn load(connection: &Connection, seq: i64) -> Result<StoredMessage, SpoolError> {
+/// What every look at a message reads of its row.
+pub(super) struct MessageRow {
+    pub(super) id: MessageId,
+    pub(super) accepted: Stamp,
+    pub(super) reverse_path: ReversePath,
+    pub(super) origin: Origin,
+    pub(super) link: Option<String>,
+    pub(super) size: u64,
+    pub(super) traceparent: String,
+}
+
+/// Reads the row of a message; `make` has it for the columns that are not in [`MessageRow`], by their names.
+pub(super) fn load_row<T>(
+    connection: &Connection,
+    seq: i64,
+    make: impl FnOnce(MessageRow, &Row<'_>) -> Result<T, SpoolError>,
+) -> Result<T, SpoolError> {
     let mut message = connection.prepare_cached(
-        "SELECT id, accepted_ms, reverse_path, origin, link, cycle, size, traceparent FROM messages WHERE seq = ?1",
+        "SELECT id, accepted_ms, reverse_path, origin, link, size, traceparent, \
+         cycle, eight_bit, ret, envelope_id, utf8_header FROM messages WHERE seq = ?1",
     )?;
     let mut rows = message.query([seq])?;
     let row = rows
         .next()?
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
+    let of_all = MessageRow {
+        id: message_id(&row.get::<_, Vec<u8>>(0)?)?,
+        accepted: Stamp(row.get(1)?),
+        reverse_path: reverse_path(&row.get::<_, Vec<u8>>(2)?)?,
+        origin: Origin::parse(&row.get::<_, String>(3)?)?,
+        link: row.get(4)?,
+        size: unsigned(row.get(5)?),
+        traceparent: row.get(6)?,
+    };
+    make(of_all, row)
+}
+
+pub(super) fn load(connection: &Connection, seq: i64) -> Result<StoredMessage, SpoolError> {
+    let mut stored = load_row(connection, seq, |message, row| {
+        let cycle: Option<Vec<u8>> = row.get("cycle")?;
+        Ok(StoredMessage {
+            seq,
+            id: message.id,
+            accepted: message.accepted,
+            reverse_path: message.reverse_path,
+            origin: message.origin,
+            link: message.link,
+            cycle: cycle.and_then(|id| CycleId::from_bytes(&id)),
+            size: message.size,
+            traceparent: message.traceparent,
+            recipients: Vec::new(),
+        })
+    })?;
     let mut recipients = connection.prepare_cached(
         "SELECT address, state, hop, attempts, due_ms, last_reply FROM recipients WHERE seq = ?1 ORDER BY idx",
     )?;
     let mut recipient_rows = recipients.query([seq])?;
-    let mut stored = StoredMessage {
-        seq,
-        id: message_id(row, 0)?,
-        accepted: Stamp(row.get(1)?),
-        reverse_path: reverse_path(row, 2)?,
-        origin: Origin::parse(&row.get::<_, String>(3)?)?,
-        link: row.get(4)?,
-        cycle: row
-            .get::<_, Option<Vec<u8>>>(5)?
-            .and_then(|id| CycleId::from_bytes(&id)),
-        size: unsigned(row.get(6)?),
-        traceparent: row.get(7)?,
-        recipients: Vec::new(),
-    };
     while let Some(row) = recipient_rows.next()? {
         stored.recipients.push(RecipientRow {
             address: String::from_utf8_lossy(&row.get::<_, Vec<u8>>(0)?).into_owned(),
@@ -163,14 +194,12 @@ pub(super) fn load(connection: &Connection, seq: i64) -> Result<StoredMessage, S
     Ok(stored)
 }
 
-pub(super) fn message_id(row: &Row<'_>, column: usize) -> Result<MessageId, SpoolError> {
-    let bytes: Vec<u8> = row.get(column)?;
-    MessageId::from_bytes(&bytes).ok_or_else(|| SpoolError::Damaged("message id".into()))
+fn message_id(octets: &[u8]) -> Result<MessageId, SpoolError> {
+    MessageId::from_bytes(octets).ok_or_else(|| SpoolError::Damaged("message id".into()))
 }
 
-pub(super) fn reverse_path(row: &Row<'_>, column: usize) -> Result<ReversePath, SpoolError> {
-    let bytes: Vec<u8> = row.get(column)?;
-    ReversePath::parse_utf8(&bytes)
+fn reverse_path(octets: &[u8]) -> Result<ReversePath, SpoolError> {
+    ReversePath::parse_utf8(octets)
         .map_err(|error| SpoolError::Damaged(format!("reverse path: {error}")))
 }
 

@@ -46,54 +46,67 @@ fn client(transcript: &Transcript, list: &str) -> Vec<IpNet> {
         .collect()
 }
 
-pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
-    let value = |key: &str| {
-        let found = transcript
-            .given
-            .iter()
-            .find_map(|fact| fact.text.strip_prefix(key));
-        found.map(|value| value.trim().to_owned())
-    };
-    let number = |key: &str, default: u64| value(key).map_or(default, |text| text.parse().unwrap());
+/// What a statement says behind its `key`, of the first one that begins with it.
+fn value<'a>(transcript: &'a Transcript, key: &str) -> Option<&'a str> {
+    let mut facts = transcript.given.iter();
+    facts
+        .find_map(|fact| fact.text.strip_prefix(key))
+        .map(str::trim)
+}
+
+/// Our own domains, everyone's where the client may relay, and those that are held.
+fn routes(transcript: &Transcript) -> Routes {
     let mut routes = Routes::default();
-    let own = transcript
-        .given
-        .iter()
-        .filter_map(|fact| fact.text.strip_prefix("own "));
+    let next_hop = || Target::Hop(NextHop::parse("smtp://127.0.0.1:9").unwrap());
+    let facts = transcript.given.iter();
+    let own = facts.filter_map(|fact| fact.text.strip_prefix("own "));
+    let held = held(transcript);
     // What is held is our own too, by its own route.
-    let held_too = |domain: &&str| held(transcript).iter().any(|(_, held)| held == domain);
-    for domain in own
-        .flat_map(str::split_whitespace)
-        .filter(|domain| !held_too(domain))
-    {
-        routes
-            .insert(
-                Pattern::parse(domain).unwrap(),
-                Target::Hop(NextHop::parse("smtp://127.0.0.1:9").unwrap()),
-            )
-            .unwrap();
+    let held_too = |domain: &&str| held.iter().any(|(_, held)| held == domain);
+    for domain in own.flat_map(str::split_whitespace) {
+        if !held_too(&domain) {
+            let pattern = Pattern::parse(domain).unwrap();
+            routes.insert(pattern, next_hop()).unwrap();
+        }
     }
     if !client(transcript, "in relay_from").is_empty() {
-        let elsewhere = NextHop::parse("smtp://127.0.0.1:9").unwrap();
-        routes.insert(Pattern::Any, Target::Hop(elsewhere)).unwrap();
+        routes.insert(Pattern::Any, next_hop()).unwrap();
     }
-    let nodes = held(transcript).into_iter().map(|(_, domain)| domain);
-    let offered = value("etrn ").is_none_or(|word| word != "off");
-    for domain in nodes.chain(offered.then(|| UNASKED.to_owned())) {
+    let offered = value(transcript, "etrn ").is_none_or(|word| word != "off");
+    let nodes = held.iter().map(|(_, domain)| domain.as_str());
+    for domain in nodes.chain(offered.then_some(UNASKED)) {
         let hold = Target::Hold(Hold {
             release_to: HostPort::parse_url("smtp://127.0.0.1:9").unwrap(),
             connections: 16,
             etrn_from: client(transcript, "in etrn_from"),
             etrn_by: Vec::new(),
         });
-        let pattern = Pattern::parse(&domain).unwrap();
+        let pattern = Pattern::parse(domain).unwrap();
         routes.insert(pattern, hold).unwrap();
     }
+    routes
+}
+
+fn limits(transcript: &Transcript) -> config::Limits {
+    let number = |key: &str, default: u64| {
+        value(transcript, key).map_or(default, |text| text.parse().unwrap())
+    };
+    config::Limits {
+        message_size: number("size_limit ", 25_000_000),
+        recipients: usize::try_from(number("max_recipients ", 1000)).unwrap(),
+        sessions: 10,
+        command_timeout: Duration::from_secs(60),
+        data_timeout: Duration::from_secs(60),
+        ..config::Limits::default()
+    }
+}
+
+pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
     let postmaster = Mailbox::parse(b"postmaster@branch.example").unwrap();
     Config {
         hosts: relay_svc::outbound::Hosts::new(Default::default()).unwrap(),
-        hostname: value("hostname ")
-            .unwrap_or_else(|| "relay.test".into())
+        hostname: value(transcript, "hostname ")
+            .unwrap_or("relay.test")
             .into(),
         state: PathBuf::from(state),
         postmaster: postmaster.clone(),
@@ -105,14 +118,7 @@ pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
             otlp: None,
             log: "off".into(),
         },
-        limits: config::Limits {
-            message_size: number("size_limit ", 25_000_000),
-            recipients: usize::try_from(number("max_recipients ", 1000)).unwrap(),
-            sessions: 10,
-            command_timeout: Duration::from_secs(60),
-            data_timeout: Duration::from_secs(60),
-            ..config::Limits::default()
-        },
+        limits: limits(transcript),
         credentials: credentials(transcript, state),
         recipient_lists: config::RecipientLists::new(),
         retry: RetryPolicy {
@@ -123,7 +129,7 @@ pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
         },
         listeners: Vec::new(),
         policy: Arc::new(Policy {
-            routes,
+            routes: routes(transcript),
             postmaster: Some(postmaster),
         }),
         links: Vec::new(),
@@ -148,14 +154,9 @@ fn says(transcript: &Transcript, text: &str) -> bool {
 /// Where the client speaks, as the transcript has it. Its files are in `folder`.
 pub(crate) fn listener(transcript: &Transcript, folder: &Path) -> config::Listener {
     let mechanisms = |key: &str| {
-        let mut facts = transcript.given.iter();
-        let named = facts
-            .find_map(|fact| fact.text.strip_prefix(key))
-            .unwrap_or_default();
-        named
-            .split_whitespace()
-            .map(|name| name.parse().unwrap())
-            .collect()
+        let named = value(transcript, key).unwrap_or_default();
+        let named = named.split_whitespace();
+        named.map(|name| name.parse().unwrap()).collect()
     };
     config::Listener {
         relay_from: client(transcript, "in relay_from"),

@@ -14,6 +14,8 @@ const SCRAM: [&str; 4] = [
      p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
     "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
 ];
+/// Our part of the nonce there.
+const SCRAM_NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
 const TIM: &str = "tim b913a602c7eda7a495b4e6e7334d3890";
 const PRINTED: &str = "1896.697170952";
 
@@ -73,14 +75,13 @@ fn accepted(text: &str) -> Step {
 #[test]
 fn scram_is_that_of_rfc_7677() {
     let [first, answer, last, signature] = SCRAM;
-    let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
     let rest = [Some(first), Some(last), Some("")].map(|text| text.map(str::as_bytes));
-    let with_auth = run(Mechanism::ScramSha256, nonce, &rest);
+    let with_auth = run(Mechanism::ScramSha256, SCRAM_NONCE, &rest);
     let expected = [challenge(answer), challenge(signature), accepted("user")];
     assert_eq!(with_auth, expected);
     let asked = run(
         Mechanism::ScramSha256,
-        nonce,
+        SCRAM_NONCE,
         &[&[None], rest.as_slice()].concat(),
     );
     assert_eq!(asked, [[challenge("")].as_slice(), &expected].concat());
@@ -128,114 +129,16 @@ fn plain_and_login_are_held_against_the_keys_of_scram() {
     }
 }
 
-/// Each row: the responses, of which the last one fails.
-#[test]
-fn each_failure_has_its_reason() {
-    use Failure::*;
-    use Mechanism::*;
-    let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-    let [first, _, last, _] = SCRAM;
-    let long = "x".repeat(MAX_RESPONSE + 1);
-    let longest = "x".repeat(MAX_RESPONSE);
-    let unbound = last.replace("c=biws", "c=eSws");
-    let other_nonce = last.replace("k0,", "k1,");
-    let other_proof = last.replace("p=dHzb", "p=dHzc");
-    let signed_more = last.replace(",p=", ",x=y,p=");
-    let (empty, control) = (PrepareError::Empty, PrepareError::Prohibited);
-    let rows: &[(Mechanism, &[&str], Failure)] = &[
-        (Plain, &[&long], TooLong),
-        (Plain, &[&longest], Malformed),
-        (Plain, &[""], Malformed),
-        (Plain, &["\0user"], Malformed),
-        (Plain, &["\0user\0pencil\0"], Malformed),
-        (Plain, &["\0\0pencil"], Name(empty)),
-        (Plain, &["\0us\ner\0pencil"], Name(control)),
-        (Plain, &["\0user\0"], Password(empty)),
-        (Plain, &["\0user\0pen\ncil"], Password(control)),
-        // RFC 4616 4, the second example: acting for another.
-        (Plain, &["Ursel\0Kurt\0xipj3plmq"], Authorization),
-        (Plain, &["\0tim\0tanstaaftanstaaf"], Credentials),
-        (Plain, &["\0user\0Pencil"], Credentials),
-        (Plain, &["\0USER\0pencil"], Credentials),
-        (Plain, &["\0nobody\0pencil"], Credentials),
-        (Login, &[""], Name(empty)),
-        (Login, &["user", ""], Password(empty)),
-        (Login, &["user", &long], TooLong),
-        (Login, &["user", "wrong"], Credentials),
-        (Login, &["nobody", "pencil"], Credentials),
-        (CramMd5, &["", "tim"], Malformed),
-        (CramMd5, &["", ""], Malformed),
-        (CramMd5, &["", "tim b913"], Malformed),
-        (
-            CramMd5,
-            &["", "tim b913a602c7eda7a495b4e6e7334d389"],
-            Malformed,
-        ),
-        (
-            CramMd5,
-            &["", "tim B913A602C7EDA7A495B4E6E7334D3890"],
-            Malformed,
-        ),
-        (
-            CramMd5,
-            &["", "tim b913a602c7eda7a495b4e6e7334d38900"],
-            Malformed,
-        ),
-        (
-            CramMd5,
-            &["", " b913a602c7eda7a495b4e6e7334d3890"],
-            Name(empty),
-        ),
-        (
-            CramMd5,
-            &["", "tim b913a602c7eda7a495b4e6e7334d3891"],
-            Credentials,
-        ),
-        (
-            CramMd5,
-            &["", "tom b913a602c7eda7a495b4e6e7334d3890"],
-            Credentials,
-        ),
-        (
-            CramMd5,
-            &["", "user b913a602c7eda7a495b4e6e7334d3890"],
-            Credentials,
-        ),
-        (ScramSha256, &[&long], TooLong),
-        (ScramSha256, &[""], Malformed),
-        (ScramSha256, &["p=tls-exporter,,n=user,r=x"], ChannelBinding),
-        (ScramSha256, &["n,,m=y,n=user,r=x"], Extension),
-        (ScramSha256, &["n,,n=,r=x"], Name(empty)),
-        (ScramSha256, &["n,a=other,n=user,r=x"], Authorization),
-        (ScramSha256, &[first, ""], Malformed),
-        (ScramSha256, &[first, &unbound], OtherExchange),
-        (ScramSha256, &[first, &other_nonce], OtherExchange),
-        (
-            ScramSha256,
-            &[&first.replace("n,,", "y,,"), last],
-            OtherExchange,
-        ),
-        (ScramSha256, &[first, &other_proof], Credentials),
-        (ScramSha256, &[first, &signed_more], Credentials),
-        (
-            ScramSha256,
-            &[&first.replace("user", "both"), last],
-            Credentials,
-        ),
-        (
-            ScramSha256,
-            &[&first.replace("user", "tim"), last],
-            Credentials,
-        ),
-        (ScramSha256, &[first, last, "x"], Malformed),
-        (ScramSha256, &[first, last, "", ""], NotAsked),
-    ];
-    for (mechanism, responses, failure) in rows {
+/// The responses, of which the last one fails, and why it does.
+type FailingRow<'a> = (&'a [&'a str], Failure);
+
+fn assert_each_fails(mechanism: Mechanism, nonce: &str, rows: &[FailingRow<'_>]) {
+    for (responses, failure) in rows {
         let mut given: Vec<_> = responses.iter().map(|text| Some(text.as_bytes())).collect();
-        if *mechanism == CramMd5 {
+        if mechanism == Mechanism::CramMd5 {
             given[0] = None;
         }
-        let steps = run(*mechanism, nonce_of(*mechanism, nonce), &given);
+        let steps = run(mechanism, nonce, &given);
         let shown = format!("{mechanism} {responses:.100?}");
         assert_eq!(steps.last(), Some(&Step::Failed(*failure)), "{shown}");
         let failed = |step: &&Step| matches!(step, Step::Failed(_));
@@ -243,11 +146,99 @@ fn each_failure_has_its_reason() {
     }
 }
 
-fn nonce_of(mechanism: Mechanism, scram: &str) -> &str {
-    match mechanism {
-        Mechanism::CramMd5 => PRINTED,
-        _ => scram,
+const EMPTY: PrepareError = PrepareError::Empty;
+const CONTROL: PrepareError = PrepareError::Prohibited;
+
+#[test]
+fn each_failure_of_plain_has_its_reason() {
+    use Failure::*;
+    let long = "x".repeat(MAX_RESPONSE + 1);
+    let longest = "x".repeat(MAX_RESPONSE);
+    let rows: &[FailingRow<'_>] = &[
+        (&[&long], TooLong),
+        (&[&longest], Malformed),
+        (&[""], Malformed),
+        (&["\0user"], Malformed),
+        (&["\0user\0pencil\0"], Malformed),
+        (&["\0\0pencil"], Name(EMPTY)),
+        (&["\0us\ner\0pencil"], Name(CONTROL)),
+        (&["\0user\0"], Password(EMPTY)),
+        (&["\0user\0pen\ncil"], Password(CONTROL)),
+        // RFC 4616 4, the second example: acting for another.
+        (&["Ursel\0Kurt\0xipj3plmq"], Authorization),
+        (&["\0tim\0tanstaaftanstaaf"], Credentials),
+        (&["\0user\0Pencil"], Credentials),
+        (&["\0USER\0pencil"], Credentials),
+        (&["\0nobody\0pencil"], Credentials),
+    ];
+    assert_each_fails(Mechanism::Plain, "x", rows);
+}
+
+#[test]
+fn each_failure_of_login_has_its_reason() {
+    use Failure::*;
+    let long = "x".repeat(MAX_RESPONSE + 1);
+    let rows: &[FailingRow<'_>] = &[
+        (&[""], Name(EMPTY)),
+        (&["user", ""], Password(EMPTY)),
+        (&["user", &long], TooLong),
+        (&["user", "wrong"], Credentials),
+        (&["nobody", "pencil"], Credentials),
+    ];
+    assert_each_fails(Mechanism::Login, "x", rows);
+}
+
+#[test]
+fn each_failure_of_cram_md5_has_its_reason() {
+    use Failure::*;
+    let rows: [(&str, Failure); 10] = [
+        ("tim", Malformed),
+        ("", Malformed),
+        ("tim b913", Malformed),
+        ("tim b913a602c7eda7a495b4e6e7334d389", Malformed),
+        ("tim B913A602C7EDA7A495B4E6E7334D3890", Malformed),
+        ("tim b913a602c7eda7a495b4e6e7334d38900", Malformed),
+        (" b913a602c7eda7a495b4e6e7334d3890", Name(EMPTY)),
+        ("tim b913a602c7eda7a495b4e6e7334d3891", Credentials),
+        ("tom b913a602c7eda7a495b4e6e7334d3890", Credentials),
+        ("user b913a602c7eda7a495b4e6e7334d3890", Credentials),
+    ];
+    for (response, failure) in rows {
+        let row: FailingRow<'_> = (&["", response], failure);
+        assert_each_fails(Mechanism::CramMd5, PRINTED, &[row]);
     }
+}
+
+#[test]
+fn each_failure_of_scram_has_its_reason() {
+    use Failure::*;
+    let [first, _, last, _] = SCRAM;
+    let long = "x".repeat(MAX_RESPONSE + 1);
+    let unbound = last.replace("c=biws", "c=eSws");
+    let other_nonce = last.replace("k0,", "k1,");
+    let other_proof = last.replace("p=dHzb", "p=dHzc");
+    let signed_more = last.replace(",p=", ",x=y,p=");
+    let could_bind = first.replace("n,,", "y,,");
+    let [both, tim] = ["both", "tim"].map(|name| first.replace("user", name));
+    let rows: &[FailingRow<'_>] = &[
+        (&[&long], TooLong),
+        (&[""], Malformed),
+        (&["p=tls-exporter,,n=user,r=x"], ChannelBinding),
+        (&["n,,m=y,n=user,r=x"], Extension),
+        (&["n,,n=,r=x"], Name(EMPTY)),
+        (&["n,a=other,n=user,r=x"], Authorization),
+        (&[first, ""], Malformed),
+        (&[first, &unbound], OtherExchange),
+        (&[first, &other_nonce], OtherExchange),
+        (&[&could_bind, last], OtherExchange),
+        (&[first, &other_proof], Credentials),
+        (&[first, &signed_more], Credentials),
+        (&[&both, last], Credentials),
+        (&[&tim, last], Credentials),
+        (&[first, last, "x"], Malformed),
+        (&[first, last, "", ""], NotAsked),
+    ];
+    assert_each_fails(Mechanism::ScramSha256, SCRAM_NONCE, rows);
 }
 
 #[test]

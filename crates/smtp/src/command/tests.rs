@@ -16,15 +16,7 @@ const PLAIN: Grammar = Grammar {
     lmtp: false,
 };
 const ALL: Grammar = Grammar {
-    extensions: Extensions {
-        chunking: true,
-        dsn: true,
-        smtputf8: true,
-        etrn: true,
-        starttls: true,
-        auth: true,
-        xlinkmail: true,
-    },
+    extensions: Extensions::ALL,
     ..PLAIN
 };
 

@@ -1,7 +1,6 @@
 //! What the shell's answers do to the session.
 
 use crate::parameters::MailParameters;
-use crate::replies;
 use crate::reply::{Reply, Severity};
 
 use super::{
@@ -36,7 +35,7 @@ impl ServerSession {
             ServerStep::BeginData if reply.severity() == Severity::Intermediate => {
                 self.stage = Stage::Data(Receiving::default());
             }
-            ServerStep::EndOfData => return self.end_message(&[], &reply),
+            ServerStep::EndOfData => return self.end_message(&reply),
             ServerStep::Auth { .. } | ServerStep::AuthResponse(_) => {
                 return self.auth_answered(AuthAnswer::Refused(reply));
             }
@@ -48,15 +47,6 @@ impl ServerSession {
             self.too_many_errors();
         } else {
             self.reply(&reply);
-        }
-    }
-
-    /// Answers [`ServerStep::EndOfData`] with a reply for each recipient that was accepted, in their order. Only LMTP has
-    /// so many (RFC 2033 4.2); SMTP is told the first. Recipients without a reply are told to try again.
-    pub fn answer_each(&mut self, each: &[Reply]) {
-        if matches!(self.asked, Some(ServerStep::EndOfData)) {
-            self.asked = None;
-            self.end_message(each, &replies::spool_unavailable());
         }
     }
 
@@ -86,16 +76,14 @@ impl ServerSession {
         }
     }
 
-    /// The message is taken or not, for one recipient or the other; the transaction is over. `rest` is for those that have
-    /// no reply in `each`.
-    fn end_message(&mut self, each: &[Reply], rest: &Reply) {
+    /// The message is taken or not; the transaction is over. LMTP says it for each recipient (RFC 2033 4.2).
+    fn end_message(&mut self, reply: &Reply) {
         let recipients = self.open.take().map_or(1, |open| open.recipients);
-        let expected = if self.config.lmtp { recipients } else { 1 };
-        let told = (0..expected).map(|index| each.get(index).unwrap_or(rest));
-        if told.clone().any(Reply::is_positive) {
+        if reply.is_positive() {
             self.counts.idle_commands = 0;
         }
-        for reply in told {
+        let count = if self.config.lmtp { recipients } else { 1 };
+        for _ in 0..count {
             if reply.closes() {
                 return self.close_with(reply, AbortReason::Refused);
             }

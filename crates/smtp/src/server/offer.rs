@@ -162,15 +162,7 @@ mod tests {
         assert_eq!(offered.size_limit(), Some(25_000_000));
         assert!(offered.others.is_empty());
 
-        offer.extensions = Extensions {
-            chunking: true,
-            dsn: true,
-            smtputf8: true,
-            etrn: true,
-            starttls: true,
-            auth: true,
-            xlinkmail: true,
-        };
+        offer.extensions = Extensions::ALL;
         offer.mechanisms = vec!["SCRAM-SHA-256".into(), "PLAIN".into()];
         offer.limits = Some(Limits {
             messages: Some(10),

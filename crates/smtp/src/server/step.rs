@@ -100,8 +100,8 @@ pub enum ServerStep {
     BeginData,
     /// The next octets of the message: unstuffed, lines ended by CRLF, no bare CR or LF and no NUL.
     Body(Vec<u8>),
-    /// Asks: the message is complete, is it taken? A positive reply takes the responsibility for it. With LMTP it is the
-    /// reply for every recipient, unless [`super::ServerSession::answer_each`] gives one for each.
+    /// Asks: the message is complete, is it taken? A positive reply takes the responsibility for it, for all of its
+    /// recipients: with LMTP each is told the same.
     EndOfData,
     /// The open transaction is over and its message must be dropped.
     Abort(AbortReason),

@@ -1,13 +1,12 @@
 //! Held mail, and the requests for its release.
 
 use super::*;
-use crate::outbound::{Feed, InHand, InHandMessage, Left};
 
-fn node(name: &str) -> Node {
+pub(super) fn node(name: &str) -> Node {
     Node::of(&name.parse().unwrap())
 }
 
-async fn hold(spool: &Spool, addresses: &[&str]) {
+pub(super) async fn hold(spool: &Spool, addresses: &[&str]) {
     let recipients: Vec<_> = addresses.iter().map(|address| (*address, "hold")).collect();
     accept(spool, b"held\r\n", message(&recipients)).await;
 }
@@ -294,66 +293,6 @@ async fn look_ups_of_held_mail_and_reports_use_their_indexes() {
             "{steps:?}"
         );
     }
-}
-
-/// Up to `limit` messages that a feed hands out.
-async fn taken(feed: &Feed, limit: usize) -> Vec<InHandMessage> {
-    feed.take(limit).await.unwrap()
-}
-
-fn places(messages: &[InHandMessage]) -> Vec<i64> {
-    messages.iter().map(|message| message.due.seq).collect()
-}
-
-#[tokio::test]
-async fn what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
-    for _ in 0..8 {
-        hold(&spool, &["a@ship.example"]).await;
-    }
-    let turn = |left| {
-        let (spool, hands) = (spool.clone(), InHand::default());
-        Feed::of_held(spool, &node("ship.example"), left, 7, hands)
-    };
-    let feed = turn(Left::default());
-    assert_eq!(feed.weight(2000).await.unwrap(), (7, 42));
-    assert_eq!(feed.weight(3).await.unwrap(), (3, 18));
-    // One session has the first four and gives two of them back, while another has the next two.
-    let (mut one, other) = (taken(&feed, 4).await, taken(&feed, 2).await);
-    assert_eq!(
-        (places(&one), places(&other)),
-        (vec![1, 2, 3, 4], vec![5, 6])
-    );
-    for message in one.split_off(2).into_iter().rev() {
-        feed.put_back(message).await;
-    }
-    // Of what they kept only the second place was not tried.
-    let left = feed.left(vec![2]).await;
-    assert_eq!(left.again, [2, 3, 4, 7]);
-    drop((one, other, feed));
-
-    let feed = turn(left);
-    assert_eq!(feed.weight(2000).await.unwrap(), (4, 24));
-    assert_eq!(places(&taken(&feed, 50).await), [2, 3, 4, 7]);
-    let left = feed.left(Vec::new()).await;
-    assert!(left.again.is_empty());
-    assert!(taken(&turn(left), 50).await.is_empty());
-}
-
-#[tokio::test]
-async fn a_message_for_two_nodes_is_released_for_both_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
-    hold(&spool, &["a@ship.example", "b@clinic.example"]).await;
-    let hands = InHand::default();
-    let feed = |name| {
-        let hands = hands.clone();
-        Feed::of_held(spool.clone(), &node(name), Left::default(), 1, hands)
-    };
-    let (ship, clinic) = (feed("ship.example"), feed("clinic.example"));
-    let (one, other) = (taken(&ship, 9).await, taken(&clinic, 9).await);
-    assert_eq!((places(&one), places(&other)), (vec![1], vec![1]));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod fate;
+mod feed;
 mod folder;
 mod held;
 mod reports;

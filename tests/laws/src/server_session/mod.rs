@@ -204,19 +204,9 @@ impl Shell<'_> {
             15 if !begins => Reply::new(250, Enhanced(2, 0, 0), "\r\x00 long ".repeat(100)),
             _ => good,
         };
-        if matches!(step, ServerStep::EndOfData) && choice >= 0x80 {
-            let each = [replies::message_accepted("2"), reply, replies::mail_loop()];
-            let given = &each[..usize::from(choice >> 4 & 3)];
-            session.answer_each(given);
-            return given.iter().map(|reply| reply.code).collect();
-        }
         let code = reply.code;
         session.answer(reply);
-        match step {
-            // LMTP says it for each recipient.
-            ServerStep::EndOfData => vec![code; MAX_RECIPIENTS],
-            _ => vec![code],
-        }
+        vec![code]
     }
 }
 
