@@ -6,11 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension};
-
-use super::{Spool, SpoolError};
+use super::{Spool, SpoolError, db::Db};
 
 const KEY: &str = "clock_ms";
+/// Keeps a value of `meta`.
+pub(super) const KEEP: &str = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
 pub(super) struct SpoolClock {
     before: Duration,
@@ -19,11 +19,9 @@ pub(super) struct SpoolClock {
 
 impl SpoolClock {
     /// Goes on where the process before left it.
-    pub(super) fn resume(connection: &Connection) -> Result<Self, SpoolError> {
-        let kept: Option<String> = connection
-            .prepare("SELECT value FROM meta WHERE key = ?1")?
-            .query_row([KEY], |row| row.get(0))
-            .optional()?;
+    pub(super) fn resume(db: &Db<'_>) -> Result<Self, SpoolError> {
+        let sql = "SELECT value FROM meta WHERE key = ?1";
+        let kept: Option<String> = db.row(sql, &[KEY.into()], |row| row.get(0))?;
         // An unreadable value starts anew: what waits then waits longer, and nothing is given up early.
         let ms = kept.and_then(|text| text.parse().ok()).unwrap_or(0);
         Ok(Self {
@@ -50,12 +48,7 @@ impl Spool {
     /// The database cannot be written.
     pub async fn keep_clock(&self) -> Result<(), SpoolError> {
         let reading = self.clock().as_millis().to_string();
-        self.write(move |connection| {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
-                .execute([KEY, reading.as_str()])?;
-            Ok(())
-        })
-        .await
+        self.write(move |db| db.execute(KEEP, &[KEY.into(), (&reading).into()]).map(drop))
+            .await
     }
 }

@@ -5,14 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
-use super::{INLINE_LIMIT, SpoolError};
+use super::{INLINE_LIMIT, SpoolError, db::Db};
 
 /// The end of the name of a file that no row names yet.
 const UNFINISHED: &str = ".part";
@@ -254,13 +253,13 @@ pub(super) fn any(folder: &Path) -> io::Result<bool> {
 }
 
 /// Removes body files that no row names: left by a crash between rename and commit, or between commit and removal.
-pub(super) fn sweep(folder: &Path, connection: &Connection) -> Result<(), SpoolError> {
-    let mut known = connection.prepare("SELECT 1 FROM messages WHERE body_file = ?1")?;
+pub(super) fn sweep(folder: &Path, db: &Db<'_>) -> Result<(), SpoolError> {
+    let known = "SELECT 1 FROM messages WHERE body_file = ?1";
     for entry in fs::read_dir(folder.join("bodies"))? {
         let entry = entry?;
         let name = entry.file_name();
         let named = match name.to_str() {
-            Some(name) if !name.ends_with(UNFINISHED) => known.exists([name])?,
+            Some(name) if !name.ends_with(UNFINISHED) => db.exists(known, &[name.into()])?,
             _ => false,
         };
         if !named {

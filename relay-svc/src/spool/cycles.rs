@@ -4,9 +4,7 @@
 //! after a restart of either side. The newest [`JOURNAL_KEPT`] rows are kept, and the newest [`CYCLES_KEPT`] cycles
 //! of each link.
 
-use rusqlite::{Connection, OptionalExtension, params};
-
-use super::{Spool, SpoolError, requests, requests::RequestKey};
+use super::{Spool, SpoolError, db::Db, requests, requests::RequestKey};
 use crate::{
     clock::Stamp,
     cycle::Record,
@@ -51,20 +49,22 @@ impl Spool {
         request: Option<RequestKey>,
     ) -> Result<(), SpoolError> {
         let record = record.clone();
-        let change = self.write(move |connection| {
+        let change = self.write(move |db| {
             if let Some(key) = &request {
-                requests::remember(connection, key, record.id.as_bytes(), record.start)?;
+                requests::remember(db, key, record.id.as_bytes(), record.start)?;
             }
-            connection
-                .prepare_cached("INSERT INTO cycles (id, link, record) VALUES (?1, ?2, ?3)")?
-                .execute(params![
-                    record.id.as_bytes(),
-                    record.link.as_str(),
-                    to_json(&record)?
-                ])?;
-            trim(connection, &record.link)?;
+            let (id, link, json) = (
+                record.id.as_bytes(),
+                record.link.as_str(),
+                to_json(&record)?,
+            );
+            db.execute(
+                "INSERT INTO cycles (id, link, record) VALUES (?1, ?2, ?3)",
+                &[id.into(), link.into(), (&json).into()],
+            )?;
+            trim(db, &record.link)?;
             let event = format!("started by {}", record.trigger.as_str());
-            note(connection, &record, &event, record.start)
+            note(db, &record, &event, record.start)
         });
         let revision = change.await?;
         self.inner.signals.journal_grew(revision);
@@ -76,9 +76,7 @@ impl Spool {
     /// # Errors
     /// The database cannot be read, or the id was used with other arguments.
     pub async fn repeated_cycle(&self, request: RequestKey) -> Result<Option<CycleId>, SpoolError> {
-        let target = self
-            .read(move |connection| requests::find(connection, &request))
-            .await?;
+        let target = self.read(move |db| requests::find(db, &request)).await?;
         Ok(target.and_then(|id| CycleId::from_bytes(&id)))
     }
 
@@ -93,19 +91,19 @@ impl Spool {
         now: Stamp,
     ) -> Result<(), SpoolError> {
         let (record, event) = (record.clone(), event.to_owned());
-        let change = self.write(move |connection| {
+        let change = self.write(move |db| {
             let complete = record.outcome == Some(crate::cycle::Outcome::Complete);
-            connection
-                .prepare_cached(
-                    "UPDATE cycles SET ended_ms = ?2, complete = ?3, record = ?4 WHERE id = ?1",
-                )?
-                .execute(params![
-                    record.id.as_bytes(),
-                    record.end.map(|end| end.0),
-                    complete,
-                    to_json(&record)?
-                ])?;
-            note(connection, &record, &event, now)
+            let (id, end) = (record.id.as_bytes(), record.end.map(|end| end.0));
+            db.execute(
+                "UPDATE cycles SET ended_ms = ?2, complete = ?3, record = ?4 WHERE id = ?1",
+                &[
+                    id.into(),
+                    end.into(),
+                    complete.into(),
+                    (&to_json(&record)?).into(),
+                ],
+            )?;
+            note(db, &record, &event, now)
         });
         let revision = change.await?;
         self.inner.signals.journal_grew(revision);
@@ -117,11 +115,9 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn cycle(&self, id: CycleId) -> Result<Option<Record>, SpoolError> {
-        self.read(move |connection| {
-            let json: Option<String> = connection
-                .prepare_cached("SELECT record FROM cycles WHERE id = ?1")?
-                .query_row([id.as_bytes()], |row| row.get(0))
-                .optional()?;
+        self.read(move |db| {
+            let sql = "SELECT record FROM cycles WHERE id = ?1";
+            let json = db.row(sql, &[id.as_bytes().into()], |row| row.get::<String>(0))?;
             json.map(|json| from_json(&json)).transpose()
         })
         .await
@@ -137,19 +133,18 @@ impl Spool {
         before: i64,
         limit: u32,
     ) -> Result<Vec<(i64, Record)>, SpoolError> {
-        self.read(move |connection| {
+        self.read(move |db| {
             let sql = match link {
                 Some(_) => "SELECT seq, record FROM cycles WHERE link = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
                 None => "SELECT seq, record FROM cycles WHERE ?1 = '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
             };
             let name = link.as_ref().map_or("", LinkName::as_str);
-            let mut statement = connection.prepare_cached(sql)?;
-            let mut rows = statement.query(params![name, before, limit])?;
             let mut cycles = Vec::new();
-            while let Some(row) = rows.next()? {
+            db.each(sql, &[name.into(), before.into(), limit.into()], |row| {
                 let place: i64 = row.get(0)?;
-                cycles.extend(readable(&row.get::<_, String>(1)?).map(|record| (place, record)));
-            }
+                cycles.extend(readable(&row.get::<String>(1)?).map(|record| (place, record)));
+                Ok(())
+            })?;
             Ok(cycles)
         })
         .await
@@ -160,14 +155,13 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn open_cycles(&self) -> Result<Vec<Record>, SpoolError> {
-        self.read(|connection| {
-            let mut statement = connection
-                .prepare("SELECT record FROM cycles WHERE ended_ms IS NULL ORDER BY seq")?;
-            let mut rows = statement.query([])?;
+        self.read(|db| {
             let mut cycles = Vec::new();
-            while let Some(row) = rows.next()? {
-                cycles.extend(readable(&row.get::<_, String>(0)?));
-            }
+            let sql = "SELECT record FROM cycles WHERE ended_ms IS NULL ORDER BY seq";
+            db.each(sql, &[], |row| {
+                cycles.extend(readable(&row.get::<String>(0)?));
+                Ok(())
+            })?;
             Ok(cycles)
         })
         .await
@@ -179,12 +173,10 @@ impl Spool {
     /// The database cannot be read.
     pub async fn last_complete(&self, link: LinkName) -> Result<Option<Stamp>, SpoolError> {
         let sql = "SELECT max(ended_ms) FROM cycles WHERE link = ?1 AND complete = 1";
-        let found = self.read(move |connection| {
-            Ok(connection
-                .prepare_cached(sql)?
-                .query_row([link.as_str()], |row| row.get::<_, Option<i64>>(0))?)
-        });
-        Ok(found.await?.map(Stamp))
+        let found: Option<i64> = self
+            .read(move |db| db.value(sql, &[link.as_str().into()]))
+            .await?;
+        Ok(found.map(Stamp))
     }
 
     /// The newest revision of the journal; 0 while it is empty.
@@ -193,12 +185,7 @@ impl Spool {
     /// The database cannot be read.
     pub async fn newest_revision(&self) -> Result<i64, SpoolError> {
         let sql = "SELECT coalesce(max(revision), 0) FROM journal";
-        self.read(move |connection| {
-            Ok(connection
-                .prepare_cached(sql)?
-                .query_row([], |row| row.get(0))?)
-        })
-        .await
+        self.read(move |db| db.value(sql, &[])).await
     }
 
     /// What the journal holds of a link (or of all) after a revision, with the revision up to which that is all.
@@ -211,58 +198,43 @@ impl Spool {
         after: i64,
         limit: u32,
     ) -> Result<Since, SpoolError> {
-        self.read(move |connection| {
-            let oldest: Option<i64> =
-                connection.prepare_cached("SELECT min(revision) FROM journal")?.query_row([], |row| row.get(0))?;
+        self.read(move |db| {
+            let oldest: Option<i64> = db.value("SELECT min(revision) FROM journal", &[])?;
             if oldest.is_some_and(|oldest| after.saturating_add(1) < oldest) {
                 return Ok(Since::Compacted { oldest: oldest.unwrap_or(1) - 1 });
             }
             let name = link.as_ref().map_or("", LinkName::as_str);
-            let mut statement = connection.prepare_cached(
-                "SELECT revision, event, record FROM journal WHERE revision > ?1 AND (?2 = '' OR link = ?2) \
-                 ORDER BY revision LIMIT ?3",
-            )?;
-            let mut rows = statement.query(params![after, name, limit])?;
-            let mut entries = Vec::new();
-            while let Some(row) = rows.next()? {
-                let record = from_json(&row.get::<_, String>(2)?)?;
-                entries.push(JournalEntry { revision: row.get(0)?, event: row.get(1)?, record });
-            }
-            Ok(Since::Entries(entries))
+            let sql = "SELECT revision, event, record FROM journal WHERE revision > ?1 AND (?2 = '' OR link = ?2) \
+                       ORDER BY revision LIMIT ?3";
+            let entries = db.query(sql, &[after.into(), name.into(), limit.into()], |row| {
+                let record = from_json(&row.get::<String>(2)?)?;
+                Ok(JournalEntry { revision: row.get(0)?, event: row.get(1)?, record })
+            });
+            Ok(Since::Entries(entries?))
         })
         .await
     }
 }
 
-fn note(
-    connection: &Connection,
-    record: &Record,
-    event: &str,
-    now: Stamp,
-) -> Result<i64, SpoolError> {
-    connection
-        .prepare_cached("INSERT INTO journal (at_ms, link, event, record) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![
-            now.0,
-            record.link.as_str(),
-            event,
-            to_json(record)?
-        ])?;
-    let revision = connection.last_insert_rowid();
-    connection
-        .prepare_cached("DELETE FROM journal WHERE revision <= ?1")?
-        .execute([revision - JOURNAL_KEPT])?;
+fn note(db: &Db<'_>, record: &Record, event: &str, now: Stamp) -> Result<i64, SpoolError> {
+    let (link, json) = (record.link.as_str(), to_json(record)?);
+    let revision = db.insert(
+        "INSERT INTO journal (at_ms, link, event, record) VALUES (?1, ?2, ?3, ?4)",
+        "revision",
+        &[now.0.into(), link.into(), event.into(), (&json).into()],
+    )?;
+    let old = revision - JOURNAL_KEPT;
+    db.execute("DELETE FROM journal WHERE revision <= ?1", &[old.into()])?;
     Ok(revision)
 }
 
-fn trim(connection: &Connection, link: &LinkName) -> Result<(), SpoolError> {
-    connection
-        .prepare_cached(
-            "DELETE FROM cycles WHERE link = ?1 AND ended_ms IS NOT NULL AND seq <= \
-             (SELECT seq FROM cycles WHERE link = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
-        )?
-        .execute(params![link.as_str(), CYCLES_KEPT])?;
-    Ok(())
+fn trim(db: &Db<'_>, link: &LinkName) -> Result<(), SpoolError> {
+    db.execute(
+        "DELETE FROM cycles WHERE link = ?1 AND ended_ms IS NOT NULL AND seq <= \
+         (SELECT seq FROM cycles WHERE link = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+        &[link.as_str().into(), CYCLES_KEPT.into()],
+    )
+    .map(drop)
 }
 
 /// A row that cannot be read is passed over, and does not keep the rest from being seen.

@@ -2,17 +2,17 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use super::{
+    Backlog, Due, DueRecipient, MessageWish, Origin, RecipientState, RecipientWish, Spool,
+    SpoolError,
+    db::{Db, Row},
+    look::{AndDamaged, load_each, message_id, reverse_path, unsigned},
+};
+use crate::{clock::Stamp, names::LinkName};
 use linkmail_smtp::{
     Mailbox,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
-use rusqlite::{Connection, Row, params};
-
-use super::{
-    Backlog, Due, DueRecipient, MessageWish, RecipientState, RecipientWish, Spool, SpoolError,
-    look::{AndDamaged, load_each, load_row, unsigned},
-};
-use crate::{clock::Stamp, names::LinkName};
 
 impl Spool {
     /// Up to `limit` messages that have recipients due for a next hop, those first that are due longest.
@@ -22,9 +22,7 @@ impl Spool {
     pub async fn due(&self, hop: String, now: Stamp, limit: u32) -> Result<Vec<Due>, SpoolError> {
         loop {
             let hop = hop.clone();
-            let (messages, damaged) = self
-                .read(move |connection| due(connection, &hop, now, limit))
-                .await?;
+            let (messages, damaged) = self.read(move |db| due(db, &hop, now, limit)).await?;
             let more = messages.is_empty() && !damaged.is_empty();
             self.set_aside_damaged(damaged).await?;
             if !more {
@@ -44,21 +42,25 @@ impl Spool {
         after: DuePlace,
         limit: u32,
     ) -> Result<Vec<DuePlace>, SpoolError> {
-        self.read(move |connection| {
-            // Walks the partial index in order; recipients of one message that are due at different times give several.
-            let mut places = connection.prepare_cached(
-                "SELECT due_ms, seq FROM recipients INDEXED BY recipients_due \
-                 WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 AND (due_ms, seq) > (?3, ?4) \
-                 GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?5",
-            )?;
-            let parameters = params![hop, now.0, after.due_ms, after.seq, limit];
-            let places = places.query_map(parameters, |row| {
+        // Walks the partial index in order; recipients of one message that are due at different times give several.
+        let sql = "SELECT due_ms, seq FROM recipients INDEXED BY recipients_due \
+                   WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 AND (due_ms, seq) > (?3, ?4) \
+                   GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?5";
+        self.read(move |db| {
+            let DuePlace { due_ms, seq } = after;
+            let behind = [
+                (&hop).into(),
+                now.0.into(),
+                due_ms.into(),
+                seq.into(),
+                limit.into(),
+            ];
+            db.query(sql, &behind, |row| {
                 Ok(DuePlace {
                     due_ms: row.get(0)?,
                     seq: row.get(1)?,
                 })
-            })?;
-            Ok(places.collect::<Result<_, _>>()?)
+            })
         })
         .await
     }
@@ -73,16 +75,14 @@ impl Spool {
         now: Stamp,
         cap: u32,
     ) -> Result<(u64, u64), SpoolError> {
-        self.read(move |connection| {
-            let mut weigh = connection.prepare_cached(
-                "SELECT count(*), coalesce(sum(size), 0) FROM messages WHERE seq IN \
-                 (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
-                  WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3)",
-            )?;
-            let weight = weigh.query_row(params![hop, now.0, cap], |row| {
-                Ok((row.get(0)?, row.get(1)?))
+        let sql = "SELECT count(*), CAST(coalesce(sum(size), 0) AS BIGINT) FROM messages WHERE seq IN \
+                   (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
+                    WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3)";
+        self.read(move |db| {
+            let weight = db.row(sql, &[(&hop).into(), now.0.into(), cap.into()], |row| {
+                Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)))
             })?;
-            Ok((unsigned(weight.0), unsigned(weight.1)))
+            Ok(weight.unwrap_or_default())
         })
         .await
     }
@@ -100,9 +100,7 @@ impl Spool {
         now: Stamp,
     ) -> Result<Vec<Due>, SpoolError> {
         let (mut messages, damaged) = self
-            .read(move |connection| {
-                load_each(seqs, |seq| load_due(connection, seq, &hop, state, now))
-            })
+            .read(move |db| load_each(&seqs, |seq| load_due(db, seq, &hop, state, now)))
             .await?;
         self.set_aside_damaged(damaged).await?;
         messages.retain(|message| !message.recipients.is_empty());
@@ -116,7 +114,7 @@ impl Spool {
         for (seq, what) in damaged {
             tracing::error!(seq, what, "spool: a damaged message is set aside");
             let sql = "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state IN (1, 6)";
-            self.write(move |c| Ok(c.prepare_cached(sql)?.execute(params![seq, what])?))
+            self.write(move |db| db.execute(sql, &[seq.into(), (&what).into()]))
                 .await?;
         }
         Ok(())
@@ -127,8 +125,7 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn backlog(&self, hop: String, now: Stamp, cap: u64) -> Result<Backlog, SpoolError> {
-        self.read(move |connection| backlog(connection, &hop, now, cap))
-            .await
+        self.read(move |db| backlog(db, &hop, now, cap)).await
     }
 
     /// How many messages wait for a next hop, due or not.
@@ -139,10 +136,7 @@ impl Spool {
         // The index by state gives messages in order, so that they are told apart without being remembered: 0.6 s for a
         // million. By recipients_due it is 0.35 s while they are due in order of arrival, and 3 s when they are not.
         let sql = "SELECT count(DISTINCT seq) FROM recipients INDEXED BY recipients_state WHERE hop = ?1 AND state = 1";
-        let count = self.read(move |c| {
-            Ok(c.prepare_cached(sql)?
-                .query_row([&hop], |row| row.get::<_, i64>(0))?)
-        });
+        let count = self.read(move |db| db.value(sql, &[(&hop).into()]));
         Ok(unsigned(count.await?))
     }
 }
@@ -163,25 +157,21 @@ impl DuePlace {
     };
 }
 
-fn due(
-    connection: &Connection,
-    hop: &str,
-    now: Stamp,
-    limit: u32,
-) -> Result<AndDamaged<Due>, SpoolError> {
+fn due(db: &Db<'_>, hop: &str, now: Stamp, limit: u32) -> Result<AndDamaged<Due>, SpoolError> {
     // Walks the partial index in order; recipients of one message that are due at different times give several rows.
-    let mut seqs = connection.prepare_cached(
-        "SELECT seq FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
-         GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?3",
-    )?;
-    let seqs = seqs.query_map(params![hop, now.0, limit], |row| row.get::<_, i64>(0))?;
-    let mut seqs = seqs.collect::<Result<Vec<i64>, _>>()?;
+    let sql = "SELECT seq FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
+               GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?3";
+    let found = [hop.into(), now.0.into(), limit.into()];
+    let mut seqs: Vec<i64> = db.query(sql, &found, |row| row.get(0))?;
     let mut seen = HashSet::new();
     seqs.retain(|seq| seen.insert(*seq));
-    load_each(seqs, |seq| {
-        load_due(connection, seq, hop, RecipientState::Queued, now)
+    load_each(&seqs, |seq| {
+        load_due(db, seq, hop, RecipientState::Queued, now)
     })
 }
+
+const MESSAGE: &str = "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent, ret, envelope_id, utf8_header \
+                       FROM messages WHERE seq = ?1";
 
 /// By the primary key, which the `+` leave alone: by `recipients_due` it would walk all that is due for the hop.
 const RECIPIENTS: &str = "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original \
@@ -189,62 +179,71 @@ const RECIPIENTS: &str = "SELECT idx, address, attempts, waited_ms, tried_ms, du
 
 /// A message with those of its recipients that are in this state for this hop, and due.
 pub(super) fn load_due(
-    connection: &Connection,
+    db: &Db<'_>,
     seq: i64,
     hop: &str,
     state: RecipientState,
     now: Stamp,
 ) -> Result<Due, SpoolError> {
-    let mut due = load_row(connection, seq, |message, row| {
-        Ok(Due {
-            seq,
-            id: message.id,
-            reverse_path: message.reverse_path,
-            size: message.size,
-            eight_bit: row.get("eight_bit")?,
-            origin: message.origin,
-            link: message.link.and_then(|name| LinkName::parse(&name).ok()),
-            accepted: message.accepted,
-            traceparent: message.traceparent,
-            wish: MessageWish {
-                ret: wish(row, "ret", Ret::parse)?,
-                envelope_id: wish(row, "envelope_id", EnvelopeId::parse)?,
-            },
-            utf8_header: row.get("utf8_header")?,
-            recipients: Vec::new(),
+    let of = [seq.into(), hop.into(), now.0.into(), (state as i64).into()];
+    let recipients = db.query(RECIPIENTS, &of, |row| recipient(row, seq));
+    db.row(MESSAGE, &[seq.into()], |row| message(row, seq))?
+        .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))
+        .and_then(|due| {
+            Ok(Due {
+                recipients: recipients?,
+                ..due
+            })
         })
-    })?;
-    let mut recipients = connection.prepare_cached(RECIPIENTS)?;
-    let mut rows = recipients.query(params![seq, hop, now.0, state as i64])?;
-    while let Some(row) = rows.next()? {
-        let address: Vec<u8> = row.get(1)?;
-        due.recipients.push(DueRecipient {
-            idx: row.get(0)?,
-            address: Mailbox::parse_utf8(&address)
-                .map_err(|e| SpoolError::Damaged(format!("message {seq}: {e}")))?,
-            attempts: row.get(2)?,
-            waited: Duration::from_millis(unsigned(row.get(3)?)),
-            tried: row.get::<_, Option<i64>>(4)?.map(Stamp),
-            due: Stamp(row.get(5)?),
-            last_reply: row.get(6)?,
-            wish: RecipientWish {
-                notify: wish(row, "notify", Notify::parse)?,
-                original: wish(row, "original", |text| {
-                    OriginalRecipient::parse(text, false)
-                })?,
-            },
-        });
-    }
-    Ok(due)
+}
+
+fn message(row: &Row<'_>, seq: i64) -> Result<Due, SpoolError> {
+    Ok(Due {
+        seq,
+        id: message_id(row, 0)?,
+        reverse_path: reverse_path(row, 1)?,
+        size: unsigned(row.get(2)?),
+        eight_bit: row.get(3)?,
+        origin: Origin::parse(&row.get::<String>(4)?)?,
+        link: row
+            .get::<Option<String>>(5)?
+            .and_then(|name| LinkName::parse(&name).ok()),
+        accepted: Stamp(row.get(6)?),
+        traceparent: row.get(7)?,
+        wish: MessageWish {
+            ret: wish(row, 8, Ret::parse)?,
+            envelope_id: wish(row, 9, EnvelopeId::parse)?,
+        },
+        utf8_header: row.get(10)?,
+        recipients: Vec::new(),
+    })
+}
+
+fn recipient(row: &Row<'_>, seq: i64) -> Result<DueRecipient, SpoolError> {
+    let address: Vec<u8> = row.get(1)?;
+    Ok(DueRecipient {
+        idx: row.get(0)?,
+        address: Mailbox::parse_utf8(&address)
+            .map_err(|e| SpoolError::Damaged(format!("message {seq}: {e}")))?,
+        attempts: row.get(2)?,
+        waited: Duration::from_millis(unsigned(row.get(3)?)),
+        tried: row.get::<Option<i64>>(4)?.map(Stamp),
+        due: Stamp(row.get(5)?),
+        last_reply: row.get(6)?,
+        wish: RecipientWish {
+            notify: wish(row, 7, Notify::parse)?,
+            original: wish(row, 8, |text| OriginalRecipient::parse(text, false))?,
+        },
+    })
 }
 
 /// A parameter that the sender gave, if there is one.
 fn wish<T>(
     row: &Row<'_>,
-    column: &str,
+    column: usize,
     parse: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, SpoolError> {
-    match row.get::<_, Option<String>>(column)? {
+    match row.get::<Option<String>>(column)? {
         None => Ok(None),
         Some(text) => match parse(text.as_bytes()) {
             None => Err(SpoolError::Damaged(format!("parameter {text:?}"))),
@@ -253,37 +252,32 @@ fn wish<T>(
     }
 }
 
-fn backlog(
-    connection: &Connection,
-    hop: &str,
-    now: Stamp,
-    cap: u64,
-) -> Result<Backlog, SpoolError> {
-    let due: i64 = connection
-        .prepare_cached(
-            "SELECT count(*) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
-             WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3)",
-        )?
-        .query_row(
-            params![hop, now.0, i64::try_from(cap).unwrap_or(i64::MAX)],
-            |row| row.get(0),
-        )?;
-    let first = |sql: &str| -> Result<Option<Stamp>, SpoolError> {
-        let found: Option<i64> = connection
-            .prepare_cached(sql)?
-            .query_row(params![hop, now.0], |row| row.get(0))?;
+fn backlog(db: &Db<'_>, hop: &str, now: Stamp, cap: u64) -> Result<Backlog, SpoolError> {
+    let cap = i64::try_from(cap).unwrap_or(i64::MAX);
+    let due: i64 = db.value(
+        "SELECT count(*) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
+         WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3) AS due",
+        &[hop.into(), now.0.into(), cap.into()],
+    )?;
+    let first = |sql| -> Result<Option<Stamp>, SpoolError> {
+        let found: Option<i64> = db.value(sql, &[hop.into(), now.0.into()])?;
         Ok(found.map(Stamp))
     };
-    let of = "SELECT min(due_ms) FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms";
     Ok(Backlog {
         due: unsigned(due),
-        oldest_due: first(&format!("{of} <= ?2"))?,
-        next_due: first(&format!("{of} > ?2"))?,
+        oldest_due: first(
+            "SELECT min(due_ms) FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2",
+        )?,
+        next_due: first(
+            "SELECT min(due_ms) FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms > ?2",
+        )?,
     })
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use rusqlite::{Connection, params};
+
     use super::*;
     use crate::names::MessageId;
 

@@ -1,7 +1,5 @@
 //! Which next hops of many have mail that is due: those whose names begin alike, such as `mx:`.
 
-use rusqlite::{OptionalExtension, params};
-
 use super::{Spool, SpoolError};
 use crate::clock::Stamp;
 
@@ -28,20 +26,18 @@ impl Spool {
         now: Stamp,
         limit: usize,
     ) -> Result<DueHops, SpoolError> {
-        self.read(move |connection| {
-            let mut next = connection.prepare_cached(NEXT)?;
+        self.read(move |db| {
             let mut found = DueHops::default();
             let mut at = if after.is_empty() {
                 prefix.to_owned()
             } else {
-                after
+                after.clone()
             };
             while found.hops.len() < limit {
-                let row = next.query_row(params![at], |row| {
-                    Ok((row.get::<_, String>(0)?, Stamp(row.get(1)?)))
-                });
-                let Some((hop, due)) = row.optional()?.filter(|(hop, _)| hop.starts_with(prefix))
-                else {
+                let next = db.row(NEXT, &[(&at).into()], |row| {
+                    Ok((row.get::<String>(0)?, Stamp(row.get(1)?)))
+                })?;
+                let Some((hop, due)) = next.filter(|(hop, _)| hop.starts_with(prefix)) else {
                     break;
                 };
                 if due <= now {
@@ -63,7 +59,7 @@ const NEXT: &str = "SELECT hop, due_ms FROM recipients INDEXED BY recipients_due
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::Connection;
+    use rusqlite::{Connection, params};
 
     use super::*;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
-
 use super::{
-    Due, RecipientState, Spool, SpoolError, due,
+    Due, RecipientState, Spool, SpoolError,
+    db::{Db, Row},
+    due,
     look::{AndDamaged, load_each, unsigned},
     nodes::node,
     store::millis,
@@ -48,7 +48,7 @@ impl Spool {
         loop {
             let hop = hop.clone();
             let (messages, damaged) = self
-                .read(move |connection| held(connection, &hop, after, upto, limit))
+                .read(move |db| held(db, &hop, after, upto, limit))
                 .await?;
             let more = messages.is_empty() && !damaged.is_empty();
             self.set_aside_damaged(damaged).await?;
@@ -70,7 +70,7 @@ impl Spool {
         limit: u32,
     ) -> Result<Vec<i64>, SpoolError> {
         let hop = NextHop::Hold(node.clone()).to_string();
-        self.read(move |connection| held_places(connection, &hop, after, upto, limit))
+        self.read(move |db| held_places(db, &hop, after, upto, limit))
             .await
     }
 
@@ -87,7 +87,7 @@ impl Spool {
         upto: i64,
         cap: u32,
     ) -> Result<(u64, u64), SpoolError> {
-        self.read(move |connection| held_weight(connection, &hop, &places, after, upto, cap))
+        self.read(move |db| held_weight(db, &hop, &places, after, upto, cap))
             .await
     }
 
@@ -106,8 +106,8 @@ impl Spool {
             return Ok(TooOld::default());
         };
         let (old, damaged) = self
-            .read(move |connection| {
-                let places = too_old(connection, before, &after, limit)?;
+            .read(move |db| {
+                let places = too_old(db, before, &after, limit)?;
                 let full = places.len() >= limit as usize;
                 let mut old = TooOld {
                     messages: Vec::new(),
@@ -117,7 +117,7 @@ impl Spool {
                 for place in places {
                     let held = RecipientState::Held;
                     let (seq, hop) = (place.seq, place.hop.as_str());
-                    let due = due::load_due(connection, seq, hop, held, Stamp(i64::MAX));
+                    let due = due::load_due(db, seq, hop, held, Stamp(i64::MAX));
                     match (hop.strip_prefix("hold:").and_then(node), due) {
                         (Some(node), Ok(due)) => old.messages.push((node, due)),
                         (None, _) => damaged.push((seq, format!("hop {hop:?}"))),
@@ -135,63 +135,60 @@ impl Spool {
 
 /// What was held before a reading of the spool's clock, behind a place.
 fn too_old(
-    connection: &Connection,
+    db: &Db<'_>,
     before: Duration,
     after: &HeldPlace,
     limit: u32,
 ) -> Result<Vec<HeldPlace>, SpoolError> {
-    let mut oldest = connection.prepare_cached(
-        "SELECT DISTINCT since_ms, seq, hop FROM recipients INDEXED BY recipients_held_since \
-         WHERE state = 6 AND since_ms <= ?1 AND (since_ms, seq, hop) > (?2, ?3, ?4) \
-         ORDER BY since_ms, seq, hop LIMIT ?5",
-    )?;
-    let parameters = params![millis(before), after.since_ms, after.seq, after.hop, limit];
-    let mut rows = oldest.query(parameters)?;
-    let mut old = Vec::new();
-    while let Some(row) = rows.next()? {
-        old.push(HeldPlace {
+    let sql = "SELECT DISTINCT since_ms, seq, hop FROM recipients INDEXED BY recipients_held_since \
+               WHERE state = 6 AND since_ms <= ?1 AND (since_ms, seq, hop) > (?2, ?3, ?4) \
+               ORDER BY since_ms, seq, hop LIMIT ?5";
+    let HeldPlace { since_ms, seq, hop } = after;
+    let behind = [
+        millis(before).into(),
+        (*since_ms).into(),
+        (*seq).into(),
+        hop.into(),
+        limit.into(),
+    ];
+    db.query(sql, &behind, |row| {
+        Ok(HeldPlace {
             since_ms: row.get(0)?,
             seq: row.get(1)?,
             hop: row.get(2)?,
-        });
-    }
-    Ok(old)
+        })
+    })
 }
 
 fn held_places(
-    connection: &Connection,
+    db: &Db<'_>,
     hop: &str,
     after: i64,
     upto: i64,
     limit: u32,
 ) -> Result<Vec<i64>, SpoolError> {
-    let mut seqs = connection.prepare_cached(
-        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
-         WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
-    )?;
-    let seqs = seqs.query_map(params![hop, after, upto, limit], |row| row.get(0))?;
-    Ok(seqs.collect::<Result<_, _>>()?)
+    let sql = "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+               WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4";
+    let between = [hop.into(), after.into(), upto.into(), limit.into()];
+    db.query(sql, &between, |row| row.get(0))
 }
 
 fn held_weight(
-    connection: &Connection,
+    db: &Db<'_>,
     hop: &str,
     places: &[i64],
     after: i64,
     upto: i64,
     cap: u32,
 ) -> Result<(u64, u64), SpoolError> {
-    let mut weigh = connection.prepare_cached(
-        "SELECT count(*), coalesce(sum(size), 0) FROM messages WHERE seq IN \
-         (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
-          WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 LIMIT ?4)",
-    )?;
-    let mut of = |after: i64, upto: i64, cap: usize| {
+    let sql = "SELECT count(*), CAST(coalesce(sum(size), 0) AS BIGINT) FROM messages WHERE seq IN \
+               (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+                WHERE hop = ?1 AND state = 6 AND seq > ?2 AND seq <= ?3 LIMIT ?4)";
+    let read = |row: &Row<'_>| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)));
+    let of = |after: i64, upto: i64, cap: usize| -> Result<(u64, u64), SpoolError> {
         let cap = i64::try_from(cap).unwrap_or(i64::MAX);
-        let weight = weigh.query_row(params![hop, after, upto, cap], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        });
-        weight.map(|(messages, octets)| (unsigned(messages), unsigned(octets)))
+        let between = [hop.into(), after.into(), upto.into(), cap.into()];
+        Ok(db.row(sql, &between, read)?.unwrap_or_default())
     };
     let cap = cap as usize;
     let (mut messages, mut octets) = of(after, upto, cap.saturating_sub(places.len()))?;
@@ -203,13 +200,13 @@ fn held_weight(
 }
 
 fn held(
-    connection: &Connection,
+    db: &Db<'_>,
     hop: &str,
     after: i64,
     upto: i64,
     limit: u32,
 ) -> Result<AndDamaged<Due>, SpoolError> {
-    load_each(held_places(connection, hop, after, upto, limit)?, |seq| {
-        due::load_due(connection, seq, hop, RecipientState::Held, Stamp(i64::MAX))
+    load_each(&held_places(db, hop, after, upto, limit)?, |seq| {
+        due::load_due(db, seq, hop, RecipientState::Held, Stamp(i64::MAX))
     })
 }

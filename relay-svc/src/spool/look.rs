@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 
-use linkmail_smtp::ReversePath;
-use rusqlite::{Connection, OptionalExtension, Row, params};
-
 use super::{
     Body, ListFilter, Origin, RecipientRow, RecipientState, Spool, SpoolError, StoredMessage,
+    db::{Db, Row},
 };
 use crate::{
     clock::Stamp,
     names::{CycleId, MessageId},
 };
+use linkmail_smtp::ReversePath;
 
 impl Spool {
     /// The body of a message.
@@ -20,12 +19,9 @@ impl Spool {
     /// It is gone, or cannot be read.
     pub async fn body(&self, seq: i64) -> Result<Body, SpoolError> {
         let sql = "SELECT m.body_file, b.content, m.hash FROM messages m LEFT JOIN bodies b USING (seq) WHERE seq = ?1";
-        let found = self.read(move |connection| {
-            let mut statement = connection.prepare_cached(sql)?;
-            let mut rows = statement.query([seq])?;
-            Ok(match rows.next()? {
-                Some(row) => Some((row.get::<_, Option<String>>(0)?, row.get(1)?, row.get(2)?)),
-                None => None,
+        let found = self.read(move |db| {
+            db.row(sql, &[seq.into()], |row| {
+                Ok((row.get::<Option<String>>(0)?, row.get(1)?, row.get(2)?))
             })
         });
         match found.await? {
@@ -42,14 +38,13 @@ impl Spool {
     pub async fn inline_bodies(&self, seqs: Vec<i64>) -> Result<HashMap<i64, Body>, SpoolError> {
         let sql =
             "SELECT b.content, m.hash FROM bodies b JOIN messages m USING (seq) WHERE seq = ?1";
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(sql)?;
+        self.read(move |db| {
             let mut bodies = HashMap::with_capacity(seqs.len());
-            for seq in seqs {
-                let mut rows = statement.query([seq])?;
-                if let Some(row) = rows.next()? {
-                    bodies.insert(seq, Body::inline(row.get(0)?, row.get(1)?));
-                }
+            for seq in &seqs {
+                let body = db.row(sql, &[(*seq).into()], |row| {
+                    Ok(Body::inline(row.get(0)?, row.get(1)?))
+                });
+                bodies.extend(body?.map(|body| (*seq, body)));
             }
             Ok(bodies)
         })
@@ -61,14 +56,8 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn message(&self, id: MessageId) -> Result<Option<StoredMessage>, SpoolError> {
-        self.read(move |connection| {
-            let seq: Option<i64> = connection
-                .prepare_cached("SELECT seq FROM messages WHERE id = ?1")?
-                .query_row([id.as_bytes()], |row| row.get(0))
-                .optional()?;
-            seq.map(|seq| load(connection, seq)).transpose()
-        })
-        .await
+        self.read(move |db| place_of(db, id)?.map(|seq| load(db, seq)).transpose())
+            .await
     }
 
     /// Messages in the order of their acceptance. One whose row is damaged is left out, with a log line.
@@ -76,33 +65,61 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn list(&self, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
-        self.read(move |connection| list(connection, filter)).await
+        self.read(move |db| list(db, filter)).await
     }
 }
 
-fn list(connection: &Connection, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
-    // Rows come in the order of the index, so reading stops where the page is full: what is left out does not shorten it.
+/// The place of a message in the spool.
+pub(super) fn place_of(db: &Db<'_>, id: MessageId) -> Result<Option<i64>, SpoolError> {
+    let sql = "SELECT seq FROM messages WHERE id = ?1";
+    db.row(sql, &[id.as_bytes().into()], |row| row.get(0))
+}
+
+fn list(db: &Db<'_>, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
     let sql = match filter.state {
-        None => "SELECT seq FROM messages WHERE seq > ?1 AND ?2 = 0 ORDER BY seq",
-        Some(_) => "SELECT DISTINCT seq FROM recipients WHERE state = ?2 AND seq > ?1 ORDER BY seq",
+        None => "SELECT seq FROM messages WHERE seq > ?1 AND ?2 = 0 ORDER BY seq LIMIT ?3",
+        Some(_) => {
+            "SELECT DISTINCT seq FROM recipients WHERE state = ?2 AND seq > ?1 ORDER BY seq LIMIT ?3"
+        }
     };
     let state = filter.state.map_or(0, |state| state as i64);
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut seqs = statement.query(params![filter.after, state])?;
-    let mut messages = Vec::new();
-    while messages.len() < filter.limit as usize
-        && let Some(row) = seqs.next()?
-    {
-        let seq = row.get(0)?;
-        match load(connection, seq) {
-            Ok(message) => messages.push(message),
+    let places = |after: i64, limit: u32| {
+        db.query(sql, &[after.into(), state.into(), limit.into()], |row| {
+            row.get(0)
+        })
+    };
+    page(places, filter.after, filter.limit, |seq| {
+        match load(db, seq) {
             Err(SpoolError::Damaged(what)) => {
                 tracing::warn!(seq, what, "spool: a damaged message is not listed");
+                Ok(None)
             }
-            Err(error) => return Err(error),
+            loaded => loaded.map(Some),
+        }
+    })
+}
+
+/// Up to `limit` of what is loaded behind a place: what is left out does not shorten the page.
+pub(super) fn page<T>(
+    places: impl Fn(i64, u32) -> Result<Vec<i64>, SpoolError>,
+    mut after: i64,
+    limit: u32,
+    load: impl Fn(i64) -> Result<Option<T>, SpoolError>,
+) -> Result<Vec<T>, SpoolError> {
+    let mut loaded = Vec::new();
+    while loaded.len() < limit as usize {
+        let found = places(after, limit)?;
+        for seq in &found {
+            if loaded.len() < limit as usize {
+                loaded.extend(load(*seq)?);
+            }
+            after = *seq;
+        }
+        if found.len() < limit as usize {
+            break;
         }
     }
-    Ok(messages)
+    Ok(loaded)
 }
 
 /// Messages, and those that are too damaged to be read: their place and what is wrong.
@@ -110,96 +127,68 @@ pub(super) type AndDamaged<T> = (Vec<T>, Vec<(i64, String)>);
 
 /// Loads message after message, by their places; a damaged one does not stop the rest.
 pub(super) fn load_each<T>(
-    seqs: Vec<i64>,
+    seqs: &[i64],
     load: impl Fn(i64) -> Result<T, SpoolError>,
 ) -> Result<AndDamaged<T>, SpoolError> {
     let (mut messages, mut damaged) = (Vec::new(), Vec::new());
     for seq in seqs {
-        match load(seq) {
+        match load(*seq) {
             Ok(message) => messages.push(message),
-            Err(SpoolError::Damaged(what)) => damaged.push((seq, what)),
+            Err(SpoolError::Damaged(what)) => damaged.push((*seq, what)),
             Err(error) => return Err(error),
         }
     }
     Ok((messages, damaged))
 }
 
-/// What every look at a message reads of its row.
-pub(super) struct MessageRow {
-    pub(super) id: MessageId,
-    pub(super) accepted: Stamp,
-    pub(super) reverse_path: ReversePath,
-    pub(super) origin: Origin,
-    pub(super) link: Option<String>,
-    pub(super) size: u64,
-    pub(super) traceparent: String,
-}
-
-/// Reads the row of a message; `make` has it for the columns that are not in [`MessageRow`], by their names.
-pub(super) fn load_row<T>(
-    connection: &Connection,
-    seq: i64,
-    make: impl FnOnce(MessageRow, &Row<'_>) -> Result<T, SpoolError>,
-) -> Result<T, SpoolError> {
-    let mut message = connection.prepare_cached(
-        "SELECT id, accepted_ms, reverse_path, origin, link, size, traceparent, \
-         cycle, eight_bit, ret, envelope_id, utf8_header FROM messages WHERE seq = ?1",
-    )?;
-    let mut rows = message.query([seq])?;
-    let row = rows
-        .next()?
+pub(super) fn load(db: &Db<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
+    let message = "SELECT id, accepted_ms, reverse_path, origin, link, cycle, size, traceparent FROM messages WHERE seq = ?1";
+    let recipients = "SELECT address, state, hop, attempts, due_ms, last_reply FROM recipients WHERE seq = ?1 ORDER BY idx";
+    let stored = db.row(message, &[seq.into()], |row| stored(row, seq))?;
+    let stored = stored
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
-    let of_all = MessageRow {
-        id: message_id(&row.get::<_, Vec<u8>>(0)?)?,
+    Ok(StoredMessage {
+        recipients: db.query(recipients, &[seq.into()], recipient)?,
+        ..stored
+    })
+}
+
+fn stored(row: &Row<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
+    Ok(StoredMessage {
+        seq,
+        id: message_id(row, 0)?,
         accepted: Stamp(row.get(1)?),
-        reverse_path: reverse_path(&row.get::<_, Vec<u8>>(2)?)?,
-        origin: Origin::parse(&row.get::<_, String>(3)?)?,
+        reverse_path: reverse_path(row, 2)?,
+        origin: Origin::parse(&row.get::<String>(3)?)?,
         link: row.get(4)?,
-        size: unsigned(row.get(5)?),
-        traceparent: row.get(6)?,
-    };
-    make(of_all, row)
+        cycle: row
+            .get::<Option<Vec<u8>>>(5)?
+            .and_then(|id| CycleId::from_bytes(&id)),
+        size: unsigned(row.get(6)?),
+        traceparent: row.get(7)?,
+        recipients: Vec::new(),
+    })
 }
 
-pub(super) fn load(connection: &Connection, seq: i64) -> Result<StoredMessage, SpoolError> {
-    let mut stored = load_row(connection, seq, |message, row| {
-        let cycle: Option<Vec<u8>> = row.get("cycle")?;
-        Ok(StoredMessage {
-            seq,
-            id: message.id,
-            accepted: message.accepted,
-            reverse_path: message.reverse_path,
-            origin: message.origin,
-            link: message.link,
-            cycle: cycle.and_then(|id| CycleId::from_bytes(&id)),
-            size: message.size,
-            traceparent: message.traceparent,
-            recipients: Vec::new(),
-        })
-    })?;
-    let mut recipients = connection.prepare_cached(
-        "SELECT address, state, hop, attempts, due_ms, last_reply FROM recipients WHERE seq = ?1 ORDER BY idx",
-    )?;
-    let mut recipient_rows = recipients.query([seq])?;
-    while let Some(row) = recipient_rows.next()? {
-        stored.recipients.push(RecipientRow {
-            address: String::from_utf8_lossy(&row.get::<_, Vec<u8>>(0)?).into_owned(),
-            state: RecipientState::read(row.get(1)?)?,
-            hop: row.get(2)?,
-            attempts: row.get(3)?,
-            due: Stamp(row.get(4)?),
-            last_reply: row.get(5)?,
-        });
-    }
-    Ok(stored)
+fn recipient(row: &Row<'_>) -> Result<RecipientRow, SpoolError> {
+    Ok(RecipientRow {
+        address: String::from_utf8_lossy(&row.get::<Vec<u8>>(0)?).into_owned(),
+        state: RecipientState::read(row.get(1)?)?,
+        hop: row.get(2)?,
+        attempts: row.get(3)?,
+        due: Stamp(row.get(4)?),
+        last_reply: row.get(5)?,
+    })
 }
 
-fn message_id(octets: &[u8]) -> Result<MessageId, SpoolError> {
-    MessageId::from_bytes(octets).ok_or_else(|| SpoolError::Damaged("message id".into()))
+pub(super) fn message_id(row: &Row<'_>, column: usize) -> Result<MessageId, SpoolError> {
+    let bytes: Vec<u8> = row.get(column)?;
+    MessageId::from_bytes(&bytes).ok_or_else(|| SpoolError::Damaged("message id".into()))
 }
 
-fn reverse_path(octets: &[u8]) -> Result<ReversePath, SpoolError> {
-    ReversePath::parse_utf8(octets)
+pub(super) fn reverse_path(row: &Row<'_>, column: usize) -> Result<ReversePath, SpoolError> {
+    let bytes: Vec<u8> = row.get(column)?;
+    ReversePath::parse_utf8(&bytes)
         .map_err(|error| SpoolError::Damaged(format!("reverse path: {error}")))
 }
 

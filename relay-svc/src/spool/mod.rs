@@ -20,6 +20,7 @@
 mod age;
 mod body;
 mod cycles;
+mod db;
 mod due;
 mod due_hops;
 mod held;
@@ -47,6 +48,8 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
+
+use db::Db;
 
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
@@ -189,8 +192,9 @@ impl Spool {
             });
         }
         let connection = schema::open(folder)?;
-        body::sweep(folder, &connection)?;
-        let clock = age::SpoolClock::resume(&connection)?;
+        let db = db::Db::Sqlite(&connection);
+        body::sweep(folder, &db)?;
+        let clock = age::SpoolClock::resume(&db)?;
         let writer = writer::Writer::start(connection)?;
         let inner = Inner {
             folder: folder.to_owned(),
@@ -231,16 +235,19 @@ impl Spool {
     async fn write<T, F>(&self, change: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, SpoolError> + Send + 'static,
+        F: Fn(&Db<'_>) -> Result<T, SpoolError> + Send + 'static,
     {
-        self.inner.writer.run(change).await
+        self.inner
+            .writer
+            .run(move |connection| change(&Db::Sqlite(connection)))
+            .await
     }
 
     /// Runs a look-up on a read connection, off the runtime's own threads.
     async fn read<T, F>(&self, look_up: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, SpoolError> + Send + 'static,
+        F: Fn(&Db<'_>) -> Result<T, SpoolError> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
         let turn = Arc::clone(&inner.turns).acquire_owned().await;
@@ -256,7 +263,7 @@ impl Spool {
                 Some(connection) => connection,
                 None => schema::open_reader(&inner.folder)?,
             };
-            let result = look_up(&connection);
+            let result = look_up(&Db::Sqlite(&connection));
             let readers = inner.readers.lock();
             readers
                 .unwrap_or_else(PoisonError::into_inner)

@@ -7,9 +7,11 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-
-use super::{Spool, SpoolError, look};
+use super::{
+    Spool, SpoolError,
+    db::{Db, Row},
+    look,
+};
 use crate::{
     clock::Stamp,
     names::{NextHop, Node, NodeScope},
@@ -77,12 +79,8 @@ impl Spool {
     /// # Errors
     /// The database cannot be written.
     pub async fn know_nodes(&self, nodes: Vec<Node>, now: Stamp) -> Result<(), SpoolError> {
-        self.write(move |connection| {
-            nodes
-                .iter()
-                .try_for_each(|node| know(connection, node, now))
-        })
-        .await
+        self.write(move |db| nodes.iter().try_for_each(|node| know(db, node, now)))
+            .await
     }
 
     /// Asks for the release of all that is held now for the nodes that `may` admits; says how many messages that is.
@@ -98,11 +96,11 @@ impl Spool {
         now: Stamp,
     ) -> Result<u64, SpoolError> {
         let held = self
-            .read(move |connection| {
+            .read(move |db| {
                 let mut held = Vec::new();
-                for node in nodes_of(connection, scope)? {
+                for node in nodes_of(db, &scope)? {
                     if may(&node) {
-                        held.extend(held_for(connection, node)?);
+                        held.extend(held_for(db, node)?);
                     }
                 }
                 Ok(held)
@@ -110,9 +108,9 @@ impl Spool {
             .await?;
         for part in held.chunks(REQUESTS) {
             let part: Vec<(Node, i64)> = part.iter().map(|h| (h.node.clone(), h.newest)).collect();
-            self.write(move |connection| {
+            self.write(move |db| {
                 part.iter()
-                    .try_for_each(|(node, newest)| request(connection, node, *newest, now))
+                    .try_for_each(|(node, newest)| request(db, node, *newest, now))
             })
             .await?;
         }
@@ -135,17 +133,15 @@ impl Spool {
         after: i64,
         limit: u32,
     ) -> Result<(Vec<Node>, Option<i64>), SpoolError> {
-        self.read(move |connection| {
-            let mut open = connection.prepare_cached(
-                "SELECT seq, node FROM nodes INDEXED BY nodes_open WHERE requested > done AND seq > ?1 \
-                 ORDER BY seq LIMIT ?2",
-            )?;
-            let mut rows = open.query(params![after, limit])?;
+        let sql = "SELECT seq, node FROM nodes INDEXED BY nodes_open WHERE requested > done AND seq > ?1 \
+                   ORDER BY seq LIMIT ?2";
+        self.read(move |db| {
             let (mut nodes, mut place, mut count) = (Vec::new(), after, 0);
-            while let Some(row) = rows.next()? {
+            db.each(sql, &[after.into(), limit.into()], |row| {
                 (place, count) = (row.get(0)?, count + 1);
-                nodes.extend(node(&row.get::<_, String>(1)?));
-            }
+                nodes.extend(node(&row.get::<String>(1)?));
+                Ok(())
+            })?;
             Ok((nodes, (count >= limit).then_some(place)))
         })
         .await
@@ -157,16 +153,13 @@ impl Spool {
     /// The database cannot be read.
     pub async fn release_request(&self, node: Node) -> Result<Option<ReleaseRequest>, SpoolError> {
         let sql = "SELECT requested, upto FROM nodes WHERE node = ?1 AND requested > done";
-        self.read(move |connection| {
-            let found = connection
-                .prepare_cached(sql)?
-                .query_row([node.as_str()], |row| {
-                    Ok(ReleaseRequest {
-                        number: row.get(0)?,
-                        upto: row.get(1)?,
-                    })
-                });
-            Ok(found.optional()?)
+        self.read(move |db| {
+            db.row(sql, &[node.as_str().into()], |row| {
+                Ok(ReleaseRequest {
+                    number: row.get(0)?,
+                    upto: row.get(1)?,
+                })
+            })
         })
         .await
     }
@@ -181,12 +174,10 @@ impl Spool {
         request: ReleaseRequest,
         how: String,
     ) -> Result<(), SpoolError> {
-        let sql = "UPDATE nodes SET done = max(done, ?2), last_release = ?3 WHERE node = ?1";
-        self.write(move |connection| {
-            connection
-                .prepare_cached(sql)?
-                .execute(params![node.as_str(), request.number, how])?;
-            Ok(())
+        let sql = "UPDATE nodes SET done = CASE WHEN done > ?2 THEN done ELSE ?2 END, last_release = ?3 WHERE node = ?1";
+        self.write(move |db| {
+            let over = [node.as_str().into(), request.number.into(), (&how).into()];
+            db.execute(sql, &over).map(drop)
         })
         .await
     }
@@ -196,11 +187,10 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn node(&self, node: Node) -> Result<Option<HeldNode>, SpoolError> {
-        self.read(move |connection| {
-            let sql = format!("{NODE} WHERE node = ?1");
-            let mut found = connection.prepare_cached(&sql)?;
-            let mut rows = found.query([node.as_str()])?;
-            rows.next()?.map(|row| facts(connection, row)).transpose()
+        let sql = "SELECT seq, node, requested_ms, requested > done AS releasing, last_release FROM nodes WHERE node = ?1";
+        self.read(move |db| {
+            let found = db.row(sql, &[node.as_str().into()], NodeRow::read)?;
+            found.map(|row| facts(db, row)).transpose()
         })
         .await
     }
@@ -210,13 +200,12 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn nodes(&self, after: i64, limit: u32) -> Result<Vec<HeldNode>, SpoolError> {
-        self.read(move |connection| {
-            let sql = format!("{NODE} WHERE seq > ?1 ORDER BY seq LIMIT ?2");
-            let mut found = connection.prepare_cached(&sql)?;
-            let mut rows = found.query(params![after, limit])?;
+        let sql = "SELECT seq, node, requested_ms, requested > done AS releasing, last_release FROM nodes WHERE seq > ?1 \
+                   ORDER BY seq LIMIT ?2";
+        self.read(move |db| {
             let mut nodes = Vec::new();
-            while let Some(row) = rows.next()? {
-                match facts(connection, row) {
+            for row in db.query(sql, &[after.into(), limit.into()], NodeRow::read)? {
+                match facts(db, row) {
                     Ok(node) => nodes.push(node),
                     Err(SpoolError::Damaged(what)) => {
                         tracing::warn!(what, "spool: a damaged node is not listed");
@@ -241,18 +230,13 @@ impl Spool {
         before: Stamp,
         now: Stamp,
     ) -> Result<(), SpoolError> {
-        self.write(move |connection| {
-            let mut old = connection.prepare_cached(
-                "SELECT node FROM nodes INDEXED BY nodes_seen WHERE seen_ms < ?1 AND requested = done AND NOT EXISTS \
-                 (SELECT 1 FROM recipients INDEXED BY recipients_held WHERE hop = 'hold:' || node AND state = 6) LIMIT 1000",
-            )?;
-            let names = old.query_map([before.0], |row| row.get::<_, String>(0))?;
-            let names = names.collect::<Result<Vec<String>, _>>()?;
-            let mut delete = connection.prepare_cached("DELETE FROM nodes WHERE node = ?1")?;
-            for name in names {
+        let old = "SELECT node FROM nodes INDEXED BY nodes_seen WHERE seen_ms < ?1 AND requested = done AND NOT EXISTS \
+                   (SELECT 1 FROM recipients INDEXED BY recipients_held WHERE hop = 'hold:' || node AND state = 6) LIMIT 1000";
+        self.write(move |db| {
+            for name in db.query(old, &[before.0.into()], |row| row.get::<String>(0))? {
                 match node(&name).filter(&stays) {
-                    Some(node) => know(connection, &node, now)?,
-                    None => drop(delete.execute([name])?),
+                    Some(node) => know(db, &node, now)?,
+                    None => drop(db.execute(FORGET, &[(&name).into(), before.0.into()])?),
                 }
             }
             Ok(())
@@ -261,34 +245,33 @@ impl Spool {
     }
 }
 
-const NODE: &str =
-    "SELECT seq, node, requested_ms, requested > done AS releasing, last_release FROM nodes";
+/// Whoever knew it meanwhile, or asked for it, keeps it.
+const FORGET: &str = "DELETE FROM nodes WHERE node = ?1 AND seen_ms < ?2 AND requested = done";
 
 /// Makes sure that there is a row for the node.
-pub(super) fn know(connection: &Connection, node: &Node, now: Stamp) -> Result<(), SpoolError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO nodes (node, reversed, seen_ms) VALUES (?1, ?2, ?3) \
-             ON CONFLICT (node) DO UPDATE SET seen_ms = max(seen_ms, ?3)",
-        )?
-        .execute(params![node.as_str(), node.reversed(), now.0])?;
-    Ok(())
+pub(super) fn know(db: &Db<'_>, node: &Node, now: Stamp) -> Result<(), SpoolError> {
+    let sql = "INSERT INTO nodes (node, reversed, seen_ms) VALUES (?1, ?2, ?3) ON CONFLICT (node) DO UPDATE SET \
+               seen_ms = CASE WHEN nodes.seen_ms > ?3 THEN nodes.seen_ms ELSE ?3 END";
+    let reversed = node.reversed();
+    db.execute(
+        sql,
+        &[node.as_str().into(), (&reversed).into(), now.0.into()],
+    )
+    .map(drop)
 }
 
-fn nodes_of(connection: &Connection, scope: NodeScope) -> Result<Vec<Node>, SpoolError> {
+fn nodes_of(db: &Db<'_>, scope: &NodeScope) -> Result<Vec<Node>, SpoolError> {
     let top = match scope {
-        NodeScope::One(node) => return Ok(vec![node]),
+        NodeScope::One(node) => return Ok(vec![node.clone()]),
         NodeScope::AtOrBelow(node) => node.reversed(),
     };
     // The full stop is followed by the slash: what begins with `example.branch.` lies between the two.
-    let mut below = connection.prepare_cached(
-        "SELECT node FROM nodes WHERE reversed = ?1 OR (reversed > ?1 || '.' AND reversed < ?1 || '/')",
-    )?;
-    let names = below.query_map([top], |row| row.get::<_, String>(0))?;
+    let below = "SELECT node FROM nodes WHERE reversed = ?1 OR (reversed > ?1 || '.' AND reversed < ?1 || '/')";
     let mut nodes = Vec::new();
-    for name in names {
-        nodes.extend(node(&name?));
-    }
+    db.each(below, &[(&top).into()], |row| {
+        nodes.extend(node(&row.get::<String>(0)?));
+        Ok(())
+    })?;
     Ok(nodes)
 }
 
@@ -301,56 +284,69 @@ struct HeldFor {
 }
 
 /// What is held for a node, if anything is.
-fn held_for(connection: &Connection, node: Node) -> Result<Option<HeldFor>, SpoolError> {
+fn held_for(db: &Db<'_>, node: Node) -> Result<Option<HeldFor>, SpoolError> {
     let hop = NextHop::Hold(node.clone()).to_string();
-    let (messages, newest): (i64, Option<i64>) = connection
-        .prepare_cached(
-            "SELECT count(*), max(seq) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
-             WHERE hop = ?1 AND state = 6)",
-        )?
-        .query_row([&hop], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(newest.map(|newest| HeldFor {
-        node,
-        messages: look::unsigned(messages),
-        newest,
+    let sql = "SELECT count(*), max(seq) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_held \
+               WHERE hop = ?1 AND state = 6) AS held";
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<Option<i64>>(1)?));
+    let held = db.row(sql, &[(&hop).into()], read)?;
+    Ok(held.and_then(|(messages, newest)| {
+        Some(HeldFor {
+            node,
+            messages: look::unsigned(messages),
+            newest: newest?,
+        })
     }))
 }
 
-fn request(
-    connection: &Connection,
-    node: &Node,
-    newest: i64,
-    now: Stamp,
-) -> Result<(), SpoolError> {
-    know(connection, node, now)?;
-    connection
-        .prepare_cached(
-            "UPDATE nodes SET requested = requested + 1, requested_ms = ?2, upto = max(upto, ?3) \
-             WHERE node = ?1",
-        )?
-        .execute(params![node.as_str(), now.0, newest])?;
-    Ok(())
+fn request(db: &Db<'_>, node: &Node, newest: i64, now: Stamp) -> Result<(), SpoolError> {
+    know(db, node, now)?;
+    let sql = "UPDATE nodes SET requested = requested + 1, requested_ms = ?2, \
+               upto = CASE WHEN upto > ?3 THEN upto ELSE ?3 END WHERE node = ?1";
+    db.execute(sql, &[node.as_str().into(), now.0.into(), newest.into()])
+        .map(drop)
 }
 
-fn facts(connection: &Connection, row: &Row<'_>) -> Result<HeldNode, SpoolError> {
-    let name: String = row.get(1)?;
-    let node = node(&name).ok_or_else(|| SpoolError::Damaged(format!("node {name:?}")))?;
+/// What the table says of a node.
+struct NodeRow {
+    seq: i64,
+    name: String,
+    requested: Option<i64>,
+    releasing: bool,
+    last_release: String,
+}
+
+impl NodeRow {
+    fn read(row: &Row<'_>) -> Result<Self, SpoolError> {
+        Ok(Self {
+            seq: row.get(0)?,
+            name: row.get(1)?,
+            requested: row.get(2)?,
+            releasing: row.get(3)?,
+            last_release: row.get(4)?,
+        })
+    }
+}
+
+fn facts(db: &Db<'_>, row: NodeRow) -> Result<HeldNode, SpoolError> {
+    let name = &row.name;
+    let node = node(name).ok_or_else(|| SpoolError::Damaged(format!("node {name:?}")))?;
     let hop = NextHop::Hold(node.clone()).to_string();
-    let (messages, bytes, oldest): (i64, i64, Option<i64>) = connection
-        .prepare_cached(
-            "SELECT count(*), coalesce(sum(size), 0), min(accepted_ms) FROM messages WHERE seq IN \
-             (SELECT seq FROM recipients INDEXED BY recipients_held WHERE hop = ?1 AND state = 6)",
-        )?
-        .query_row([hop], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let sql = "SELECT count(*), CAST(coalesce(sum(size), 0) AS BIGINT), min(accepted_ms) FROM messages WHERE seq IN \
+               (SELECT seq FROM recipients INDEXED BY recipients_held WHERE hop = ?1 AND state = 6)";
+    let held = db.row(sql, &[(&hop).into()], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get::<Option<i64>>(2)?))
+    })?;
+    let (messages, bytes, oldest) = held.unwrap_or_default();
     Ok(HeldNode {
-        seq: row.get(0)?,
+        seq: row.seq,
         node,
         messages: look::unsigned(messages),
         bytes: look::unsigned(bytes),
         oldest: oldest.map(Stamp),
-        requested: row.get::<_, Option<i64>>(2)?.map(Stamp),
-        releasing: row.get(3)?,
-        last_release: row.get(4)?,
+        requested: row.requested.map(Stamp),
+        releasing: row.releasing,
+        last_release: row.last_release,
     })
 }
 
@@ -361,6 +357,8 @@ pub(super) fn node(name: &str) -> Option<Node> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
     use super::*;
 
     #[tokio::test]

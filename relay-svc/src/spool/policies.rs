@@ -1,8 +1,6 @@
 //! What was found out of the TLS policies of domains, kept for as long as it is of use. What an entry says is its owner's.
 
-use rusqlite::{Connection, OptionalExtension, params};
-
-use super::{Spool, SpoolError};
+use super::{Spool, SpoolError, db::Db};
 use crate::clock::Stamp;
 
 /// Entries of so many domains are kept.
@@ -15,13 +13,9 @@ impl Spool {
     /// The database cannot be read.
     pub async fn policy(&self, domain: &str) -> Result<Option<String>, SpoolError> {
         let domain = domain.to_owned();
-        self.read(move |connection| {
-            let entry = connection
-                .prepare_cached("SELECT entry FROM policies WHERE domain = ?1")?
-                .query_row([domain], |row| row.get(0));
-            Ok(entry.optional()?)
-        })
-        .await
+        let sql = "SELECT entry FROM policies WHERE domain = ?1";
+        self.read(move |db| db.row(sql, &[(&domain).into()], |row| row.get(0)))
+            .await
     }
 
     /// Keeps an entry until `ends`, in place of the one that the domain had. Of too many those that end first go.
@@ -36,28 +30,27 @@ impl Spool {
         now: Stamp,
     ) -> Result<(), SpoolError> {
         let domain = domain.to_owned();
-        self.write(move |connection| {
-            let sql =
-                "INSERT OR REPLACE INTO policies (domain, entry, ends_ms) VALUES (?1, ?2, ?3)";
-            let mut keep = connection.prepare_cached(sql)?;
-            keep.execute(params![domain, entry, ends.0])?;
-            trim(connection, now, DOMAINS)
+        let sql = "INSERT INTO policies (domain, entry, ends_ms) VALUES (?1, ?2, ?3) \
+                   ON CONFLICT (domain) DO UPDATE SET entry = excluded.entry, ends_ms = excluded.ends_ms";
+        self.write(move |db| {
+            db.execute(sql, &[(&domain).into(), (&entry).into(), ends.0.into()])?;
+            trim(db, now, DOMAINS)
         })
         .await
     }
 }
 
-fn trim(connection: &Connection, now: Stamp, most: i64) -> Result<(), SpoolError> {
-    let mut over = connection.prepare_cached("DELETE FROM policies WHERE ends_ms <= ?1")?;
-    over.execute([now.0])?;
+fn trim(db: &Db<'_>, now: Stamp, most: i64) -> Result<(), SpoolError> {
+    db.execute("DELETE FROM policies WHERE ends_ms <= ?1", &[now.0.into()])?;
     let sql = "DELETE FROM policies WHERE domain IN \
-               (SELECT domain FROM policies ORDER BY ends_ms DESC LIMIT -1 OFFSET ?1)";
-    connection.prepare_cached(sql)?.execute([most])?;
-    Ok(())
+               (SELECT domain FROM policies ORDER BY ends_ms DESC LIMIT 1000000 OFFSET ?1)";
+    db.execute(sql, &[most.into()]).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::params;
+
     use super::*;
     use crate::spool::schema;
 
@@ -74,11 +67,12 @@ mod tests {
             let left = connection.query_row(sql, [], |row| row.get::<_, String>(0));
             left.unwrap()
         };
-        trim(&connection, Stamp(9), 5).unwrap();
+        let db = Db::Sqlite(&connection);
+        trim(&db, Stamp(9), 5).unwrap();
         assert_eq!(left(), "abcde");
-        trim(&connection, Stamp(10), 5).unwrap();
+        trim(&db, Stamp(10), 5).unwrap();
         assert_eq!(left(), "acde");
-        trim(&connection, Stamp(10), 2).unwrap();
+        trim(&db, Stamp(10), 2).unwrap();
         assert_eq!(left(), "ce");
     }
 }

@@ -2,31 +2,28 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
-
-use super::{NewMessage, NewRecipient, Spool, SpoolError, messages::Handover, store::millis};
+use super::{
+    NewMessage, NewRecipient, Spool, SpoolError, db::Db, messages::Handover, store::millis,
+};
 use crate::names::MessageId;
 
 /// Those recipients of a message that its peer has not handed over before, which are remembered now; and, if none are left,
 /// the identity that the message got the first time.
 pub(super) fn take<'a>(
-    connection: &Connection,
+    db: &Db<'_>,
     message: &'a NewMessage,
     handover: &Handover,
     clock: Duration,
 ) -> Result<(Vec<&'a NewRecipient>, Option<MessageId>), SpoolError> {
-    let mut known = connection.prepare_cached(
-        "SELECT message FROM repeats WHERE peer = ?1 AND id = ?2 AND address = ?3",
-    )?;
-    let mut remember = connection.prepare_cached(
-        "INSERT INTO repeats (peer, id, address, message, since_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?;
+    let known = "SELECT message FROM repeats WHERE peer = ?1 AND id = ?2 AND address = ?3";
+    let remember =
+        "INSERT INTO repeats (peer, id, address, message, since_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
     let (mut fresh, mut first) = (Vec::new(), None);
     for recipient in &message.recipients {
-        let (id, address) = (handover.id.octets(), recipient.address.to_bytes());
-        let found: Option<Vec<u8>> = known
-            .query_row(params![handover.peer, id, address], |row| row.get(0))
-            .optional()?;
+        let (peer, id) = (&handover.peer, handover.id.octets());
+        let address = recipient.address.to_bytes();
+        let asked = [peer.into(), (&id).into(), (&address).into()];
+        let found: Option<Vec<u8>> = db.row(known, &asked, |row| row.get(0))?;
         match found {
             Some(bytes) => {
                 let id = MessageId::from_bytes(&bytes)
@@ -34,9 +31,12 @@ pub(super) fn take<'a>(
                 first.get_or_insert(id);
             }
             None => {
-                let since = millis(clock);
-                let message = message.id.as_bytes();
-                remember.execute(params![handover.peer, id, address, message, since])?;
+                let [peer, id, address] = asked;
+                let message = message.id.as_bytes().into();
+                db.execute(
+                    remember,
+                    &[peer, id, address, message, millis(clock).into()],
+                )?;
                 fresh.push(recipient);
             }
         }
@@ -54,15 +54,9 @@ impl Spool {
         let Some(before) = self.clock().checked_sub(age) else {
             return Ok(());
         };
-        self.write(move |connection| {
-            connection
-                .prepare_cached(
-                    "DELETE FROM repeats WHERE (peer, id, address) IN \
-                     (SELECT peer, id, address FROM repeats WHERE since_ms <= ?1 LIMIT 10000)",
-                )?
-                .execute([millis(before)])?;
-            Ok(())
-        })
-        .await
+        let sql = "DELETE FROM repeats WHERE (peer, id, address) IN \
+                   (SELECT peer, id, address FROM repeats WHERE since_ms <= ?1 LIMIT 10000)";
+        self.write(move |db| db.execute(sql, &[millis(before).into()]).map(drop))
+            .await
     }
 }

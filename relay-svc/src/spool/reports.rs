@@ -6,9 +6,8 @@
 use std::time::Duration;
 
 use linkmail_smtp::{Mailbox, ReversePath};
-use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Origin, RecipientState, Spool, SpoolError, look, store};
+use super::{Origin, RecipientState, Spool, SpoolError, db::Db, look, store};
 use crate::{
     clock::Stamp,
     names::{CycleId, LinkName, MessageId, NextHop},
@@ -66,8 +65,7 @@ impl Spool {
         state: Option<ReportState>,
         limit: u32,
     ) -> Result<Vec<StoredReport>, SpoolError> {
-        self.read(move |connection| list(connection, after, state, limit))
-            .await
+        self.read(move |db| list(db, after, state, limit)).await
     }
 
     /// Up to `limit` reports behind a place that nobody acknowledged and that have a recipient that `fits`, oldest first;
@@ -81,8 +79,7 @@ impl Spool {
         fits: impl Fn(&Mailbox) -> bool + Send + 'static,
         limit: usize,
     ) -> Result<(Vec<StoredReport>, i64), SpoolError> {
-        self.read(move |connection| unread(connection, after, fits, limit))
-            .await
+        self.read(move |db| unread(db, after, &fits, limit)).await
     }
 
     /// Those of these places whose reports nobody has acknowledged yet.
@@ -92,12 +89,11 @@ impl Spool {
     pub async fn still_unread(&self, seqs: Vec<i64>) -> Result<Vec<i64>, SpoolError> {
         let sql = "SELECT 1 FROM recipients INDEXED BY recipients_unread \
                    WHERE hop = 'report' AND state = 1 AND seq = ?1";
-        self.read(move |connection| {
-            let mut unread = connection.prepare_cached(sql)?;
+        self.read(move |db| {
             let mut still = Vec::new();
-            for seq in seqs {
-                if unread.exists([seq])? {
-                    still.push(seq);
+            for seq in &seqs {
+                if db.exists(sql, &[(*seq).into()])? {
+                    still.push(*seq);
                 }
             }
             Ok(still)
@@ -110,7 +106,7 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn report(&self, id: MessageId) -> Result<Option<StoredReport>, SpoolError> {
-        self.read(move |connection| find(connection, id)).await
+        self.read(move |db| find(db, id)).await
     }
 
     /// Settles a report for good; gives it as it stands then. A repeat changes nothing.
@@ -124,18 +120,12 @@ impl Spool {
         now: Stamp,
     ) -> Result<Option<StoredReport>, SpoolError> {
         let found = self
-            .write(move |connection| {
-                let Some(report) = find(connection, id)? else {
+            .write(move |db| {
+                let Some(report) = find(db, id)? else {
                     return Ok(None);
                 };
-                settle(
-                    connection,
-                    report.seq,
-                    RecipientState::Delivered,
-                    &consumer,
-                    now,
-                )?;
-                find(connection, id)
+                settle(db, report.seq, RecipientState::Delivered, &consumer, now)?;
+                find(db, id)
             })
             .await?;
         self.inner
@@ -156,20 +146,14 @@ impl Spool {
         let Some(before) = self.clock().checked_sub(age) else {
             return Ok(Vec::new());
         };
-        self.write(move |connection| {
+        self.write(move |db| {
             let mut expired = Vec::new();
-            for seq in waiting_since(connection, before)? {
-                settle(
-                    connection,
-                    seq,
-                    RecipientState::Discarded,
-                    "nobody fetched it",
-                    now,
-                )?;
+            for seq in waiting_since(db, before)? {
+                let why = "nobody fetched it";
+                settle(db, seq, RecipientState::Discarded, why, now)?;
                 // Also of a report that is too damaged to be read.
-                let id: Vec<u8> = connection
-                    .prepare_cached("SELECT id FROM messages WHERE seq = ?1")?
-                    .query_row([seq], |row| row.get(0))?;
+                let sql = "SELECT id FROM messages WHERE seq = ?1";
+                let id: Vec<u8> = db.value(sql, &[seq.into()])?;
                 expired.extend(MessageId::from_bytes(&id));
             }
             Ok(expired)
@@ -178,101 +162,93 @@ impl Spool {
     }
 }
 
+/// So many recipients are looked at in one go.
+const PAGE: usize = 500;
+
 fn unread(
-    connection: &Connection,
+    db: &Db<'_>,
     after: i64,
-    fits: impl Fn(&Mailbox) -> bool,
+    fits: &impl Fn(&Mailbox) -> bool,
     limit: usize,
 ) -> Result<(Vec<StoredReport>, i64), SpoolError> {
-    let mut found = connection.prepare_cached(
-        "SELECT seq, address FROM recipients INDEXED BY recipients_unread \
-         WHERE hop = 'report' AND state = 1 AND seq > ?1 ORDER BY seq",
-    )?;
-    let mut rows = found.query([after])?;
+    let sql = "SELECT seq, idx, address FROM recipients INDEXED BY recipients_unread \
+               WHERE hop = 'report' AND state = 1 AND (seq, idx) > (?1, ?2) ORDER BY seq, idx LIMIT ?3";
     let (mut reports, mut seen): (Vec<StoredReport>, i64) = (Vec::new(), after);
-    while let Some(row) = rows.next()? {
-        let (seq, address): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        let is_known = reports.last().is_some_and(|last| last.seq == seq);
-        if reports.len() >= limit && !is_known {
-            break;
-        }
-        seen = seq;
-        let wanted = Mailbox::parse_utf8(&address).is_ok_and(|address| fits(&address));
-        if is_known || !wanted {
-            continue;
-        }
-        match load(connection, seq) {
-            Ok(report) => reports.extend(report),
-            Err(SpoolError::Damaged(what)) => {
-                tracing::warn!(seq, what, "spool: a damaged report is not shown");
+    let mut place = (after, i64::MAX);
+    loop {
+        let behind = [place.0.into(), place.1.into(), (PAGE as i64).into()];
+        let page = db.query(sql, &behind, |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get::<Vec<u8>>(2)?))
+        })?;
+        for (seq, idx, address) in &page {
+            place = (*seq, *idx);
+            let is_known = reports.last().is_some_and(|last| last.seq == *seq);
+            if reports.len() >= limit && !is_known {
+                return Ok((reports, seen));
             }
-            Err(error) => return Err(error),
+            seen = *seq;
+            let wanted = Mailbox::parse_utf8(address).is_ok_and(|address| fits(&address));
+            if !is_known && wanted {
+                reports.extend(shown(db, *seq)?);
+            }
+        }
+        if page.len() < PAGE {
+            return Ok((reports, seen));
         }
     }
-    Ok((reports, seen))
 }
 
-fn waiting_since(connection: &Connection, before: Duration) -> Result<Vec<i64>, SpoolError> {
-    let mut old = connection.prepare_cached(
-        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_unread_since \
-         WHERE hop = 'report' AND state = 1 AND since_ms <= ?1 LIMIT 1000",
-    )?;
-    let seqs = old.query_map([store::millis(before)], |row| row.get(0))?;
-    Ok(seqs.collect::<Result<_, _>>()?)
+/// A report; nothing, and a log line, if its row is damaged.
+fn shown(db: &Db<'_>, seq: i64) -> Result<Option<StoredReport>, SpoolError> {
+    match load(db, seq) {
+        Err(SpoolError::Damaged(what)) => {
+            tracing::warn!(seq, what, "spool: a damaged report is not shown");
+            Ok(None)
+        }
+        loaded => loaded,
+    }
+}
+
+fn waiting_since(db: &Db<'_>, before: Duration) -> Result<Vec<i64>, SpoolError> {
+    let sql = "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_unread_since \
+               WHERE hop = 'report' AND state = 1 AND since_ms <= ?1 LIMIT 1000";
+    db.query(sql, &[store::millis(before).into()], |row| row.get(0))
 }
 
 fn settle(
-    connection: &Connection,
+    db: &Db<'_>,
     seq: i64,
     state: RecipientState,
     why: &str,
     now: Stamp,
 ) -> Result<(), SpoolError> {
-    connection
-        .prepare_cached(
-            "UPDATE recipients SET state = ?2, last_reply = ?3 WHERE seq = ?1 AND hop = 'report' AND state = 1",
-        )?
-        .execute(params![seq, state as i64, why])?;
-    store::close_if_done(connection, seq, now).map(drop)
+    let sql = "UPDATE recipients SET state = ?2, last_reply = ?3 WHERE seq = ?1 AND hop = 'report' AND state = 1";
+    db.execute(sql, &[seq.into(), (state as i64).into(), why.into()])?;
+    store::close_if_done(db, seq, now).map(drop)
 }
 
-fn find(connection: &Connection, id: MessageId) -> Result<Option<StoredReport>, SpoolError> {
-    let seq: Option<i64> = connection
-        .prepare_cached("SELECT seq FROM messages WHERE id = ?1")?
-        .query_row([id.as_bytes()], |row| row.get(0))
-        .optional()?;
-    match seq {
-        Some(seq) => load(connection, seq),
+fn find(db: &Db<'_>, id: MessageId) -> Result<Option<StoredReport>, SpoolError> {
+    match look::place_of(db, id)? {
+        Some(seq) => load(db, seq),
         None => Ok(None),
     }
 }
 
 fn list(
-    connection: &Connection,
+    db: &Db<'_>,
     after: i64,
     state: Option<ReportState>,
     limit: u32,
 ) -> Result<Vec<StoredReport>, SpoolError> {
-    let mut seqs = connection.prepare_cached(
-        "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_report \
-         WHERE hop = 'report' AND seq > ?1 AND (?2 = 0 OR state = ?2) ORDER BY seq",
-    )?;
+    let sql = "SELECT DISTINCT seq FROM recipients INDEXED BY recipients_report \
+               WHERE hop = 'report' AND seq > ?1 AND (?2 = 0 OR state = ?2) ORDER BY seq LIMIT ?3";
     let wanted = state.map_or(0, |state| recipients_of(state) as i64);
-    let mut rows = seqs.query(params![after, wanted])?;
-    let mut reports = Vec::new();
-    while reports.len() < limit as usize
-        && let Some(row) = rows.next()?
-    {
-        let seq = row.get(0)?;
-        match load(connection, seq) {
-            Ok(report) => reports.extend(report),
-            Err(SpoolError::Damaged(what)) => {
-                tracing::warn!(seq, what, "spool: a damaged report is not listed");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(reports)
+    let places = |after: i64, limit: u32| {
+        db.query(sql, &[after.into(), wanted.into(), limit.into()], |row| {
+            row.get(0)
+        })
+    };
+    look::page(places, after, limit, |seq| shown(db, seq))
 }
 
 /// The state of the recipients of a report in this state.
@@ -285,8 +261,8 @@ fn recipients_of(state: ReportState) -> RecipientState {
 }
 
 /// A message as a report, if the route takes any of its recipients.
-fn load(connection: &Connection, seq: i64) -> Result<Option<StoredReport>, SpoolError> {
-    let message = look::load(connection, seq)?;
+fn load(db: &Db<'_>, seq: i64) -> Result<Option<StoredReport>, SpoolError> {
+    let message = look::load(db, seq)?;
     let hop = NextHop::Report.to_string();
     let mine = message.recipients.iter().filter(|row| row.hop == hop);
     let Some(first) = mine.clone().next() else {

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::SpoolError;
+use super::{SpoolError, db::Db};
 use crate::{clock::Stamp, names::RequestId};
 
 /// How long an identity is remembered.
@@ -40,14 +39,11 @@ impl RequestKey {
 }
 
 /// What the first call with this identity made, if there was one.
-pub(super) fn find(
-    connection: &Connection,
-    key: &RequestKey,
-) -> Result<Option<Vec<u8>>, SpoolError> {
-    let found: Option<(Vec<u8>, Vec<u8>)> = connection
-        .prepare_cached("SELECT target, digest FROM requests WHERE id = ?1")?
-        .query_row([key.id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+pub(super) fn find(db: &Db<'_>, key: &RequestKey) -> Result<Option<Vec<u8>>, SpoolError> {
+    let sql = "SELECT target, digest FROM requests WHERE id = ?1";
+    let found: Option<(Vec<u8>, Vec<u8>)> = db.row(sql, &[key.id.as_bytes().into()], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })?;
     match found {
         Some((_, other)) if other != key.digest => Err(RequestConflict.into()),
         Some((target, _)) => Ok(Some(target)),
@@ -57,18 +53,17 @@ pub(super) fn find(
 
 /// Remembers what the call made, and forgets what is older than seven days.
 pub(super) fn remember(
-    connection: &Connection,
+    db: &Db<'_>,
     key: &RequestKey,
     target: &[u8],
     now: Stamp,
 ) -> Result<(), SpoolError> {
-    connection
-        .prepare_cached("DELETE FROM requests WHERE created_ms < ?1")?
-        .execute([now.minus(KEPT).0])?;
-    connection
-        .prepare_cached(
-            "INSERT INTO requests (id, target, digest, created_ms) VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![key.id.as_bytes(), target, key.digest, now.0])?;
-    Ok(())
+    let old = now.minus(KEPT).0;
+    db.execute("DELETE FROM requests WHERE created_ms < ?1", &[old.into()])?;
+    let id = key.id.as_bytes();
+    db.execute(
+        "INSERT INTO requests (id, target, digest, created_ms) VALUES (?1, ?2, ?3, ?4)",
+        &[id.into(), target.into(), (&key.digest).into(), now.0.into()],
+    )
+    .map(drop)
 }

@@ -1,9 +1,8 @@
 //! Routing queued mail anew when the configuration changed.
 
 use linkmail_smtp::Mailbox;
-use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{RecipientState, Spool, SpoolError, nodes, store::millis};
+use super::{RecipientState, Spool, SpoolError, age, db::Db, nodes, store::millis};
 use crate::{clock::Stamp, names::NextHop, route::Routes};
 
 /// What is said of mail that was set aside for want of a route. It is queued again when there is one.
@@ -17,61 +16,87 @@ impl Spool {
     /// The database cannot be written.
     pub async fn reroute(&self, routes: Routes, now: Stamp) -> Result<u64, SpoolError> {
         let clock = millis(self.clock());
-        self.write(move |connection| reroute(connection, &routes, now, clock))
-            .await
+        self.write(move |db| reroute(db, &routes, now, clock)).await
     }
 }
 
-fn reroute(
-    connection: &Connection,
-    routes: &Routes,
-    now: Stamp,
-    clock: i64,
-) -> Result<u64, SpoolError> {
+/// So many recipients are looked at in one go.
+const PAGE: usize = 1000;
+
+fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, SpoolError> {
     let print = routes.fingerprint();
-    let known: Option<String> = connection
-        .prepare_cached("SELECT value FROM meta WHERE key = 'routes'")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
+    let known = "SELECT value FROM meta WHERE key = 'routes'";
+    let known: Option<String> = db.row(known, &[], |row| row.get(0))?;
     if known.as_deref() == Some(print.as_str()) {
         return Ok(0);
     }
-    let mut queued = connection.prepare(
-        "SELECT seq, idx, address, hop, state FROM recipients WHERE state IN (1, 6) OR (state = 5 AND last_reply = ?1)",
-    )?;
-    let mut rows = queued.query([NO_ROUTE])?;
-    let mut changes = Vec::new();
-    while let Some(row) = rows.next()? {
-        let address: Vec<u8> = row.get(2)?;
-        let Ok(address) = Mailbox::parse_utf8(&address) else {
-            continue;
-        };
-        let (hop, state): (String, i64) = (row.get(3)?, row.get(4)?);
-        let change = match routes
-            .find(&address)
-            .map(|route| route.target.hop(&address))
-        {
-            Some(next) if next.to_string() != hop || state == 5 => {
-                if let NextHop::Hold(node) = &next {
-                    nodes::know(connection, node, now)?;
-                }
-                let state = RecipientState::waiting_for(&next);
-                (next.to_string(), state as i64, "")
+    let queued = "SELECT seq, idx, address, hop, state FROM recipients WHERE (seq, idx) > (?2, ?3) AND \
+                  (state IN (1, 6) OR (state = 5 AND last_reply = ?1)) ORDER BY seq, idx LIMIT ?4";
+    let update = "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5, since_ms = ?6 WHERE seq = ?1 AND idx = ?2";
+    let (mut moved, mut place) = (0, (0, -1));
+    loop {
+        let behind = [
+            NO_ROUTE.into(),
+            place.0.into(),
+            place.1.into(),
+            (PAGE as i64).into(),
+        ];
+        let page = db.query(queued, &behind, |row| {
+            Ok(Waiting {
+                place: (row.get(0)?, row.get(1)?),
+                address: row.get(2)?,
+                hop: row.get(3)?,
+                state: row.get(4)?,
+            })
+        })?;
+        for waiting in &page {
+            place = waiting.place;
+            let Some((hop, state, why)) = waiting.moves(routes) else {
+                continue;
+            };
+            if let Some(NextHop::Hold(node)) = &hop {
+                nodes::know(db, node, now)?;
             }
-            Some(_) => continue,
-            None => (hop, 5, NO_ROUTE),
-        };
-        changes.push((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, change));
+            let (seq, idx) = (place.0.into(), place.1.into());
+            let hop = hop.map_or_else(|| waiting.hop.clone(), |hop| hop.to_string());
+            moved += db.execute(
+                update,
+                &[
+                    seq,
+                    idx,
+                    (&hop).into(),
+                    state.into(),
+                    why.into(),
+                    clock.into(),
+                ],
+            )?;
+        }
+        if page.len() < PAGE {
+            break;
+        }
     }
-    let sql = "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5, since_ms = ?6 WHERE seq = ?1 AND idx = ?2";
-    let mut update = connection.prepare(sql)?;
-    let mut moved = 0;
-    for (seq, idx, (hop, state, why)) in changes {
-        moved += update.execute(params![seq, idx, hop, state, why, clock])? as u64;
-    }
-    connection.execute(
-        "INSERT OR REPLACE INTO meta (key, value) VALUES ('routes', ?1)",
-        [print],
-    )?;
+    db.execute(age::KEEP, &["routes".into(), (&print).into()])?;
     Ok(moved)
+}
+
+/// A recipient that waits, or was set aside for want of a route.
+struct Waiting {
+    place: (i64, i64),
+    address: Vec<u8>,
+    hop: String,
+    state: i64,
+}
+
+impl Waiting {
+    /// Where it goes by these routes, if not where it waits, in which state, and why. Without a route it stays.
+    fn moves(&self, routes: &Routes) -> Option<(Option<NextHop>, i64, &'static str)> {
+        let address = Mailbox::parse_utf8(&self.address).ok()?;
+        let aside = RecipientState::SetAside as i64;
+        let Some(route) = routes.find(&address) else {
+            return Some((None, aside, NO_ROUTE));
+        };
+        let next = route.target.hop(&address);
+        let state = RecipientState::waiting_for(&next) as i64;
+        (self.state == aside || next.to_string() != self.hop).then_some((Some(next), state, ""))
+    }
 }

@@ -162,14 +162,19 @@ pub(super) fn open(folder: &Path) -> Result<Connection, SpoolError> {
         MigrateError::Damaged(_) => SpoolError::Damaged(error.to_string()),
         MigrateError::Database(error) => error.into(),
     })?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
+
+/// More than there are statements: each is prepared once for a connection.
+const STATEMENTS: usize = 128;
 
 /// Opens the database for look-ups.
 pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(folder.join(FILE), flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
 

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use linkmail_smtp::dsn::{EnvelopeId, Notify, Ret};
-use rusqlite::{Connection, OptionalExtension, params};
-
 use super::{
     Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
     body::{Facts, Finished},
+    db::Db,
     nodes, repeats, requests,
 };
 use crate::{
@@ -15,6 +13,7 @@ use crate::{
     names::{CycleId, LinkName, MessageId, NextHop},
     queue::Settlement,
 };
+use linkmail_smtp::dsn::{EnvelopeId, Notify, Ret};
 
 impl Spool {
     /// Makes the message durable. After `Ok` the relay answers for it (invariant 1).
@@ -34,7 +33,7 @@ impl Spool {
         );
         let clock = self.clock();
         let accepted = self
-            .write(move |connection| insert(connection, &message, &body, &facts, clock))
+            .write(move |db| insert(db, &message, &body, &facts, clock))
             .await;
         // Refused, or a repeat of an earlier call: no row names the file.
         if let (Some(file), false) = (
@@ -72,17 +71,17 @@ impl Spool {
             .as_ref()
             .and_then(|((body, _), _)| body.file().map(str::to_owned));
         let clock = self.clock();
-        let written = self.write(move |connection| {
+        let written = self.write(move |db| {
             let mut recorded = 0;
             for each in &settled {
-                recorded += record(connection, seq, each)?;
+                recorded += record(db, seq, each)?;
             }
             // Nobody is told of what had its outcome before.
-            let report = report.filter(|_| recorded > 0);
-            if let Some(((body, facts), message)) = &report {
-                insert(connection, message, body, facts, clock)?;
+            let report = report.as_ref().filter(|_| recorded > 0);
+            if let Some(((body, facts), message)) = report {
+                insert(db, message, body, facts, clock)?;
             }
-            Ok((close_if_done(connection, seq, now)?, report.is_some()))
+            Ok((close_if_done(db, seq, now)?, report.is_some()))
         });
         let written = written.await;
         // No row names the file of a report that was not stored.
@@ -106,7 +105,7 @@ impl Spool {
     /// # Errors
     /// The database cannot be written.
     pub async fn forget(&self, before: Stamp) -> Result<u64, SpoolError> {
-        let (forgotten, files) = self.write(move |c| forget(c, before)).await?;
+        let (forgotten, files) = self.write(move |db| forget(db, before)).await?;
         for file in files {
             self.remove_body(&file).await;
         }
@@ -115,7 +114,7 @@ impl Spool {
 }
 
 fn insert(
-    connection: &Connection,
+    db: &Db<'_>,
     message: &NewMessage,
     body: &Finished,
     facts: &Facts,
@@ -123,102 +122,103 @@ fn insert(
 ) -> Result<Accepted, SpoolError> {
     let size = facts.size;
     if let Some(key) = &message.request {
-        if let Some(target) = requests::find(connection, key)? {
+        if let Some(target) = requests::find(db, key)? {
             let id = MessageId::from_bytes(&target)
                 .ok_or_else(|| SpoolError::Damaged("request target".into()))?;
             return Ok(Accepted { id, size });
         }
-        requests::remember(connection, key, message.id.as_bytes(), message.accepted)?;
+        requests::remember(db, key, message.id.as_bytes(), message.accepted)?;
     }
     let recipients = match &message.handover {
         None => message.recipients.iter().collect(),
         Some(handover) => {
-            let (fresh, first) = repeats::take(connection, message, handover, clock)?;
+            let (fresh, first) = repeats::take(db, message, handover, clock)?;
             if let Some(id) = first {
                 return Ok(Accepted { id, size });
             }
             fresh
         }
     };
-    let seq = insert_message(connection, message, body, facts)?;
-    insert_recipients(connection, seq, message.accepted, &recipients, clock)?;
+    let seq = insert_message(db, message, body, facts)?;
+    insert_recipients(db, seq, message.accepted, &recipients, clock)?;
     let id = message.id;
     Ok(Accepted { id, size })
 }
 
 /// The message itself, and its body if that has no file; says at which place.
 fn insert_message(
-    connection: &Connection,
+    db: &Db<'_>,
     message: &NewMessage,
     body: &Finished,
     facts: &Facts,
 ) -> Result<i64, SpoolError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
-             body_file, traceparent, ret, envelope_id, utf8_header) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-        )?
-        .execute(params![
-            message.id.as_bytes(),
-            message.accepted.0,
-            message.reverse_path.to_bytes(),
-            message.origin.as_str(),
-            message.link.as_ref().map(LinkName::as_str),
-            message.cycle.as_ref().map(CycleId::as_bytes),
-            i64::try_from(facts.size).unwrap_or(i64::MAX),
-            facts.eight_bit,
-            facts.hash,
-            body.file(),
-            message.traceparent,
-            message.wish.ret.map(Ret::encode),
-            message.wish.envelope_id.as_ref().map(EnvelopeId::encode),
-            message.utf8_header,
-        ])?;
-    let seq = connection.last_insert_rowid();
+    let wish = &message.wish;
+    let envelope_id = wish.envelope_id.as_ref().map(EnvelopeId::encode);
+    let seq = db.insert(
+        "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
+         body_file, traceparent, ret, envelope_id, utf8_header) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        "seq",
+        &[
+            message.id.as_bytes().into(),
+            message.accepted.0.into(),
+            (&message.reverse_path.to_bytes()).into(),
+            message.origin.as_str().into(),
+            message.link.as_ref().map(LinkName::as_str).into(),
+            message.cycle.as_ref().map(CycleId::as_bytes).into(),
+            i64::try_from(facts.size).unwrap_or(i64::MAX).into(),
+            facts.eight_bit.into(),
+            (&facts.hash).into(),
+            body.file().into(),
+            (&message.traceparent).into(),
+            wish.ret.map(Ret::encode).into(),
+            envelope_id.as_deref().into(),
+            message.utf8_header.into(),
+        ],
+    )?;
     if let Finished::Inline(content) = body {
-        connection
-            .prepare_cached("INSERT INTO bodies (seq, content) VALUES (?1, ?2)")?
-            .execute(params![seq, content])?;
+        let sql = "INSERT INTO bodies (seq, content) VALUES (?1, ?2)";
+        db.execute(sql, &[seq.into(), content.into()])?;
     }
     Ok(seq)
 }
 
 fn insert_recipients(
-    connection: &Connection,
+    db: &Db<'_>,
     seq: i64,
     accepted: Stamp,
     recipients: &[&NewRecipient],
     clock: Duration,
 ) -> Result<(), SpoolError> {
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms, notify, original) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?;
+    let sql = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms, notify, original) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     for (idx, recipient) in (0_i64..).zip(recipients) {
         if let NextHop::Hold(node) = &recipient.hop {
-            nodes::know(connection, node, accepted)?;
+            nodes::know(db, node, accepted)?;
         }
         let wish = &recipient.wish;
-        statement.execute(params![
-            seq,
-            idx,
-            recipient.address.to_bytes(),
-            recipient.hop.to_string(),
-            RecipientState::waiting_for(&recipient.hop) as i64,
-            accepted.0,
-            millis(clock),
-            wish.notify.map(Notify::encode),
-            wish.original
-                .as_ref()
-                .map(|original| original.encode(false)),
-        ])?;
+        let original = wish.original.as_ref().map(|text| text.encode(false));
+        db.execute(
+            sql,
+            &[
+                seq.into(),
+                idx.into(),
+                (&recipient.address.to_bytes()).into(),
+                (&recipient.hop.to_string()).into(),
+                (RecipientState::waiting_for(&recipient.hop) as i64).into(),
+                accepted.0.into(),
+                millis(clock).into(),
+                wish.notify.map(Notify::encode).as_deref().into(),
+                original.as_deref().into(),
+            ],
+        )?;
     }
     Ok(())
 }
 
 /// Says how many recipients that was: one, or none if it had its outcome before.
-fn record(connection: &Connection, seq: i64, settled: &Settled) -> Result<usize, SpoolError> {
+fn record(db: &Db<'_>, seq: i64, settled: &Settled) -> Result<u64, SpoolError> {
+    let (seq, idx) = (seq.into(), settled.idx.into());
     let (state, reply) = match &settled.settlement {
         Settlement::Retry {
             due,
@@ -228,43 +228,35 @@ fn record(connection: &Connection, seq: i64, settled: &Settled) -> Result<usize,
             in_doubt,
             reply,
         } => {
-            return connection
-                .prepare_cached(
-                    "UPDATE recipients SET due_ms = ?3, attempts = ?4, waited_ms = ?5, tried_ms = ?6, last_reply = ?7, \
-                     doubts = doubts + ?8 WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
-                )?
-                .execute(params![
-                    seq, settled.idx, due.0, attempts, millis(*waited), tried.0, reply, i64::from(*in_doubt),
-                ])
-                .map_err(SpoolError::from);
+            let (waited, doubts) = (millis(*waited).into(), (*in_doubt).into());
+            return db.execute(
+                "UPDATE recipients SET due_ms = ?3, attempts = ?4, waited_ms = ?5, tried_ms = ?6, last_reply = ?7, \
+                 doubts = doubts + ?8 WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
+                &[seq, idx, due.0.into(), (*attempts).into(), waited, tried.0.into(), reply.into(), doubts],
+            );
         }
         Settlement::Delivered { reply } => (RecipientState::Delivered, reply),
         Settlement::Bounced { reply } => (RecipientState::Bounced, reply),
         Settlement::Discarded { reply } => (RecipientState::Discarded, reply),
         Settlement::SetAside { reason } => (RecipientState::SetAside, reason),
     };
-    let counts = i64::from(state != RecipientState::SetAside);
-    connection
-        .prepare_cached(
-            "UPDATE recipients SET state = ?3, attempts = attempts + ?4, last_reply = ?5 \
-             WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
-        )?
-        .execute(params![seq, settled.idx, state as i64, counts, reply])
-        .map_err(SpoolError::from)
+    let counts = (state != RecipientState::SetAside).into();
+    db.execute(
+        "UPDATE recipients SET state = ?3, attempts = attempts + ?4, last_reply = ?5 \
+         WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
+        &[seq, idx, (state as i64).into(), counts, reply.into()],
+    )
 }
 
 /// Says how many messages that was, and which files go with them: those of reports, whose bodies were kept so long.
-fn forget(connection: &Connection, before: Stamp) -> Result<(u64, Vec<String>), SpoolError> {
-    let mut old = connection
-        .prepare_cached("SELECT seq, body_file FROM messages WHERE done_ms < ?1 LIMIT 1000")?;
-    let mut delete = connection.prepare_cached("DELETE FROM messages WHERE seq = ?1")?;
-    let mut rows = old.query([before.0])?;
-    let mut found: Vec<(i64, Option<String>)> = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push((row.get(0)?, row.get(1)?));
-    }
+fn forget(db: &Db<'_>, before: Stamp) -> Result<(u64, Vec<String>), SpoolError> {
+    let old = "SELECT seq, body_file FROM messages WHERE done_ms < ?1 LIMIT 1000";
+    let found = db.query(old, &[before.0.into()], |row| {
+        Ok((row.get::<i64>(0)?, row.get::<Option<String>>(1)?))
+    })?;
     for (seq, _) in &found {
-        delete.execute([seq])?;
+        let sql = "DELETE FROM messages WHERE seq = ?1";
+        db.execute(sql, &[(*seq).into()])?;
     }
     let count = found.len() as u64;
     Ok((
@@ -275,42 +267,28 @@ fn forget(connection: &Connection, before: Stamp) -> Result<(u64, Vec<String>), 
 
 /// Lets the body go once every recipient has its outcome; gives the file that is to be removed.
 pub(super) fn close_if_done(
-    connection: &Connection,
+    db: &Db<'_>,
     seq: i64,
     now: Stamp,
 ) -> Result<Option<String>, SpoolError> {
-    let open: bool = connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM recipients WHERE seq = ?1 AND state IN (1, 5, 6))",
-        )?
-        .query_row([seq], |row| row.get(0))?;
-    if open {
+    let seq = [seq.into()];
+    let open = "SELECT 1 FROM recipients WHERE seq = ?1 AND state IN (1, 5, 6) LIMIT 1";
+    if db.exists(open, &seq)? {
         return Ok(None);
     }
-    connection
-        .prepare_cached("UPDATE messages SET done_ms = ?2 WHERE seq = ?1")?
-        .execute([seq, now.0])?;
+    let done = "UPDATE messages SET done_ms = ?2 WHERE seq = ?1";
+    db.execute(done, &[seq[0], now.0.into()])?;
     // A report can still be looked at until it is forgotten.
-    let is_report: bool = connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM recipients WHERE seq = ?1 AND hop = 'report')",
-        )?
-        .query_row([seq], |row| row.get(0))?;
-    if is_report {
+    let report = "SELECT 1 FROM recipients WHERE seq = ?1 AND hop = 'report' LIMIT 1";
+    if db.exists(report, &seq)? {
         return Ok(None);
     }
-    connection
-        .prepare_cached("DELETE FROM bodies WHERE seq = ?1")?
-        .execute([seq])?;
-    let file: Option<String> = connection
-        .prepare_cached("SELECT body_file FROM messages WHERE seq = ?1")?
-        .query_row([seq], |row| row.get(0))
-        .optional()?
-        .flatten();
+    db.execute("DELETE FROM bodies WHERE seq = ?1", &seq)?;
+    let file = "SELECT body_file FROM messages WHERE seq = ?1";
+    let file: Option<String> = db.row(file, &seq, |row| row.get(0))?.flatten();
     if file.is_some() {
-        connection
-            .prepare_cached("UPDATE messages SET body_file = NULL WHERE seq = ?1")?
-            .execute([seq])?;
+        let sql = "UPDATE messages SET body_file = NULL WHERE seq = ?1";
+        db.execute(sql, &seq)?;
     }
     Ok(file)
 }
