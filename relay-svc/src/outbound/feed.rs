@@ -1,6 +1,7 @@
 //! What waits for one next hop, handed out to the sessions that send it: each message is in one hand at a time.
 //!
-//! A place is taken into hand first and read then, so that what is sent is what still waits.
+//! A place is taken into hand first and read then, so that what is sent is what still waited when it was read. Some are
+//! read ahead, together: a look-up for each would cost more than sending it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,12 +14,14 @@ use super::in_hand::{Hand, InHand};
 use crate::{
     clock::Stamp,
     names::{NextHop, Node},
-    spool::{Body, Due, DuePlace, RecipientState, Spool, SpoolError},
+    spool::{Body, Due, DuePlace, INLINE_LIMIT, RecipientState, Spool, SpoolError},
 };
 
 /// So many places are looked up at once.
 const PAGE: u32 = 200;
-/// So many octets of bodies are read at once with their messages. The rest is read one by one, when its turn comes.
+/// So many messages are read at once, ahead of the sessions.
+const AHEAD: usize = 50;
+/// With so many octets of bodies, but always one message. A body in a file is read when its turn comes.
 const BODIES: u64 = 256 * 1024;
 
 /// Hands out the messages of one next hop.
@@ -47,8 +50,9 @@ pub struct Left {
     pub after: i64,
 }
 
-/// Places that were looked up, and where that goes on.
+/// What was read, the places that were looked up behind it, and where that goes on.
 struct Ahead {
+    ready: VecDeque<InHandMessage>,
     places: VecDeque<i64>,
     cursor: DuePlace,
     after: i64,
@@ -89,6 +93,7 @@ impl Feed {
             of,
             hands,
             ahead: Mutex::new(Ahead {
+                ready: VecDeque::new(),
                 places: left.again.into(),
                 cursor: DuePlace::START,
                 after: left.after,
@@ -127,6 +132,7 @@ impl Feed {
     pub async fn left(&self, untried: Vec<i64>) -> Left {
         let ahead = self.ahead.lock().await;
         let mut again = untried;
+        again.extend(ahead.ready.iter().map(|message| message.due.seq));
         again.extend(&ahead.places);
         again.sort_unstable();
         again.dedup();
@@ -142,49 +148,49 @@ impl Feed {
     /// The spool cannot be read.
     pub async fn take(&self, limit: usize) -> Result<Vec<InHandMessage>, SpoolError> {
         let mut ahead = self.ahead.lock().await;
+        if ahead.ready.is_empty() {
+            self.read_ahead(&mut ahead).await?;
+        }
+        let count = limit.min(ahead.ready.len());
+        Ok(ahead.ready.drain(..count).collect())
+    }
+
+    /// Gives a message back, to be taken next.
+    pub async fn put_back(&self, message: InHandMessage) {
+        self.ahead.lock().await.ready.push_front(message);
+    }
+
+    /// Reads the next messages, if there are any that nobody has in hand.
+    async fn read_ahead(&self, ahead: &mut Ahead) -> Result<(), SpoolError> {
         let mut from_start = ahead.cursor == DuePlace::START;
-        loop {
+        while ahead.ready.is_empty() {
             let mut hands = Vec::new();
-            while hands.len() < limit
+            while hands.len() < AHEAD
                 && let Some(seq) = ahead.places.pop_front()
             {
                 hands.extend(self.hands.take(&self.hop, seq));
             }
             if !hands.is_empty() {
                 let places: Vec<i64> = hands.iter().map(Hand::place).collect();
-                let taken = match self.read(hands).await {
-                    Ok(taken) => taken,
-                    Err(error) => {
-                        // Their turn has not come.
-                        places
-                            .into_iter()
-                            .rev()
-                            .for_each(|place| ahead.places.push_front(place));
-                        return Err(error);
-                    }
-                };
-                if !taken.is_empty() {
-                    return Ok(taken);
+                if let Err(error) = self.read(hands, ahead).await {
+                    // Their turn has not come.
+                    let places = places.into_iter().rev();
+                    places.for_each(|place| ahead.places.push_front(place));
+                    return Err(error);
                 }
                 continue;
             }
-            if self.look(&mut ahead).await? {
+            if self.look(ahead).await? {
                 continue;
             }
             // What came before the cursor meanwhile, such as a message that was given back, is found from the start.
             if from_start || matches!(self.of, Of::Held { .. }) {
-                return Ok(Vec::new());
+                return Ok(());
             }
             ahead.cursor = DuePlace::START;
             from_start = true;
         }
-    }
-
-    /// Gives a message back, to be taken next.
-    pub async fn put_back(&self, message: InHandMessage) {
-        let mut ahead = self.ahead.lock().await;
-        ahead.places.push_front(message.due.seq);
-        drop(message);
+        Ok(())
     }
 
     /// Looks up the next places; whether there are any.
@@ -215,36 +221,50 @@ impl Feed {
         Ok(!ahead.places.is_empty())
     }
 
-    async fn read(&self, hands: Vec<Hand>) -> Result<Vec<InHandMessage>, SpoolError> {
+    /// Reads what still waits of what is in hand. What is too much at once goes back to the places.
+    async fn read(&self, hands: Vec<Hand>, ahead: &mut Ahead) -> Result<(), SpoolError> {
         let (state, now) = match self.of {
             Of::Due => (RecipientState::Queued, Stamp::now()),
             Of::Held { .. } => (RecipientState::Held, Stamp(i64::MAX)),
         };
         let seqs = hands.iter().map(Hand::place).collect();
-        let waiting = self
+        let mut waiting = self
             .spool
             .waiting(seqs, self.hop.to_string(), state, now)
             .await?;
+        let later = waiting.split_off(at_once(&waiting));
         let mut bodies = self.bodies(&waiting).await;
+        for due in later.iter().rev() {
+            ahead.places.push_front(due.seq);
+        }
         let mut waiting = waiting.into_iter().peekable();
-        Ok(hands
-            .into_iter()
-            .filter_map(|hand| {
-                let due = waiting.next_if(|due| due.seq == hand.place())?;
+        for hand in hands {
+            if let Some(due) = waiting.next_if(|due| due.seq == hand.place()) {
                 let body = bodies.remove(&due.seq);
-                Some(InHandMessage { due, body, hand })
-            })
-            .collect())
+                ahead.ready.push_back(InHandMessage { due, body, hand });
+            }
+        }
+        Ok(())
     }
 
     async fn bodies(&self, waiting: &[Due]) -> HashMap<i64, Body> {
-        let mut octets = 0;
-        let small = waiting.iter().take_while(|due| {
-            octets += due.size;
-            octets <= BODIES
-        });
+        let small = waiting.iter().filter(|due| is_inline(due));
         let bodies = self.spool.inline_bodies(small.map(|due| due.seq).collect());
         // What cannot be read now is read again by itself, and what is wrong with it is told there.
         bodies.await.unwrap_or_default()
     }
+}
+
+fn is_inline(due: &Due) -> bool {
+    due.size <= INLINE_LIMIT as u64
+}
+
+/// How many of these messages are read at once with their bodies.
+fn at_once(waiting: &[Due]) -> usize {
+    let mut octets = 0;
+    let fits = |due: &&Due| {
+        octets += if is_inline(due) { due.size } else { 0 };
+        octets <= BODIES
+    };
+    waiting.iter().take_while(fits).count()
 }
