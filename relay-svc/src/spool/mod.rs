@@ -19,6 +19,7 @@
 
 mod age;
 mod body;
+mod checkpoint;
 mod cycles;
 mod db;
 mod due;
@@ -195,7 +196,7 @@ impl Spool {
         let db = db::Db::Sqlite(&connection);
         body::sweep(folder, &db)?;
         let clock = age::SpoolClock::resume(&db)?;
-        let writer = writer::Writer::start(connection)?;
+        let writer = writer::Writer::start(folder, connection)?;
         let inner = Inner {
             folder: folder.to_owned(),
             writer,

@@ -169,6 +169,11 @@ pub(super) fn open(folder: &Path) -> Result<Connection, SpoolError> {
 /// More than there are statements: each is prepared once for a connection.
 const STATEMENTS: usize = 128;
 
+/// Opens a database that is there for writing, beside the connection of the writer thread.
+pub(super) fn open_beside(folder: &Path) -> Result<Connection, SpoolError> {
+    Ok(sqlite::open(&folder.join(FILE), LOG_BYTES)?)
+}
+
 /// Opens the database for look-ups.
 pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

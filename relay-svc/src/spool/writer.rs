@@ -7,6 +7,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::mpsc::{self, Receiver, Sender},
     thread,
 };
@@ -14,7 +15,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi};
 use tokio::sync::oneshot;
 
-use super::SpoolError;
+use super::{SpoolError, checkpoint::Checkpoints};
 
 /// At most this many changes share a commit, which bounds how long the first of them waits.
 const BATCH: usize = 256;
@@ -35,12 +36,15 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread. It ends when the last handle is gone and all changes are committed.
-    pub(super) fn start(connection: Connection) -> Result<Self, SpoolError> {
+    pub(super) fn start(folder: &Path, connection: Connection) -> Result<Self, SpoolError> {
+        let mut checkpoints = Checkpoints::start(folder, &connection)?;
         let (changes, waiting) = mpsc::channel();
         thread::Builder::new()
             .name("spool-writer".into())
             .spawn(move || {
-                let written = catch_unwind(AssertUnwindSafe(|| write_all(&connection, &waiting)));
+                let written = catch_unwind(AssertUnwindSafe(|| {
+                    write_all(&connection, &waiting, &mut checkpoints);
+                }));
                 if written.is_err() {
                     // Without its writer the relay could neither accept nor record anything.
                     tracing::error!("spool: the writer failed by a defect of its own");
@@ -72,11 +76,15 @@ impl Writer {
     }
 }
 
-fn write_all(connection: &Connection, waiting: &Receiver<Change>) {
+fn write_all(connection: &Connection, waiting: &Receiver<Change>, checkpoints: &mut Checkpoints) {
     while let Ok(first) = waiting.recv() {
         let mut finishes = Vec::new();
         match commit_batch(connection, first, waiting, &mut finishes) {
-            Ok(()) => finishes.into_iter().for_each(|finish| finish(true)),
+            Ok(()) => {
+                let changes = finishes.len();
+                finishes.into_iter().for_each(|finish| finish(true));
+                checkpoints.committed(changes, connection);
+            }
             Err(error) if is_full(&error) => {
                 tracing::error!(error = %error, "spool: the disk is full");
                 finishes.into_iter().for_each(|finish| finish(false));
