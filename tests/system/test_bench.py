@@ -22,7 +22,7 @@ from line import Proxy, Tun  # noqa: E402
 FIELDS = {
     *("peer", "receiver", "model", "chunking", "rtt_ms", "messages", "size", "connections", "seconds"),
     *("seconds_last_reply", "round_trips", "bytes_out", "bytes_in"),
-    *("work", "secure", "rate", "busy", "seconds_first", "seconds_call"),
+    *("work", "secure", "rate", "congestion", "busy", "seconds_first", "seconds_call"),
 }
 # A file's stamp may be so much early: the tick of the kernel.
 TICK = 0.012

@@ -14,7 +14,7 @@ from harness.cut import FAR, FIN, NEAR, RESET, Cut, Point
 from harness.front import PASSWORD, Front
 from harness.mailbox import Mailbox
 from harness.provider import Provider
-from harness.relay import Relay, cli
+from harness.relay import Relay, add_credential
 from test_cut import EARLY, assert_exactly_once, hand_in, points, start
 
 # What is said in clear, and the heads of the handshake.
@@ -77,9 +77,7 @@ def known(place, running):
         own = authority.issue("isp", f"IP:{place.address}")
         branch = authority.issue("branch", "DNS:relay.branch.example")
         password, credentials = place.folder / "password", place.folder / "credentials"
-        password.write_text("correct-horse\n")
-        done = cli("credentials", "add", "branch", "--file", str(credentials), "--password-file", str(password))
-        assert done.returncode == 0, done.stderr
+        add_credential(credentials, "branch", "correct-horse")
         shown = f'certificate = "{own.certificate}", key = "{own.key}"'
         if by_login:
             top, keys = f'credentials = "{credentials}"', f"tls = {{ {shown} }}\nrequire_auth = true"

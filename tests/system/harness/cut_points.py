@@ -9,6 +9,24 @@ from .cut import FAR, FIN, NEAR, RESET, Point
 COUNT = 12
 MIDDLE = "in the middle of the body"
 
+
+def _replies(took):
+    """At the replies to a flight, which say that a message was taken."""
+    return {
+        "mid-flight": Point(FAR, took, nth=5),
+        "mid-flight, heard": Point(FAR, took, nth=5, after=True),
+        "first reply": Point(FAR, took),
+        "last reply": Point(FAR, took, nth=COUNT),
+    }
+
+
+def _reply_to_a_dot(took):
+    return {
+        "dot, in its reply": Point(FAR, took, nth=3),
+        "dot, behind its reply": Point(FAR, took, nth=3, after=True),
+    }
+
+
 # Nothing of a message was sent by then.
 EARLY = {
     "connect": Point(NEAR),
@@ -27,10 +45,7 @@ IN_FLIGHT = {
     "RCPT, heard": Point(NEAR, rb"RCPT TO", nth=3, after=True),
     "BDAT, heard": Point(NEAR, rb"BDAT \d+", nth=4, after=True),
     "mid-body": Point(NEAR, MIDDLE.encode(), nth=3, after=True),
-    "mid-flight": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued", nth=5),
-    "mid-flight, heard": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued", nth=5, after=True),
-    "first reply": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued"),
-    "last reply": Point(FAR, rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued", nth=COUNT),
+    **_replies(rb"250 2\.0\.0 (Ok: \d+ bytes )?(OK, )?queued"),
 }
 # Without CHUNKING.
 DATA = {
@@ -41,8 +56,7 @@ DATA = {
     "mid-body": Point(NEAR, MIDDLE.encode(), nth=3, after=True),
     "dot, not heard": Point(NEAR, rb"\r\n\.\r\n", nth=3),
     "dot, heard": Point(NEAR, rb"\r\n\.\r\n", nth=3, after=True),
-    "dot, in its reply": Point(FAR, rb"250 2\.0\.0 Ok: queued", nth=3),
-    "dot, behind its reply": Point(FAR, rb"250 2\.0\.0 Ok: queued", nth=3, after=True),
+    **_reply_to_a_dot(rb"250 2\.0\.0 Ok: queued"),
 }
 # Around what else is said.
 AROUND = {
@@ -71,10 +85,7 @@ EXIM = EARLY | {
     "RCPT, heard": IN_FLIGHT["RCPT, heard"],
     "BDAT, heard": IN_FLIGHT["BDAT, heard"],
     "mid-body": IN_FLIGHT["mid-body"],
-    "mid-flight": Point(FAR, EXIM_TOOK, nth=5),
-    "mid-flight, heard": Point(FAR, EXIM_TOOK, nth=5, after=True),
-    "first reply": Point(FAR, EXIM_TOOK),
-    "last reply": Point(FAR, EXIM_TOOK, nth=COUNT),
+    **_replies(EXIM_TOOK),
     "QUIT, not heard": AROUND["QUIT, not heard"],
     "QUIT, in its reply": AROUND["QUIT, in its reply"],
 }
@@ -83,8 +94,7 @@ EXIM_DATA = {
     "354, not heard": DATA["354, not heard"],
     "mid-body": DATA["mid-body"],
     "dot, heard": DATA["dot, heard"],
-    "dot, in its reply": Point(FAR, EXIM_TOOK, nth=3),
-    "dot, behind its reply": Point(FAR, EXIM_TOOK, nth=3, after=True),
+    **_reply_to_a_dot(EXIM_TOOK),
 }
 EXIM_TLS = TLS | {"TLS, after 220": Point(FAR, rb"220 TLS", after=True)}
 # Behind the records above: the mail, what it is answered with, and QUIT.

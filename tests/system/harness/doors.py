@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .certificates import Authority
 from .mailbox import Mailbox
 from .place import split
-from .relay import Relay, cli
+from .relay import Relay, add_credential
 
 USER, PASSWORD = "scanner", "correct-horse-battery"
 NAME = "relay.branch.example"
@@ -79,13 +79,8 @@ class Doors:
         self.mailbox = running(Mailbox(place.endpoint()))
         self.all = {way: Door(*way, place.endpoint()) for way in ways()}
         self.relay = running(Relay(place, self.mailbox.endpoint, "127.0.0.1:9"))
-        credentials, password = place.folder / "credentials", place.folder / "password"
-        password.write_text(f"{PASSWORD}\n")
-        made = cli(
-            *("credentials", "add", USER, "--file", str(credentials), "--password-file", str(password)),
-            *("--cram-md5", "--iterations", "4096"),
-        )
-        assert made.returncode == 0, made.stderr
+        credentials = place.folder / "credentials"
+        add_credential(credentials, USER, PASSWORD, "--cram-md5", "--iterations", "4096")
         text = self.relay.config.read_text().replace('"branch.example"]', '"branch.example", "*.branch.example"]')
         listeners = "\n".join(door.listener(identity) for door in self.all.values())
         self.relay.write(f'credentials = "{credentials}"\n{text}\n{listeners}')

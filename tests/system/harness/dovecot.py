@@ -9,11 +9,11 @@ import base64
 import os
 import re
 import shutil
+import socket
 import socketserver
-import subprocess
 import threading
 
-from . import wait
+from . import daemon
 from .place import split
 
 BINARY = "dovecot"
@@ -80,22 +80,11 @@ class Dovecot:
         address, port = split(self.endpoint)
         config = self.folder / "dovecot.conf"
         config.write_text(CONFIG.format(folder=self.folder, name=self._name, address=address, port=port, user=USER))
-        self.process = subprocess.Popen(
-            # In the foreground: it ends with whoever holds it.
-            [BINARY, "-F", "-c", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        wait.until(self._listens, lambda: f"{self._name} listens; log: {self.log()}")
+        self.process = daemon.start([BINARY, "-F", "-c", str(config)])
+        daemon.wait_until_it_listens(self.process, self._name, self._greets, self.log)
         return self
 
-    def _listens(self):
-        import socket
-
-        assert self.process.poll() is None, f"exit {self.process.returncode}: {self.process.stderr.read()}{self.log()}"
+    def _greets(self):
         try:
             with socket.create_connection(split(self.endpoint), timeout=1) as probe:
                 return probe.recv(3) == b"220"

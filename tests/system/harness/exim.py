@@ -14,7 +14,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from . import wait
+from . import daemon
 from .place import split
 
 # Unpacked by tests/run install, unless the environment names another.
@@ -138,22 +138,9 @@ class Exim:
         (self.folder / "exim.conf").write_text(self._text)
         for path in (self.folder, self.folder / "spool"):
             shutil.chown(path, USER, USER)
-        self.process = subprocess.Popen(
-            # In the foreground: it ends with whoever holds it, and nothing has to be looked for.
-            self._command("-bdf"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        wait.until(self._ready, lambda: f"{self._name} listens; log: {self.log()}")
+        self.process = daemon.start(self._command("-bdf"))
+        daemon.wait_until_it_listens(self.process, self._name, lambda: "listening for SMTP" in self.log(), self.log)
         return self
-
-    def _ready(self):
-        if self.process.poll() is not None:
-            raise AssertionError(f"{self._name}: exit {self.process.returncode}: {self.process.stderr.read()}{self.log()}")
-        return "listening for SMTP" in self.log()
 
     def run_queue(self, runners=1, two_stages=False):
         """Starts that many queue runners over everything that waits, due or not; returns at once. `two_stages`: everything is

@@ -7,7 +7,7 @@ import uuid
 from . import smtp, wait
 from .certificates import Authority
 from .place import split
-from .relay import cli
+from .relay import add_credential
 
 PASSWORD = "correct horse battery staple"
 
@@ -37,12 +37,7 @@ class Front:
             self.relay.start()
 
     def add(self, name, password=PASSWORD, *arguments):
-        file = self.place.folder / "password"
-        file.write_text(password + "\n")
-        done = cli(
-            "credentials", "add", name, "--file", str(self.credentials), "--password-file", str(file), *arguments
-        )
-        assert done.returncode == 0, done.stderr
+        add_credential(self.credentials, name, password, *arguments)
 
     def hang_up(self, message="file read anew", count=1):
         """SIGHUP, and the wait until the relay says so."""

@@ -318,6 +318,14 @@ def cli(*arguments, seconds=60, cwd=None, wrapper=(), env=None, binary=BINARY):
     )
 
 
+def add_credential(file, name, password, *arguments):
+    """`relay-svc credentials add`; the password stands in a file beside that of the credentials."""
+    given = file.with_name("password")
+    given.write_text(f"{password}\n")
+    done = cli("credentials", "add", name, "--file", str(file), "--password-file", str(given), *arguments)
+    assert done.returncode == 0, done.stderr
+
+
 def seconds_between(start, end):
     """Between two RFC 3339 times as protobuf's JSON writes them."""
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from . import apart, wait
+from . import apart, daemon, wait
 from .place import split
 from .sasl import cyrus
 
@@ -131,20 +131,11 @@ class Sendmail:
         self._write()
         binds = {self.folder / name: f"/etc/{name}" for name in ("hosts", "resolv.conf")} | {self.folder: HOME}
         arguments = (BINARY, "-C", f"{HOME}/sendmail.cf", "-bD", "-X", f"{HOME}/log")
-        self.process = subprocess.Popen(
-            apart.command(binds, *arguments, hostname=self._hostname),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        wait.until(self._ready, lambda: f"{self._name} listens; log: {self.log()}")
+        self.process = daemon.start(apart.command(binds, *arguments, hostname=self._hostname))
+        daemon.wait_until_it_listens(self.process, self._name, self._accepts, self.log)
         return self
 
-    def _ready(self):
-        if self.process.poll() is not None:
-            raise AssertionError(f"{self._name}: exit {self.process.returncode}: {self.process.stderr.read()}{self.log()}")
+    def _accepts(self):
         return all(wait.listens(endpoint) for endpoint, _ in self._listeners)
 
     def waiting(self):
