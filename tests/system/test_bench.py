@@ -1,5 +1,6 @@
-"""The benchmark of the slow line: does it run, and can its figures be true. No figure is judged here."""
+"""The benchmarks: do they run, and can their figures be true. No figure is judged here."""
 
+import itertools
 import json
 import os
 import socket
@@ -28,9 +29,21 @@ FIELDS = {
 TICK = 0.012
 
 
-def slow_line(*arguments):
+THROUGHPUT = {
+    *("peer", "scenario", "size", "sessions", "per_session", "messages", "accepted_per_s", "end_to_end_per_s"),
+    *("cpu_s_per_1000", "pss_mib", "processes", "load_cpu_s_per_1000", "flushes_per_message", "file_system"),
+}
+BACKLOG = {
+    *("peer", "messages", "size", "sessions", "accepted_per_s_empty", "fill_per_s", "accepted_per_s_full"),
+    *("start_to_first_accept_s", "first_page_s", "middle_page_s", "list_all_s", "file_system"),
+    *("pss_mib_empty", "pss_mib_start", "pss_mib_accept", "pss_mib_drain", "disk_kib_per_message"),
+    *("drain_begins_s", "drain_per_s", "drained"),
+}
+
+
+def bench(name, *arguments):
     done = subprocess.run(
-        [BENCH / "slow-line", *arguments],
+        [BENCH / name, *arguments],
         capture_output=True,
         text=True,
         timeout=200,
@@ -42,8 +55,8 @@ def slow_line(*arguments):
 
 def test_quick_set():
     """Every run of the quick set ends with a line that has all fields, and beats neither light nor the line's rate."""
-    planned = slow_line("--quick", "--dry-run")
-    figures = slow_line("--quick")
+    planned = bench("slow-line", "--quick", "--dry-run")
+    figures = bench("slow-line", "--quick")
     names = ("peer", "receiver", "model", "chunking", "rtt_ms", "messages", "size", "work", "secure", "rate")
     assert [[one[name] for name in names] for one in figures] == [[one[name] for name in names] for one in planned]
     for one in figures:
@@ -61,6 +74,50 @@ def test_quick_set():
         assert size <= one["bytes_out"] <= 3 * size and 0 < one["bytes_in"] < size, one
         assert (one["busy"] is None) == (one["rate"] is None), one
         assert one["busy"] is None or 0 < one["busy"] <= 1, one
+
+
+def test_quick_throughput():
+    """Every run of it ends with a line that has all fields, each of its own kind."""
+    planned = bench("throughput", "--quick", "--dry-run")
+    figures = bench("throughput", "--quick")
+    names = ("peer", "scenario", "size", "sessions", "messages")
+    assert [[one[name] for name in names] for one in figures] == [[one[name] for name in names] for one in planned]
+    assert {(one["peer"], one["scenario"]) for one in figures} == {
+        ("none", "relay"),
+        *itertools.product(("ours", "ours-link", "postfix"), ("relay", "accept")),
+    }
+    for one in figures:
+        assert one.keys() == THROUGHPUT
+        assert one["per_session"] in (1, one["messages"] // one["sessions"])
+        assert (one["end_to_end_per_s"] is None) == (one["scenario"] == "accept"), one
+        assert one["accepted_per_s"] > 0 and one["load_cpu_s_per_1000"] > 0, one
+        assert one["end_to_end_per_s"] is None or one["end_to_end_per_s"] > 0, one
+        of_peer = [one["cpu_s_per_1000"], one["pss_mib"], one["processes"]]
+        assert of_peer == [None] * 3 if one["peer"] == "none" else all(figure > 0 for figure in of_peer), one
+        assert (one["processes"] or 0) > 10 if one["peer"] == "postfix" else one["processes"] in (None, 1), one
+
+
+def test_each_peer_is_durable():
+    """Must show: what is compared syncs before it says 250, each peer of it."""
+    checked = bench("throughput", "--check-durable")
+    assert [(one["peer"], one["durable"]) for one in checked] == [
+        ("ours", True),
+        ("ours-link", True),
+        ("postfix", True),
+    ]
+
+
+def test_quick_backlog():
+    """The same for the long queue: all of it drains, and nothing else does."""
+    ours, postfix = bench("backlog", "--quick")
+    for one in (ours, postfix):
+        assert one.keys() == BACKLOG
+        assert one["drained"] > one["messages"] and one["disk_kib_per_message"] > one["size"] / 1024, one
+        alone = {"first_page_s", "middle_page_s"} if one["peer"] == "ours" else {"list_all_s"}
+        figures = BACKLOG - {"peer", "file_system", "first_page_s", "middle_page_s", "list_all_s"} | alone
+        assert all(one[name] > 0 for name in figures), one
+        assert all(one[name] is None for name in BACKLOG - figures - {"peer", "file_system"}), one
+    assert (ours["peer"], postfix["peer"]) == ("ours", "postfix")
 
 
 def test_what_cannot_work_is_an_error():

@@ -109,6 +109,16 @@ class Client:
         )
         return call, asked
 
+    def octets(self, path):
+        """A unary call whose answer stays octets, with the classes of what is asked and answered: (call, asked, answered)."""
+        service, method = path.split("/")
+        service = f"{self._package}.{service}"
+        found = self.service(service).methods_by_name[method]
+        asked = message_factory.GetMessageClass(found.input_type)
+        answered = message_factory.GetMessageClass(found.output_type)
+        call = self._channel.unary_unary(f"/{service}/{method}", request_serializer=asked.SerializeToString)
+        return call, asked, answered
+
     def call(self, path, request=None, metadata=None, **fields):
         """One unary call. Bytes fields may be given as bytes. Raises `Failure`."""
         call, asked = self._method(path)

@@ -1,5 +1,6 @@
 """A smart host with a will of its own: an SMTP server that does on the wire what real ones do on bad days."""
 
+import contextlib
 import socketserver
 import threading
 
@@ -21,7 +22,9 @@ class _Session(socketserver.StreamRequestHandler):
                 return self.reply("421 4.7.0 too many connections from you")
             with peer.lock:
                 peer.most_open = max(peer.most_open, peer.open)
-            self.converse(peer)
+            # A relay that is killed resets what it had not read.
+            with contextlib.suppress(ConnectionError):
+                self.converse(peer)
         finally:
             with peer.lock:
                 peer.open -= 1

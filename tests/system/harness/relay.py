@@ -139,6 +139,12 @@ class Daemon:
         self._forget()
         return code
 
+    def ended_by_itself(self, seconds=30):
+        """Waits until it ends by itself; returns the exit code."""
+        code = self.process.wait(timeout=seconds)
+        self._forget()
+        return code
+
     def _forget(self):
         self.process = None
         if self._client:

@@ -7,7 +7,7 @@ its return after it ran. So a sync whose return stands above the entry of a writ
 import re
 from dataclasses import dataclass
 
-CALLS = "read,readv,recvfrom,recvmsg,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,fsync,fdatasync"
+CALLS = "read,readv,recvfrom,recvmsg,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,fsync,fdatasync,rename,renameat,renameat2"
 SYNCS = {"fsync", "fdatasync"}
 WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2"}
 SENDS = {"write", "writev", "sendto", "sendmsg"}
@@ -16,11 +16,14 @@ RECEIVES = {"read", "readv", "recvfrom", "recvmsg"}
 LINE = re.compile(r"^(\d+) +(.*)$")
 RESUMED = re.compile(r"^<\.\.\. (\w+) resumed>(.*)$")
 CALL = re.compile(r"^(\w+)\((\d+)<(.*?)>(?=[,)])(.*)$", re.DOTALL)
+# Of whatever form: from one path to another.
+RENAME = re.compile(r'^(rename)(?:at2?)?\(.*?"(.*?)", .*?"(.*?)"(.*)$')
 
 
 @dataclass
 class Call:
-    """One system call: `start` and `end` are line numbers, `target` the file or connection behind the descriptor."""
+    """One system call: `start` and `end` are line numbers, `target` the file or connection behind the descriptor. Of a rename
+    `target` is the new path and `text` the old one."""
 
     name: str
     target: str
@@ -55,6 +58,9 @@ def read(path):
                 name, _, target, rest = call.groups()
                 result = rest.rsplit(" = ", 1)[-1]
                 calls.append(Call(name, target, rest, start, number, not result.startswith(("-1", "?"))))
+            elif renamed := RENAME.match(text):
+                name, source, target, rest = renamed.groups()
+                calls.append(Call(name, target, source, start, number, rest.endswith(" = 0")))
     return calls
 
 
@@ -82,6 +88,50 @@ def unsynced(calls, state, marks):
             ):
                 faults[content] = f"{part} not synced in {stored.target} when 250 left"
     return faults
+
+
+class Spool:
+    """What happened to the files of the spool in the folder `state`."""
+
+    def __init__(self, calls, state):
+        self._state = str(state)
+        self._calls = [call for call in calls if call.target.startswith(self._state) and call.ok]
+
+    def _synced(self, target, since, before):
+        """The first sync of a file that began after line `since` and returned before line `before`."""
+        return next(
+            (c for c in self._calls if c.name in SYNCS and c.target == target and since < c.start and c.end < before), None
+        )
+
+    def fault(self, content, envelope, answer, large):
+        """What is wrong with a message when `answer`, a call, said that it was accepted; None is good. `content` and
+        `envelope` are texts unique to either. A `large` one lies in a file: that is synced, gets its name, its folder is
+        synced, and only then its row is written and synced."""
+        written = {mark: [c for c in self._calls if c.name in WRITES and mark in c.text] for mark in (content, envelope)}
+        since = 0
+        if large:
+            parts = [c for c in self._calls if c.name in WRITES and c.target == written[content][0].target]
+            file = parts[0].target
+            if not file.endswith(".part"):
+                return f"its content went to {file}"
+            # Its Received line names the recipient, too.
+            written[envelope] = [c for c in written[envelope] if c.target != file]
+            named = next((c for c in self._calls if c.name == "rename" and c.text == file), None)
+            if named is None:
+                return f"{file} not renamed"
+            if not self._synced(file, parts[-1].end, named.start):
+                return f"{file} not synced when it was renamed"
+            folder = self._synced(file.rsplit("/", 1)[0], named.end, answer.start)
+            if folder is None:
+                return "the folder of its file not synced when it was accepted"
+            since = folder.end
+        for mark in (envelope,) if large else (content, envelope):
+            stored = written[mark][0]
+            if stored.start < since:
+                return "its row was written before the folder of its file was synced"
+            if not self._synced(stored.target, stored.end, answer.start):
+                return f"{mark} not synced in {stored.target} when it was accepted"
+        return None
 
 
 def _end_of_data_reply(calls, mark):
