@@ -10,6 +10,8 @@ const PLAIN: Grammar = Grammar {
         etrn: true,
         starttls: false,
         auth: false,
+        mt_priority: false,
+        deliver_by: false,
         xlinkmail: false,
     },
     utf8: false,
@@ -23,6 +25,8 @@ const ALL: Grammar = Grammar {
         etrn: true,
         starttls: true,
         auth: true,
+        mt_priority: true,
+        deliver_by: true,
         xlinkmail: true,
     },
     ..PLAIN
