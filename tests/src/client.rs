@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use linkmail_smtp::{
-    Asked, ClientConfig, ClientPhase, ClientSession, ClientStep, Content, ForwardPath, Protocol,
-    Recipient, RecipientOutcome, ReversePath, TlsUse, Transaction, TransactionOutcome,
+    Asked, ClientConfig, ClientPhase, ClientSession, ClientStep, Content, DeliverBy, ForwardPath,
+    Priority, Protocol, Recipient, RecipientOutcome, ReversePath, TlsUse, Transaction,
+    TransactionOutcome,
 };
 
 use crate::given::{body, bracketed, unknown, value};
@@ -57,8 +58,7 @@ impl PureClient {
         let (key, rest) = fact.text.split_once(' ').unwrap_or((&fact.text, ""));
         match key {
             "send" => {
-                let form =
-                    "send <sender> to <recipient> ... [8bit] [streamed] body \"TEXT\" | N octets";
+                let form = "send <sender> to <recipient> ... [priority N] [by BY] [8bit] [streamed] body \"TEXT\" | N octets";
                 let (rest, streamed) = match rest.split_once(" streamed body ") {
                     Some((envelope, body)) => (format!("{envelope} body {body}"), true),
                     None => (rest.to_owned(), false),
@@ -237,13 +237,21 @@ impl Login {
     }
 }
 
-/// Reads `<sender> to <recipient> ... [8bit] body "TEXT"`.
+/// Reads `<sender> to <recipient> ... [priority N] [by BY] [8bit] body "TEXT"`.
 fn parse_send(rest: &str) -> Option<(Transaction, Vec<u8>)> {
     let (sender, rest) = rest.split_once(" to ")?;
     let (recipients, text) = rest.split_once(" body ")?;
     let (recipients, eight_bit) = match recipients.strip_suffix(" 8bit") {
         Some(recipients) => (recipients, true),
         None => (recipients, false),
+    };
+    let (recipients, deliver_by) = match recipients.split_once(" by ") {
+        Some((recipients, by)) => (recipients, Some(DeliverBy::parse(by.as_bytes())?)),
+        None => (recipients, None),
+    };
+    let (recipients, priority) = match recipients.split_once(" priority ") {
+        Some((recipients, n)) => (recipients, Some(Priority::parse(n.as_bytes())?)),
+        None => (recipients, None),
     };
     let sender = sender.strip_prefix('<')?.strip_suffix('>')?;
     let body = body(text)?;
@@ -256,6 +264,8 @@ fn parse_send(rest: &str) -> Option<(Transaction, Vec<u8>)> {
         recipients: recipients.into_iter().map(Recipient::from).collect(),
         size: body.len() as u64,
         eight_bit,
+        priority,
+        deliver_by,
         ..Transaction::default()
     };
     Some((transaction, body))

@@ -83,8 +83,9 @@ impl PureServer {
         let answer = match step {
             ServerStep::Mail {
                 reverse_path,
-                parameters,
+                mut parameters,
             } => {
+                let reply = self.world.sender(&mut parameters);
                 self.draft = Some(Draft {
                     reverse_path,
                     parameters,
@@ -92,7 +93,7 @@ impl PureServer {
                     body: Vec::new(),
                     protocol: "",
                 });
-                replies::sender_ok()
+                reply
             }
             ServerStep::Recipient {
                 forward_path,

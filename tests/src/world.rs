@@ -3,8 +3,8 @@
 use linkmail_smtp::reply_reader::ReplyReader;
 use linkmail_smtp::transcript::escape;
 use linkmail_smtp::{
-    AuthAnswer, Domain, EtrnNode, ForwardPath, MailParameters, RcptParameters, Reply, ReversePath,
-    ServerConfig, replies,
+    AuthAnswer, Domain, EtrnNode, ForwardPath, MailParameters, Priority, RcptParameters, Reply,
+    ReversePath, ServerConfig, replies,
 };
 
 use crate::given::{bracketed, unknown, value};
@@ -25,6 +25,7 @@ pub(crate) struct World {
     after_data: Option<Reply>,
     may_relay: bool,
     may_etrn: bool,
+    may_prioritise: bool,
     own: Vec<Domain>,
     unknown: Vec<ForwardPath>,
     held: Vec<(Domain, u64)>,
@@ -78,16 +79,21 @@ impl World {
             ("chunking", "off") => config.chunking = false,
             ("offer", words) => {
                 for word in words.split_whitespace() {
+                    if let Some(least) = word.strip_prefix("deliverby") {
+                        let least = least.strip_prefix('=').unwrap_or("0");
+                        config.deliver_by = Some(value(transcript, fact, least)?);
+                        continue;
+                    }
                     let switch = match word {
                         "dsn" => &mut config.dsn,
                         "smtputf8" => &mut config.smtputf8,
                         "starttls" => &mut config.starttls,
                         "limits" => &mut config.limits,
+                        "mt-priority" => &mut config.mt_priority,
                         "xlinkmail" => &mut config.xlinkmail,
                         "xlinkmail-by-login" => &mut config.xlinkmail_by_login,
                         _ => {
-                            let words =
-                                "offer dsn smtputf8 starttls limits xlinkmail xlinkmail-by-login";
+                            let words = "offer dsn smtputf8 starttls limits mt-priority deliverby[=SECONDS] xlinkmail xlinkmail-by-login";
                             return Err(wrong(words));
                         }
                     };
@@ -130,6 +136,7 @@ impl World {
             ("client", what) => {
                 self.may_relay = what.contains("in relay_from");
                 self.may_etrn = what.contains("in etrn_from");
+                self.may_prioritise = what.contains("in priority_from");
             }
             ("own", words) => {
                 for word in words.split_whitespace() {
@@ -172,6 +179,17 @@ impl World {
             _ => return Err(wrong(STATEMENTS)),
         }
         Ok(())
+    }
+
+    /// The reply to a sender; a priority that the client may not have is taken out of what it said.
+    pub(crate) fn sender(&self, parameters: &mut MailParameters) -> Reply {
+        match parameters.priority {
+            Some(asked) if asked != Priority::NORMAL && !self.may_prioritise => {
+                parameters.priority = None;
+                replies::priority_changed(Priority::NORMAL)
+            }
+            _ => replies::sender_ok(),
+        }
     }
 
     pub(crate) fn recipient(&self, path: &ForwardPath) -> Reply {
@@ -333,6 +351,12 @@ fn parameters(draft: &Draft) -> String {
     }
     if let Some(submitter) = &given.submitter {
         text.push_str(&format!(" AUTH=<{submitter}>"));
+    }
+    if let Some(priority) = given.priority {
+        text.push_str(&format!(" MT-PRIORITY={priority}"));
+    }
+    if let Some(by) = given.deliver_by {
+        text.push_str(&format!(" BY={by}"));
     }
     if let Some(id) = &given.peer_id {
         text.push_str(&format!(" XLMID={id}"));

@@ -83,8 +83,9 @@ fn pure_modules_touch_neither_the_world_nor_its_clock() {
     for module in [
         "policy",
         "route",
-        "queue.rs",
+        "queue",
         "report/mod.rs",
+        "report/told.rs",
         "names",
         "outbound/direct/demand.rs",
         "outbound/direct/turns.rs",

@@ -37,6 +37,32 @@ impl PeerOffer {
     }
 }
 
+/// Whether a server keeps to a time of delivery (RFC 2852 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeliverByOffer {
+    /// DELIVERBY is not offered: its parameter may not be sent.
+    #[default]
+    NotOffered,
+    /// It does.
+    Offered {
+        /// The least time it takes for a message that is to be returned when late, in seconds; 0 where it names none.
+        minimum: u32,
+    },
+}
+
+impl DeliverByOffer {
+    /// What stands behind a comma belongs to extensions of the extension. A minimum that cannot be read counts as none.
+    fn read(word: Option<&[u8]>) -> DeliverByOffer {
+        let first = word.and_then(|word| word.split(|byte| *byte == b',').next());
+        let digits = first.filter(|digits| digits.len() <= 9);
+        let minimum = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or(0);
+        DeliverByOffer::Offered { minimum }
+    }
+}
+
 /// The limits that a server announces (RFC 9422 4); none where it says nothing, or nothing that can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -98,6 +124,10 @@ pub struct Capabilities {
     pub dsn: bool,
     /// SMTPUTF8 (RFC 6531).
     pub smtp_utf8: bool,
+    /// MT-PRIORITY (RFC 6710). What its policy is called does not matter to us.
+    pub mt_priority: bool,
+    /// DELIVERBY (RFC 2852).
+    pub deliver_by: DeliverByOffer,
     /// AUTH (RFC 4954): the mechanisms, in capital letters.
     pub auth: Vec<String>,
     /// XLINKMAIL, our own.
@@ -129,6 +159,8 @@ impl Capabilities {
                 b"DSN" => offered.dsn = true,
                 b"XLINKMAIL" => offered.xlinkmail = PeerOffer::read(words),
                 b"SMTPUTF8" => offered.smtp_utf8 = true,
+                b"MT-PRIORITY" => offered.mt_priority = true,
+                b"DELIVERBY" => offered.deliver_by = DeliverByOffer::read(words.next()),
                 b"AUTH" => offered.auth.extend(words.filter_map(mechanism)),
                 b"LIMITS" => offered.limits = Limits::read(words),
                 _ => offered.others.push(line.to_vec()),
@@ -180,6 +212,23 @@ mod tests {
         assert_eq!(size("h\nSIZE 0"), SizeOffer::NoLimit);
         assert_eq!(size("h\nSIZE x"), SizeOffer::NoLimit);
         assert_eq!(size("h"), SizeOffer::NotOffered);
+        let by = |text: &str| Capabilities::from_reply(&Reply::new(250, None, text)).deliver_by;
+        assert_eq!(by("h"), DeliverByOffer::NotOffered);
+        for (line, minimum) in [
+            ("deliverby", 0),
+            ("DELIVERBY 120", 120),
+            ("DELIVERBY 120,X-FAST", 120),
+            ("DELIVERBY ,X-FAST", 0),
+            ("DELIVERBY soon", 0),
+            ("DELIVERBY -5", 0),
+            ("DELIVERBY 1000000000", 0),
+        ] {
+            let offer = DeliverByOffer::Offered { minimum };
+            assert_eq!(by(&format!("h\n{line}")), offer, "{line}");
+        }
+        let priority =
+            |text: &str| Capabilities::from_reply(&Reply::new(250, None, text)).mt_priority;
+        assert!(priority("h\nmt-priority") && priority("h\nMT-PRIORITY MIXER") && !priority("h"));
         let peer = |text: &str| Capabilities::from_reply(&Reply::new(250, None, text)).xlinkmail;
         assert_eq!(peer("h"), PeerOffer::NotOffered);
         assert_eq!(peer("h\nXLinkMail"), PeerOffer::AsWeAre);

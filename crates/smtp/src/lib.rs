@@ -6,7 +6,8 @@
 //! pieces: what stands behind STARTTLS, and, if that is switched on, who pipelines out of turn.
 //!
 //! - [`path`]: domains, mailboxes, reverse and forward paths, kept as the bytes that were written.
-//! - [`command`], [`parameters`], [`dsn`], [`peer_id`], [`etrn`], [`reply`], [`reply_reader`], [`ehlo`]: the vocabulary.
+//! - [`command`], [`parameters`], [`dsn`], [`priority`], [`deliver_by`], [`peer_id`], [`etrn`], [`reply`], [`reply_reader`],
+//!   [`ehlo`]: the vocabulary.
 //! - [`framing`], [`data`]: where a command line and a message end. Only CRLF and CRLF.CRLF count.
 //! - [`server`], [`client`]: the two sides of a session.
 //! - [`replies`]: every reply that the server side gives, in one place.
@@ -21,6 +22,7 @@
 pub mod client;
 pub mod command;
 pub mod data;
+pub mod deliver_by;
 pub mod dsn;
 pub mod ehlo;
 pub mod etrn;
@@ -28,6 +30,7 @@ pub mod framing;
 pub mod parameters;
 pub mod path;
 pub mod peer_id;
+pub mod priority;
 pub mod replies;
 pub mod reply;
 pub mod reply_reader;
@@ -42,11 +45,13 @@ pub use client::{
     TransactionOutcome,
 };
 pub use data::{BadBody, DataDecoder, DataEncoder, Fault};
-pub use ehlo::{Capabilities, PeerOffer};
+pub use deliver_by::{ByMode, DeliverBy};
+pub use ehlo::{Capabilities, DeliverByOffer, PeerOffer};
 pub use etrn::EtrnNode;
 pub use parameters::{MailParameters, RcptParameters};
 pub use path::{Domain, ForwardPath, Mailbox, PathError, ReversePath};
 pub use peer_id::PeerId;
+pub use priority::Priority;
 pub use reply::{Enhanced, Reply, Severity};
 pub use server::{AbortReason, AuthAnswer, ServerConfig, ServerPhase, ServerSession, ServerStep};
 pub use transcript::Recorder;

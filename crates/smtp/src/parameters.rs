@@ -5,9 +5,11 @@
 
 use std::fmt;
 
+use crate::deliver_by::DeliverBy;
 use crate::dsn::{EnvelopeId, Notify, OriginalRecipient, Ret, xtext_decode};
 use crate::path::{PathError, ReversePath};
 use crate::peer_id::PeerId;
+use crate::priority::Priority;
 use crate::replies;
 use crate::reply::Reply;
 
@@ -29,6 +31,10 @@ pub struct Extensions {
     pub starttls: bool,
     /// AUTH (RFC 4954).
     pub auth: bool,
+    /// MT-PRIORITY (RFC 6710).
+    pub mt_priority: bool,
+    /// DELIVERBY (RFC 2852).
+    pub deliver_by: bool,
     /// XLINKMAIL, between two relays of this project: `MAIL FROM:<...> XLMID=uuid`.
     pub xlinkmail: bool,
 }
@@ -42,6 +48,8 @@ impl Extensions {
         etrn: true,
         starttls: true,
         auth: true,
+        mt_priority: true,
+        deliver_by: true,
         xlinkmail: true,
     };
 }
@@ -61,6 +69,10 @@ pub enum Parameter {
     EnvelopeId,
     /// `AUTH=xtext` (RFC 4954 5).
     Auth,
+    /// `MT-PRIORITY=n` (RFC 6710 4.1).
+    Priority,
+    /// `BY=seconds;mode` (RFC 2852 4).
+    DeliverBy,
     /// `XLMID=uuid`, of XLINKMAIL.
     PeerId,
     /// `NOTIFY=...` (RFC 3461 4.1).
@@ -70,13 +82,15 @@ pub enum Parameter {
 }
 
 impl Parameter {
-    const OF_MAIL: [Parameter; 7] = [
+    const OF_MAIL: [Parameter; 9] = [
         Parameter::Size,
         Parameter::Body,
         Parameter::Smtputf8,
         Parameter::Ret,
         Parameter::EnvelopeId,
         Parameter::Auth,
+        Parameter::Priority,
+        Parameter::DeliverBy,
         Parameter::PeerId,
     ];
     const OF_RCPT: [Parameter; 2] = [Parameter::Notify, Parameter::OriginalRecipient];
@@ -90,6 +104,8 @@ impl Parameter {
             Parameter::Ret => "RET",
             Parameter::EnvelopeId => "ENVID",
             Parameter::Auth => "AUTH",
+            Parameter::Priority => "MT-PRIORITY",
+            Parameter::DeliverBy => "BY",
             Parameter::PeerId => "XLMID",
             Parameter::Notify => "NOTIFY",
             Parameter::OriginalRecipient => "ORCPT",
@@ -105,6 +121,8 @@ impl Parameter {
             | Parameter::Notify
             | Parameter::OriginalRecipient => extensions.dsn,
             Parameter::Auth => extensions.auth,
+            Parameter::Priority => extensions.mt_priority,
+            Parameter::DeliverBy => extensions.deliver_by,
             Parameter::PeerId => extensions.xlinkmail,
         }
     }
@@ -132,6 +150,10 @@ pub struct MailParameters {
     /// Who submitted the message first, as the client has it; `<>` says that it does not know. To be believed only of a
     /// client that is trusted (RFC 4954 5).
     pub submitter: Option<ReversePath>,
+    /// How urgent the client says it is; whether that counts is the shell's to decide (RFC 6710 4.1).
+    pub priority: Option<Priority>,
+    /// By when it is to be delivered.
+    pub deliver_by: Option<DeliverBy>,
     /// The id of the message at the relay it comes from.
     pub peer_id: Option<PeerId>,
 }
@@ -165,6 +187,8 @@ impl MailParameters {
             Parameter::Ret => self.ret = Some(Ret::parse(value?)?),
             Parameter::EnvelopeId => self.envelope_id = Some(EnvelopeId::parse(value?)?),
             Parameter::Auth => self.submitter = Some(submitter(value?)?),
+            Parameter::Priority => self.priority = Some(Priority::parse(value?)?),
+            Parameter::DeliverBy => self.deliver_by = Some(DeliverBy::parse(value?)?),
             Parameter::PeerId => self.peer_id = Some(PeerId::parse(value?)?),
             Parameter::Notify | Parameter::OriginalRecipient => return None,
         }
@@ -273,7 +297,8 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let read = mail(&format!(
-            " SIZE=10 body=8BITMIME smtputf8 RET=hdrs ENVID=a+20b AUTH=e+3Dmc2@b.example XLMID={ID}"
+            " SIZE=10 body=8BITMIME smtputf8 RET=hdrs ENVID=a+20b AUTH=e+3Dmc2@b.example mt-priority=-3 by=+60;nt \
+             XLMID={ID}"
         ))
         .unwrap();
         assert_eq!(
@@ -283,6 +308,8 @@ mod tests {
         assert_eq!(read.ret, Some(Ret::Headers));
         assert_eq!(read.envelope_id.unwrap().as_str(), "a b");
         assert_eq!(read.submitter.unwrap().to_string(), "e=mc2@b.example");
+        assert_eq!(read.priority, Priority::new(-3));
+        assert_eq!(read.deliver_by.unwrap().to_string(), "60;NT");
         assert_eq!(read.peer_id.unwrap().to_string(), ID.to_ascii_lowercase());
         assert_eq!(mail(" AUTH=<>").unwrap().submitter, Some(ReversePath::Null));
         let read = RcptParameters::parse(
@@ -303,6 +330,13 @@ mod tests {
             "AUTH=",
             "AUTH=nobody",
             "AUTH=<a@b.example>",
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=1 MT-PRIORITY=1",
+            "BY",
+            "BY=60",
+            "BY=0;R",
+            "BY=60;N BY=60;N",
             "XLMID=0193a5c04b7e7c3a9f00000000000002A",
             "XLMID=0193a5c0-4b7e-7c3a-9f00-00000000002G",
             "XLMID=0193a5c0-4b7e-7c3a-9f0000000000-002A",
@@ -315,6 +349,8 @@ mod tests {
             "RET=FULL",
             "ENVID=a",
             "AUTH=<>",
+            "MT-PRIORITY=3",
+            "BY=60;N",
             "XLMID=x",
             "NOTIFY=NEVER",
         ] {

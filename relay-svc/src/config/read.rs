@@ -28,7 +28,7 @@ use crate::{
     names::{HostPort, LinkName, NextHop},
     outbound::direct::name_servers::Dnssec,
     policy::Policy,
-    queue::RetryPolicy,
+    queue::{MAX_JITTER, RetryPolicy},
     route::Routes,
 };
 
@@ -248,12 +248,18 @@ fn retry(root: &Table<'_>) -> RetryPolicy {
     let mut retry = RetryPolicy {
         first: 5 * MINUTE,
         longest: 2 * HOUR,
+        jitter: 20,
         expire: 5 * DAY,
         hold: 14 * DAY,
     };
     if let Some(table) = root.table("retry") {
         retry.first = positive(&table, "first", retry.first);
         retry.longest = positive(&table, "longest", retry.longest.max(retry.first));
+        retry.jitter = table.or("jitter", retry.jitter);
+        if retry.jitter > MAX_JITTER {
+            let why = format!("more than {MAX_JITTER} per cent");
+            table.error("jitter", &why);
+        }
         retry.expire = positive(&table, "expire", retry.expire);
         retry.hold = positive(&table, "hold_expire", retry.hold);
         if retry.longest < retry.first {

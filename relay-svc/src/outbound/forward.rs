@@ -124,7 +124,7 @@ impl Forwarder {
         let outcomes: Vec<_> = message
             .recipients
             .iter()
-            .map(|recipient| Outcome::HeldTooLong(why(recipient)))
+            .map(|recipient| Outcome::OutOfTime(why(recipient)))
             .collect();
         let attempt = Attempt::new(message.clone(), hop, &self.hostname, Context::new());
         self.settle_whole(attempt, &outcomes).await.map(|_| ())

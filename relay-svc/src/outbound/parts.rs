@@ -82,6 +82,9 @@ pub(super) fn transaction(message: &Due, places: &[usize]) -> Transaction {
         envelope_id: message.wish.envelope_id.clone(),
         // The receiver remembers it by recipient, so one id serves for all transactions and attempts.
         peer_id: Some(message.id.into()),
+        // The listeners offer neither, so no message has one.
+        priority: None,
+        deliver_by: None,
     }
 }
 

@@ -109,6 +109,7 @@ impl Forwarder {
             sender,
             arrived: message.accepted,
             envelope_id: message.wish.envelope_id.as_ref(),
+            deliver_by: None,
             head: &head,
         };
         let original = report::Original {
@@ -168,8 +169,13 @@ pub(super) fn relayed(
     part: &Part,
     remote: &str,
 ) -> Option<Told> {
+    let host = report::Host {
+        dsn: part.passes_wishes,
+        deliver_by: false,
+    };
+    let is_told = report::relay_is_told(recipient.wish.notify, None, host);
     match outcome {
-        Outcome::Delivered(reply) if !part.passes_wishes && recipient.wish.wants_success() => {
+        Outcome::Delivered(reply) if is_told => {
             let told = Told::relayed(recipient.address.clone(), reply, remote.to_owned());
             Some(told.with_original(recipient.wish.original.clone()))
         }
@@ -192,7 +198,7 @@ pub(super) fn failure(
         Outcome::Refused(reply) => {
             Told::expired(address, Diagnostic::Smtp(reply.to_string()), remote)
         }
-        Outcome::HeldTooLong(why) => Told::held_too_long(address, why.clone(), remote),
+        Outcome::OutOfTime(why) => Told::out_of_time(address, why.clone(), remote),
         _ => Told::expired(address, Diagnostic::Words(given_up.to_owned()), remote),
     };
     told.with_original(recipient.wish.original.clone())

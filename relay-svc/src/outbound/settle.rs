@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::Stamp,
     names::HostPort,
-    queue::{self, History, Outcome, Settlement},
+    queue::{self, History, Outcome, Settlement, Spread},
     report::{self, Told},
     spool::{Due, DueRecipient, Settled, SpoolError},
 };
@@ -152,6 +152,7 @@ impl Forwarder {
     fn judge(&self, attempt: &mut Attempt, part: &Part, outcomes: &[Outcome]) -> Vec<Settled> {
         let now = Stamp::now();
         let untold = self.report_to(attempt).is_none();
+        let spread = Spread::of_route(&self.hostname, &attempt.hop);
         let mut settled = Vec::new();
         let Attempt {
             message,
@@ -167,10 +168,12 @@ impl Forwarder {
             };
             let history = History {
                 attempts: recipient.attempts,
+                before: 0,
                 waited: recipient.waited,
                 tried: recipient.tried,
             };
-            let Some(settlement) = queue::settle(history, outcome, &self.retry, untold, now) else {
+            let settlement = queue::settle(history, outcome, &self.retry, spread, untold, now);
+            let Some(settlement) = settlement else {
                 tally.untried += 1;
                 continue;
             };

@@ -1,5 +1,5 @@
-//! Delivery status notifications: what the sender is told of recipients that were given up, and of those that were handed
-//! on to a server which tells nobody, where the sender asked for it. Pure.
+//! Delivery status notifications: what the sender is told of recipients that were given up, of those that are late, and of
+//! those that were handed on to a server which tells nobody, where the sender asked for it. Pure.
 //!
 //! A `multipart/report` (RFC 6522) of a text for people, a `message/delivery-status` (RFC 3464) and the header of the
 //! returned message, without its body: the sender has that. Where a failure is told of, the sender asked for it (`RET=FULL`,
@@ -9,6 +9,8 @@
 //! Limits: of the returned header at most [`HEADER_LIMIT`] octets; octets above 127 in it become `?`, and a message with
 //! such octets is not returned whole, so that the report crosses every next hop.
 
+mod told;
+
 use lettre::{
     address::Address,
     message::{
@@ -17,121 +19,18 @@ use lettre::{
     },
 };
 use linkmail_smtp::{
-    Mailbox, Reply,
+    Mailbox,
     dsn::{EnvelopeId, OriginalRecipient, Ret},
 };
 
 use crate::{clock::Stamp, names::NextHop};
 
+pub use told::{Action, Diagnostic, Host, LastWord, Told, Tried, relay_is_told};
+
 /// Of the returned header at most so many octets.
 pub const HEADER_LIMIT: usize = 32 * 1024;
 /// A message above so many octets is not returned whole (RFC 3461 6.2 leaves the bound to us).
 pub const WHOLE_LIMIT: u64 = 1024 * 1024;
-
-/// What became of a recipient, for the report (RFC 3464 2.3.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// It was given up.
-    Failed,
-    /// It was handed on to a server that sends no reports of success (RFC 3461 6.2.7).
-    Relayed,
-}
-
-impl Action {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Failed => "failed",
-            Self::Relayed => "relayed",
-        }
-    }
-}
-
-/// What is told of a recipient.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// What became of it.
-    pub action: Action,
-    /// Who.
-    pub address: Mailbox,
-    /// The recipient as the sender wrote it (RFC 3464 2.3.1), if it said.
-    pub original: Option<OriginalRecipient>,
-    /// RFC 3463, class 5.
-    pub status: String,
-    /// The reply or the error.
-    pub diagnostic: Diagnostic,
-    /// The host that gave it.
-    pub remote: String,
-    /// Whether an attempt led to it, at the time of the report.
-    pub attempted: bool,
-}
-
-/// What was the last word on a recipient.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Diagnostic {
-    /// An SMTP reply.
-    Smtp(String),
-    /// Our own words: no reply came.
-    Words(String),
-}
-
-impl Told {
-    /// A recipient that the next hop refused for good.
-    #[must_use]
-    pub fn refused(address: Mailbox, reply: &Reply, remote: String) -> Self {
-        let status = match reply.enhanced {
-            Some(enhanced) => format!("{}.{}.{}", enhanced.0, enhanced.1, enhanced.2),
-            None => "5.0.0".to_owned(),
-        };
-        Self {
-            action: Action::Failed,
-            original: None,
-            address,
-            status,
-            diagnostic: Diagnostic::Smtp(reply.to_string()),
-            remote,
-            attempted: true,
-        }
-    }
-
-    /// A recipient that was handed on to a server which does not tell of success.
-    #[must_use]
-    pub fn relayed(address: Mailbox, reply: &Reply, remote: String) -> Self {
-        Self {
-            action: Action::Relayed,
-            status: "2.0.0".to_owned(),
-            ..Self::refused(address, reply, remote)
-        }
-    }
-
-    /// The same with the recipient as the sender wrote it.
-    #[must_use]
-    pub fn with_original(self, original: Option<OriginalRecipient>) -> Self {
-        Self { original, ..self }
-    }
-
-    /// A recipient whose attempts failed for too long (RFC 3463 X.4.7).
-    #[must_use]
-    pub fn expired(address: Mailbox, last: Diagnostic, remote: String) -> Self {
-        Self {
-            action: Action::Failed,
-            original: None,
-            address,
-            status: "5.4.7".to_owned(),
-            diagnostic: last,
-            remote,
-            attempted: true,
-        }
-    }
-
-    /// A recipient whose message was held for too long: giving it up is no attempt.
-    #[must_use]
-    pub fn held_too_long(address: Mailbox, why: String, remote: String) -> Self {
-        Self {
-            attempted: false,
-            ..Self::expired(address, Diagnostic::Words(why), remote)
-        }
-    }
-}
 
 /// What the report is about.
 #[derive(Debug, Clone)]
@@ -146,6 +45,8 @@ pub struct Subject<'a> {
     pub arrived: Stamp,
     /// The sender's own name for the message (RFC 3464 2.2.1).
     pub envelope_id: Option<&'a EnvelopeId>,
+    /// By when the sender wanted it delivered (RFC 2852 5).
+    pub deliver_by: Option<Stamp>,
     /// The start of the message, with its header.
     pub head: &'a [u8],
 }
@@ -230,11 +131,7 @@ fn compose(
             address(subject.postmaster),
         ))
         .raw_header(to(subject.sender)?)
-        .subject(if any_failed(told) {
-            "Undelivered mail returned to sender"
-        } else {
-            "Your message was handed on"
-        })
+        .subject(title(told))
         .date(now.system_time())
         .message_id(Some(format!(
             "<{}@{}>",
@@ -291,6 +188,17 @@ fn part(content_type: &str, text: String) -> Result<SinglePart, ReportError> {
     Ok(SinglePart::builder().header(content_type).body(body))
 }
 
+/// The worst that it tells of.
+fn title(told: &[Told]) -> &'static str {
+    if any_failed(told) {
+        "Undelivered mail returned to sender"
+    } else if told.iter().any(|one| one.action == Action::Delayed) {
+        "Your message is late and still being tried"
+    } else {
+        "Your message was handed on"
+    }
+}
+
 fn any_failed(told: &[Told]) -> bool {
     told.iter().any(|one| one.action == Action::Failed)
 }
@@ -301,6 +209,10 @@ fn words(subject: &Subject<'_>, told: &[Told], attached: &str) -> String {
         (
             Action::Failed,
             "Your message could not be delivered to the recipients below. It will not be tried again.",
+        ),
+        (
+            Action::Delayed,
+            "Your message could not be delivered to the recipients below yet. It goes on being tried: you need not send it again. You will be told if it is given up.",
         ),
         (
             Action::Relayed,
@@ -319,6 +231,10 @@ fn words(subject: &Subject<'_>, told: &[Told], attached: &str) -> String {
             };
             let said = one_line(&said);
             text.push_str(&format!("\r\n<{}>:\r\n    {said}\r\n", one.address));
+            if let Some(until) = one.until {
+                let until = until.rfc2822();
+                text.push_str(&format!("    It is tried until {until}.\r\n"));
+            }
         }
     }
     text.push_str(&format!("\r\n{attached}\r\n"));
@@ -331,6 +247,9 @@ fn fields(subject: &Subject<'_>, told: &[Told], now: Stamp) -> String {
         text.push_str(&format!("Original-Envelope-Id: {}\r\n", id.as_str()));
     }
     text.push_str(&format!("Arrival-Date: {}\r\n", subject.arrived.rfc2822()));
+    if let Some(by) = subject.deliver_by {
+        text.push_str(&format!("Deliver-By-Date: {}\r\n", by.rfc2822()));
+    }
     for one in told {
         text.push_str("\r\n");
         if let Some(original) = &one.original {
@@ -354,8 +273,19 @@ fn fields(subject: &Subject<'_>, told: &[Told], now: Stamp) -> String {
                 one_line(reply)
             ));
         }
-        if one.attempted {
-            text.push_str(&format!("Last-Attempt-Date: {}\r\n", now.rfc2822()));
+        let tried = match one.tried {
+            Tried::Now => Some(now),
+            Tried::At(stamp) => Some(stamp),
+            Tried::Never => None,
+        };
+        let dates = [
+            ("Last-Attempt-Date", tried),
+            ("Will-Retry-Until", one.until),
+        ];
+        for (name, date) in dates {
+            if let Some(date) = date {
+                text.push_str(&format!("{name}: {}\r\n", date.rfc2822()));
+            }
         }
     }
     ascii(&text)

@@ -1,4 +1,6 @@
-//! The text of reports.
+//! The text of reports, and whom they tell of what.
+
+use linkmail_smtp::{DeliverBy, Reply, dsn::Notify};
 
 use super::*;
 
@@ -13,6 +15,7 @@ fn report(head: &[u8]) -> String {
         sender: &sender,
         arrived: Stamp(1_795_458_600_000),
         envelope_id: None,
+        deliver_by: None,
         head,
     };
     let refused = Reply::new(
@@ -72,6 +75,7 @@ fn what_was_asked_for_stands_in_the_report_and_success_is_told_as_relayed() {
         sender: &sender,
         arrived: Stamp(1_795_458_600_000),
         envelope_id: Some(&id),
+        deliver_by: None,
         head: b"Subject: x\r\n\r\n",
     };
     let taken = Reply::new(250, None, "queued as 1");
@@ -160,6 +164,7 @@ fn what_stands_around_a_message_makes_one_report_with_it() {
         sender: &sender,
         arrived: Stamp(1_795_458_600_000),
         envelope_id: None,
+        deliver_by: None,
         head: b"Subject: not here\r\n\r\n",
     };
     let refused = Reply::new(550, None, "no");
@@ -180,4 +185,108 @@ fn what_stands_around_a_message_makes_one_report_with_it() {
     let (_, boundary) = before.split_once("boundary=\"").unwrap();
     let (boundary, _) = boundary.split_once('"').unwrap();
     assert_eq!(behind, format!("\r\n--{boundary}--\r\n"));
+}
+
+#[test]
+fn what_is_late_is_told_with_its_last_word_and_until_when_it_is_tried() {
+    let (postmaster, sender) = (
+        mailbox("postmaster@branch.example"),
+        mailbox("a@branch.example"),
+    );
+    let accepted = Stamp(1_795_458_600_000);
+    let hours = |n: i64| Stamp(accepted.0 + n * 3_600_000);
+    let subject = Subject {
+        hostname: "relay.branch.example",
+        postmaster: &postmaster,
+        sender: &sender,
+        arrived: accepted,
+        envelope_id: None,
+        deliver_by: Some(hours(2)),
+        head: b"Subject: x\r\n\r\nbody\r\n",
+    };
+    let busy = Reply::new(451, Some(linkmail_smtp::Enhanced(4, 2, 1)), "come later");
+    let odd = Reply::new(451, Some(linkmail_smtp::Enhanced(5, 2, 1)), "in two minds");
+    let told = [
+        Told::delayed(
+            mailbox("one@else.example"),
+            &LastWord::Reply(&busy, "mail.isp.example"),
+            Tried::At(hours(3)),
+            Some(hours(120)),
+        ),
+        Told::delayed(
+            mailbox("two@else.example"),
+            &LastWord::Words("the line is down"),
+            Tried::Never,
+            None,
+        ),
+        Told::delayed(
+            mailbox("three@else.example"),
+            &LastWord::Reply(&odd, "mail.isp.example"),
+            Tried::Now,
+            None,
+        ),
+    ];
+    let text = String::from_utf8(write(&subject, &told, hours(4)).unwrap()).unwrap();
+    for expected in [
+        "Subject: Your message is late and still being tried\r\n",
+        "you need not send it again",
+        "mail.isp.example said: 451 4.2.1 come later\r\n    It is tried until Sat, 28 Nov 2026 18:30:00 +0000.\r\n",
+        "<two@else.example>:\r\n    the line is down\r\n",
+        "Arrival-Date: Mon, 23 Nov 2026 18:30:00 +0000\r\nDeliver-By-Date: Mon, 23 Nov 2026 20:30:00 +0000\r\n",
+        "Action: delayed\r\nStatus: 4.2.1\r\nRemote-MTA: dns; mail.isp.example\r\nDiagnostic-Code: smtp; 451 4.2.1 come later\r\n\
+         Last-Attempt-Date: Mon, 23 Nov 2026 21:30:00 +0000\r\nWill-Retry-Until: Sat, 28 Nov 2026 18:30:00 +0000\r\n",
+        "Final-Recipient: rfc822; two@else.example\r\nAction: delayed\r\nStatus: 4.4.0\r\n\r\n",
+        "Final-Recipient: rfc822; three@else.example\r\nAction: delayed\r\nStatus: 4.0.0\r\n",
+        "Last-Attempt-Date: Mon, 23 Nov 2026 22:30:00 +0000\r\n",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    assert_eq!(text.matches("Will-Retry-Until").count(), 1);
+    assert!(!text.contains("will not be tried again"));
+    assert!(!returns_whole(
+        Original {
+            ret: Some(Ret::Full),
+            size: 10,
+            eight_bit: false
+        },
+        &told,
+        &NextHop::Report,
+    ));
+}
+
+#[test]
+fn a_host_that_took_a_message_is_told_of_to_who_will_not_hear_it_else() {
+    let host = |words: &str| Host {
+        dsn: words.contains("DSN"),
+        deliver_by: words.contains("BY"),
+    };
+    for (notify, by, offered, is_told) in [
+        ("SUCCESS", "", "", true),
+        ("SUCCESS,DELAY", "", "BY", true),
+        ("SUCCESS", "", "DSN", false),
+        ("FAILURE", "", "", false),
+        ("", "", "", false),
+        ("NEVER", "60;NT", "", false),
+        ("", "60;N", "DSN", true),
+        ("FAILURE", "60;N", "", true),
+        ("", "60;N", "DSN BY", false),
+        ("", "60;R", "BY", false),
+        ("", "60;RT", "DSN BY", true),
+        ("DELAY", "60;NT", "DSN BY", true),
+        ("SUCCESS", "60;R", "BY", true),
+    ] {
+        let (notify, by) = (
+            Notify::parse(notify.as_bytes()),
+            DeliverBy::parse(by.as_bytes()),
+        );
+        let told = relay_is_told(notify, by, host(offered));
+        assert_eq!(told, is_told, "{notify:?} {by:?} {offered}");
+    }
+}
+
+#[test]
+fn a_failure_has_a_status_of_failure_whatever_the_host_wrote() {
+    let reply = Reply::new(550, Some(linkmail_smtp::Enhanced(4, 1, 1)), "no");
+    let told = Told::refused(mailbox("a@b.example"), &reply, "mail.isp.example".into());
+    assert_eq!(told.status, "5.0.0");
 }

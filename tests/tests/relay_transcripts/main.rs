@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// What a given statement would need that the relay does not have, or always has.
-const OTHER_WORLDS: [&str; 12] = [
+const OTHER_WORLDS: [&str; 14] = [
     "unknown ",
     "begin data ",
     "after data ",
@@ -34,6 +34,8 @@ const OTHER_WORLDS: [&str; 12] = [
     "offer dsn",
     "offer smtputf8",
     "offer limits",
+    "offer mt-priority",
+    "offer deliverby",
     "offer xlinkmail",
     "talks ",
     "trusts ",

@@ -124,6 +124,7 @@ pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
         retry: RetryPolicy {
             first: Duration::from_secs(300),
             longest: Duration::from_secs(7200),
+            jitter: 0,
             expire: Duration::from_secs(432_000),
             hold: Duration::from_secs(432_000),
         },

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::ehlo::{PeerOffer, SizeOffer};
+use crate::deliver_by::ByMode;
+use crate::dsn::Notify;
+use crate::ehlo::{DeliverByOffer, PeerOffer, SizeOffer};
 use crate::path::{Domain, ForwardPath};
 
 use super::{ClientSession, Recipient, Transaction};
@@ -51,6 +53,14 @@ impl ClientSession {
         if let (true, Some(id)) = (offered.dsn, &transaction.envelope_id) {
             add("ENVID", &id.encode());
         }
+        if let (true, Some(priority)) = (offered.mt_priority, transaction.priority) {
+            add("MT-PRIORITY", &priority);
+        }
+        if let (DeliverByOffer::Offered { .. }, Some(by)) =
+            (offered.deliver_by, transaction.deliver_by)
+        {
+            add("BY", &by);
+        }
         let is_peer = match offered.xlinkmail {
             PeerOffer::NotOffered => false,
             PeerOffer::AsWeAre => true,
@@ -93,6 +103,28 @@ impl ClientSession {
         Some(usize::try_from(limit).unwrap_or(DOMAINS).min(DOMAINS))
     }
 
+    /// Which reports are asked for. A sender who wants to know that a message is late hears it by DELAY from a server that
+    /// does not know its time, unless it wants no reports at all (RFC 2852 4.1.4.2).
+    fn notify_of(&self, recipient: &Recipient) -> Option<Notify> {
+        let offered = self.capabilities.as_ref()?;
+        let by = self.flying.back()?.transaction.deliver_by;
+        let is_untold = offered.deliver_by == DeliverByOffer::NotOffered
+            && by.is_some_and(|by| by.mode() == ByMode::Notify);
+        match recipient.notify {
+            asked if !is_untold => asked,
+            None => Some(Notify {
+                failure: true,
+                delay: true,
+                success: false,
+            }),
+            Some(Notify::NEVER) => Some(Notify::NEVER),
+            Some(asked) => Some(Notify {
+                delay: true,
+                ..asked
+            }),
+        }
+    }
+
     /// RCPT for one recipient.
     pub(super) fn rcpt_line(&self, recipient: &Recipient) -> Vec<u8> {
         let path = recipient.path.to_bytes();
@@ -102,7 +134,7 @@ impl ClientSession {
             .as_ref()
             .is_some_and(|offered| offered.dsn)
         {
-            if let Some(notify) = recipient.notify {
+            if let Some(notify) = self.notify_of(recipient) {
                 line.extend_from_slice(format!(" NOTIFY={}", notify.encode()).as_bytes());
             }
             if let Some(original) = &recipient.original {

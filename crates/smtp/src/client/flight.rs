@@ -1,6 +1,7 @@
 //! Sending transactions in flight: what may begin, and what of the newest goes out next.
 
 use crate::data::{DataEncoder, TextCheck};
+use crate::deliver_by::DeliverBy;
 use crate::reply::{Enhanced, Reply};
 
 use super::content::{Content, Streaming};
@@ -173,6 +174,11 @@ impl ClientSession {
                 return Some(Reply::new(552, Enhanced(5, 3, 4), text));
             }
             _ => {}
+        }
+        let is_final = self.config.protocol == Protocol::Lmtp;
+        let refusal = |by: DeliverBy| by.refusal(offered.deliver_by, is_final);
+        if let Some(reply) = transaction.deliver_by.and_then(refusal) {
+            return Some(reply);
         }
         if transaction.needs_utf8() && !offered.smtp_utf8 {
             return Some(not_utf8());

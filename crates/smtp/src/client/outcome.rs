@@ -3,9 +3,11 @@
 use std::fmt;
 
 use crate::data::BadBody;
+use crate::deliver_by::DeliverBy;
 use crate::dsn::{EnvelopeId, Notify, OriginalRecipient, Ret};
 use crate::path::{ForwardPath, ReversePath};
 use crate::peer_id::PeerId;
+use crate::priority::Priority;
 use crate::reply::Reply;
 
 use super::ClientPhase;
@@ -27,6 +29,10 @@ pub struct Transaction {
     pub ret: Option<Ret>,
     /// The sender's own name for it (RFC 3461 4.4).
     pub envelope_id: Option<EnvelopeId>,
+    /// Its priority, as it was accepted (RFC 6710 4.2).
+    pub priority: Option<Priority>,
+    /// By when it is to be delivered: what is left of that now (RFC 2852 4.1.4).
+    pub deliver_by: Option<DeliverBy>,
     /// Its id for another relay of this project (XLINKMAIL).
     pub peer_id: Option<PeerId>,
 }

@@ -10,6 +10,8 @@ const PLAIN: Grammar = Grammar {
         etrn: true,
         starttls: false,
         auth: false,
+        mt_priority: false,
+        deliver_by: false,
         xlinkmail: false,
     },
     utf8: false,

@@ -1,11 +1,21 @@
 //! The replies for whoever decides about senders, recipients, messages and ETRN.
 
 use crate::etrn::EtrnNode;
+use crate::priority::Priority;
 use crate::reply::{Enhanced, Reply};
 
 /// 250 to MAIL.
 pub fn sender_ok() -> Reply {
     Reply::new(250, Enhanced(2, 1, 0), "sender OK")
+}
+
+/// 250 to MAIL: the message is taken with another priority than was asked for (RFC 6710 4.1 and 7; the number comes first).
+pub fn priority_changed(priority: Priority) -> Reply {
+    Reply::new(
+        250,
+        Enhanced(2, 3, 6),
+        format!("{priority} is the priority of this message, the one asked for is not allowed"),
+    )
 }
 
 /// 550 to MAIL: the sender's domain says that it takes no mail (RFC 7505 4.2).

@@ -93,6 +93,15 @@ pub fn bad_parameter(parameter: Parameter) -> Reply {
     Reply::new(501, Enhanced(5, 5, 4), format!("bad {parameter} parameter"))
 }
 
+/// 555 to MAIL: the message is to be returned when late, and has less time than is taken (RFC 2852 4).
+pub fn too_little_time(least: u32) -> Reply {
+    Reply::new(
+        555,
+        Enhanced(5, 5, 4),
+        format!("BY with less than {least} seconds"),
+    )
+}
+
 /// 501 to MAIL with a malformed address, 553 if it needs SMTPUTF8 (RFC 6531 3.5).
 pub fn bad_sender(error: PathError) -> Reply {
     match error {

@@ -80,6 +80,8 @@ impl ServerSession {
             extensions: Extensions {
                 dsn: known.dsn && extended,
                 smtputf8: known.smtputf8 && extended,
+                mt_priority: known.mt_priority && extended,
+                deliver_by: known.deliver_by && extended,
                 xlinkmail: (self.is_peer() || self.may_become_peer()) && extended,
                 ..known
             },
@@ -146,6 +148,13 @@ impl ServerSession {
         let limit = self.config.size_limit;
         if parameters.size.is_some_and(|size| size > limit) {
             return self.reply(&replies::too_large(limit));
+        }
+        let least = self.config.deliver_by.unwrap_or(0);
+        if parameters
+            .deliver_by
+            .is_some_and(|by| !by.is_taken_with(least))
+        {
+            return self.reply(&replies::too_little_time(least));
         }
         if !self.is_peer() {
             // What EHLO offers is taken (RFC 5321 4.1.1.11), and an id of a client that is not known yet says nothing.

@@ -19,6 +19,12 @@ pub struct ServerConfig {
     pub dsn: bool,
     /// Whether SMTPUTF8 is offered (RFC 6531). On only where such envelopes are stored and passed on.
     pub smtputf8: bool,
+    /// Whether MT-PRIORITY is offered (RFC 6710). On only where the queue acts on it, and the shell says in its answer to
+    /// MAIL what becomes of a priority that a client may not have: [`crate::replies::priority_changed`].
+    pub mt_priority: bool,
+    /// Whether DELIVERBY is offered (RFC 2852), and the least time, in seconds, that is taken for a message which is to be
+    /// returned when late; 0 for none. On only where the queue acts on it.
+    pub deliver_by: Option<u32>,
     /// Whether XLINKMAIL is offered to every client; see [`super::ServerSession::trust_peer`] for one that has proved
     /// itself.
     pub xlinkmail: bool,
@@ -59,6 +65,8 @@ impl Default for ServerConfig {
             chunking: false,
             dsn: false,
             smtputf8: false,
+            mt_priority: false,
+            deliver_by: None,
             xlinkmail: false,
             xlinkmail_by_login: false,
             starttls: false,

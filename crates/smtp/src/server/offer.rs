@@ -13,8 +13,10 @@ pub struct Offer {
     pub hostname: String,
     /// The largest message, in octets (RFC 1870 4).
     pub size_limit: u64,
-    /// The extensions that have a switch. Of AUTH, `mechanisms` says it.
+    /// The extensions that have a switch. Of AUTH, `mechanisms` says it; of DELIVERBY, `deliver_by`.
     pub extensions: Extensions,
+    /// The least time of DELIVERBY, if it is offered, in seconds; 0 is not told.
+    pub deliver_by: Option<u32>,
     /// XLINKMAIL is offered under the condition that the client authenticates itself.
     pub xlinkmail_by_login: bool,
     /// The mechanisms of AUTH (RFC 4954 3). AUTH is not offered without one.
@@ -50,6 +52,7 @@ impl Offer {
             (offered.chunking, "CHUNKING"),
             (offered.dsn, "DSN"),
             (offered.smtputf8, "SMTPUTF8"),
+            (offered.mt_priority, "MT-PRIORITY"),
             (offered.starttls, "STARTTLS"),
         ];
         lines.extend(
@@ -58,6 +61,11 @@ impl Offer {
                 .filter(|(on, _)| *on)
                 .map(|(_, word)| (*word).to_owned()),
         );
+        match self.deliver_by {
+            None => {}
+            Some(0) => lines.push("DELIVERBY".to_owned()),
+            Some(minimum) => lines.push(format!("DELIVERBY {minimum}")),
+        }
         if !self.mechanisms.is_empty() {
             lines.push(format!("AUTH {}", self.mechanisms.join(" ")));
         }
@@ -97,6 +105,8 @@ impl ServerConfig {
             etrn: self.etrn,
             starttls: self.starttls,
             auth: !self.auth_in_clear.is_empty() || !self.auth_in_tls.is_empty(),
+            mt_priority: self.mt_priority,
+            deliver_by: self.deliver_by.is_some(),
             xlinkmail: self.xlinkmail,
         }
     }
@@ -137,6 +147,7 @@ impl ServerSession {
                 xlinkmail: self.is_peer(),
                 ..known
             },
+            deliver_by: config.deliver_by,
             xlinkmail_by_login: self.may_become_peer(),
             mechanisms,
             limits: config.limits.then_some(limits),
@@ -147,7 +158,7 @@ impl ServerSession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ehlo::{Capabilities, PeerOffer};
+    use crate::ehlo::{Capabilities, DeliverByOffer, PeerOffer};
 
     #[test]
     fn the_offer_is_read_back() {
@@ -178,6 +189,16 @@ mod tests {
             "XLINKMAIL",
         ] {
             assert!(lines.contains(&line.as_bytes().to_vec()), "{line}");
+        }
+        assert!(offered.mt_priority);
+        for (least, read) in [
+            (None, DeliverByOffer::NotOffered),
+            (Some(0), DeliverByOffer::Offered { minimum: 0 }),
+            (Some(300), DeliverByOffer::Offered { minimum: 300 }),
+        ] {
+            offer.deliver_by = least;
+            let offered = Capabilities::from_reply(&offer.reply());
+            assert_eq!((offered.deliver_by, offered.others), (read, Vec::new()));
         }
         for (messages, recipients, line) in [
             (None, Some(1000), Some("LIMITS RCPTMAX=1000")),

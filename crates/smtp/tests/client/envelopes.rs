@@ -123,3 +123,40 @@ fn smtputf8_is_used_where_it_is_needed_and_offered() {
     }
     assert_eq!(unable.step(), ClientStep::Ready);
 }
+
+/// A sender who wants to know that a message is late hears it by DELAY from who does not know its time (RFC 2852 4.1.4.2).
+#[test]
+fn delay_is_asked_for_where_the_time_of_delivery_is_not_known() {
+    for (by, offer, asked, sent) in [
+        ("60;N", "DSN", "", " NOTIFY=FAILURE,DELAY"),
+        ("60;N", "DSN", "FAILURE", " NOTIFY=FAILURE,DELAY"),
+        ("60;N", "DSN", "SUCCESS", " NOTIFY=SUCCESS,DELAY"),
+        ("60;N", "DSN", "NEVER", " NOTIFY=NEVER"),
+        ("60;N", "DSN\r\n250-DELIVERBY", "", ""),
+        ("60;N", "DSN\r\n250-DELIVERBY", "FAILURE", " NOTIFY=FAILURE"),
+        ("60;N", "ETRN", "FAILURE", ""),
+    ] {
+        let mut session = ready(
+            config(),
+            format!("250-s.example\r\n250-PIPELINING\r\n250-{offer}\r\n250 SIZE\r\n").as_bytes(),
+        );
+        session.transmit(
+            Transaction {
+                recipients: vec![Recipient {
+                    notify: Notify::parse(asked.as_bytes()),
+                    ..transaction(1).recipients[0].clone()
+                }],
+                deliver_by: DeliverBy::parse(by.as_bytes()),
+                ..transaction(1)
+            },
+            Content::Streamed,
+        );
+        let said = written(&mut session);
+        let rcpt = said.lines().nth(1).unwrap();
+        assert_eq!(
+            rcpt,
+            format!("RCPT TO:<r0@b.example>{sent}"),
+            "{by} {offer} {asked}"
+        );
+    }
+}

@@ -9,9 +9,9 @@ mod steps;
 
 use linkmail_smtp::dsn::{EnvelopeId, Notify, OriginalRecipient, Ret};
 use linkmail_smtp::{
-    BadBody, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, Fault,
-    FlightLimits, ForwardPath, PeerId, Recipient, RecipientOutcome, ReversePath, Room, TlsUse,
-    Transaction,
+    BadBody, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, DeliverBy,
+    Fault, FlightLimits, ForwardPath, PeerId, Recipient, RecipientOutcome, ReversePath, Room,
+    TlsUse, Transaction,
 };
 
 fn session() -> ClientSession {

@@ -55,6 +55,8 @@ impl Setup {
                 Vec::new()
             }
         };
+        // One of four is strict, two know priorities, one of these a time of delivery.
+        let extra = second >> 4 & 3;
         let config = ServerConfig {
             hostname: "relay.test".into(),
             size_limit: [60, 1000, 0, 25_000_000][usize::from(limits & 3)],
@@ -76,7 +78,9 @@ impl Setup {
             xlinkmail: flag(second, 2),
             xlinkmail_by_login: limits >> 4 & 3 == 2,
             limits: flag(second, 3),
-            strict_pipelining: second >> 4 & 3 == 3,
+            mt_priority: matches!(extra, 1 | 2),
+            deliver_by: (extra == 2).then_some(60),
+            strict_pipelining: extra == 3,
         };
         let ending = match second >> 6 & 3 {
             2 => Ending::TimeOut,

@@ -16,6 +16,9 @@ pub(crate) fn grammar() -> Grammar {
             etrn: true,
             starttls: true,
             auth: true,
+            // Read differently by the other, and by our own tests.
+            mt_priority: false,
+            deliver_by: false,
             xlinkmail: false,
         },
         ..Grammar::default()

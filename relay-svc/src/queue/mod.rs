@@ -2,6 +2,16 @@
 //!
 //! Permanent against transient is decided here and nowhere else. A line that is missing is not an attempt
 //! (invariant 4): [`settle`] gives nothing to record for it.
+//!
+//! - `retry`: how long it waits.
+//! - `late`: what time alone does: the sender is told, or it is given up.
+//! - `order`: what goes first.
+//! - `window`: what is too large for any hour.
+
+pub mod late;
+pub mod order;
+mod retry;
+pub mod window;
 
 use std::time::Duration;
 
@@ -9,36 +19,7 @@ use linkmail_smtp::{Reply, Severity};
 
 use crate::clock::Stamp;
 
-/// When a recipient is tried again, and when it is given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// The wait after the first counted attempt; it doubles with each further one.
-    pub first: Duration,
-    /// The longest wait between two attempts.
-    pub longest: Duration,
-    /// Given up once counted attempts have failed for so long.
-    pub expire: Duration,
-    /// Held mail is given up once it has been held for so long, by the clock of the spool.
-    pub hold: Duration,
-}
-
-impl RetryPolicy {
-    /// For held mail: an attempt that fails leaves it held, and only [`Self::hold`] ends that.
-    #[must_use]
-    pub fn of_held(self) -> Self {
-        Self {
-            expire: Duration::MAX,
-            ..self
-        }
-    }
-
-    /// The wait after so many counted attempts (at least one).
-    #[must_use]
-    pub fn wait(&self, attempts: u32) -> Duration {
-        let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1));
-        self.first.saturating_mul(doubled).min(self.longest)
-    }
-}
+pub use retry::{MAX_JITTER, RetryPolicy, Spread};
 
 /// What an attempt gave for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +37,8 @@ pub enum Outcome {
     NotAttempted(String),
     /// The stored body cannot be sent.
     Unsendable(String),
-    /// It was held for too long; nothing was attempted. Given up.
-    HeldTooLong(String),
+    /// Its time is over, such as that of held mail; nothing was attempted. Given up.
+    OutOfTime(String),
 }
 
 /// What has been recorded of a recipient before the attempt.
@@ -65,6 +46,8 @@ pub enum Outcome {
 pub struct History {
     /// Counted attempts.
     pub attempts: u32,
+    /// So many of them had been counted when the backoff began anew: the line came back, or somebody said "now".
+    pub before: u32,
     /// Time that passed between counted attempts.
     pub waited: Duration,
     /// The last of them.
@@ -117,6 +100,7 @@ pub fn settle(
     history: History,
     outcome: &Outcome,
     policy: &RetryPolicy,
+    spread: Spread,
     null_sender: bool,
     now: Stamp,
 ) -> Option<Settlement> {
@@ -132,18 +116,20 @@ pub fn settle(
         Outcome::Unsendable(reason) => Settlement::SetAside {
             reason: reason.clone(),
         },
-        Outcome::HeldTooLong(reason) => give_up(reason.clone()),
+        Outcome::OutOfTime(reason) => give_up(reason.clone()),
         Outcome::Delivered(reply) => Settlement::Delivered {
             reply: reply.to_string(),
         },
         Outcome::Refused(reply) if reply.severity() == Severity::Permanent => {
             give_up(reply.to_string())
         }
-        Outcome::Refused(reply) => later(history, reply.to_string(), policy, now, give_up),
-        Outcome::Failed(reason) => later(history, reason.clone(), policy, now, give_up),
+        Outcome::Refused(reply) => {
+            later(history, reply.to_string(), (policy, spread), now, give_up)
+        }
+        Outcome::Failed(reason) => later(history, reason.clone(), (policy, spread), now, give_up),
         Outcome::InDoubt(reason) => {
             let reason = format!("in doubt, may be delivered twice: {reason}");
-            let mut settlement = later(history, reason, policy, now, give_up);
+            let mut settlement = later(history, reason, (policy, spread), now, give_up);
             if let Settlement::Retry { in_doubt, .. } = &mut settlement {
                 *in_doubt = true;
             }
@@ -155,15 +141,18 @@ pub fn settle(
 fn later(
     history: History,
     reply: String,
-    policy: &RetryPolicy,
+    (policy, spread): (&RetryPolicy, Spread),
     now: Stamp,
     give_up: impl FnOnce(String) -> Settlement,
 ) -> Settlement {
     // Only what was scheduled counts as waiting: time without a line, or a step of the clock, adds nothing to it.
+    let steps = history.attempts.saturating_sub(history.before);
     let scheduled = if history.attempts == 0 {
         Duration::ZERO
     } else {
-        policy.wait(history.attempts)
+        // Behind a new beginning the first wait counts at most, so that beginning anew again and again does not keep
+        // mail for ever.
+        policy.wait(spread, steps)
     };
     let passed = history
         .tried
@@ -177,7 +166,7 @@ fn later(
         ));
     }
     Settlement::Retry {
-        due: now.plus(policy.wait(attempts)),
+        due: now.plus(policy.wait(spread, steps.saturating_add(1))),
         attempts,
         waited,
         tried: now,
@@ -193,26 +182,24 @@ mod tests {
     const POLICY: RetryPolicy = RetryPolicy {
         first: Duration::from_secs(300),
         longest: Duration::from_secs(7200),
+        jitter: 20,
         expire: Duration::from_secs(5 * 86_400),
         hold: Duration::from_secs(14 * 86_400),
     };
     const NOW: Stamp = Stamp(1_000_000_000_000);
+
+    fn spread() -> Spread {
+        Spread::of_route("relay.branch.example", "link:isp")
+    }
 
     fn reply(code: u16) -> Reply {
         Reply::new(code, None, "said so")
     }
 
     #[test]
-    fn waits_double_up_to_the_longest() {
-        let minutes: Vec<u64> = (1..=8).map(|n| POLICY.wait(n).as_secs() / 60).collect();
-        assert_eq!(minutes, [5, 10, 20, 40, 80, 120, 120, 120]);
-        assert_eq!(POLICY.wait(u32::MAX), POLICY.longest);
-    }
-
-    #[test]
     fn a_permanent_refusal_bounces_and_that_of_a_null_sender_is_discarded() {
         let outcome = Outcome::Refused(reply(550));
-        let settled = |null| settle(History::default(), &outcome, &POLICY, null, NOW);
+        let settled = |null| settle(History::default(), &outcome, &POLICY, spread(), null, NOW);
         assert_eq!(
             settled(false),
             Some(Settlement::Bounced {
@@ -231,7 +218,7 @@ mod tests {
     fn a_missing_line_records_nothing() {
         let outcome = Outcome::NotAttempted("connect timed out".into());
         assert_eq!(
-            settle(History::default(), &outcome, &POLICY, false, NOW),
+            settle(History::default(), &outcome, &POLICY, spread(), false, NOW),
             None
         );
     }
@@ -243,7 +230,16 @@ mod tests {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match settle(history, &Outcome::Refused(reply(451)), &POLICY, false, now).unwrap() {
+            match settle(
+                history,
+                &Outcome::Refused(reply(451)),
+                &POLICY,
+                spread(),
+                false,
+                now,
+            )
+            .unwrap()
+            {
                 Settlement::Retry {
                     due,
                     attempts: counted,
@@ -256,12 +252,15 @@ mod tests {
                         attempts: counted,
                         waited,
                         tried: Some(tried),
+                        ..history
                     };
                     now = due;
                 }
                 Settlement::Bounced { reply } => {
                     assert!(
-                        reply.starts_with("given up after 65 attempts; the last: 451"),
+                        reply.starts_with(&format!(
+                            "given up after {attempts} attempts; the last: 451"
+                        )),
                         "{reply}"
                     );
                     break;
@@ -270,7 +269,8 @@ mod tests {
             }
         }
         assert!(now.since(NOW) >= POLICY.expire);
-        assert!(now.since(NOW) < POLICY.expire + POLICY.longest);
+        assert!(now.since(NOW) < POLICY.expire + POLICY.longest * 12 / 10);
+        assert!((55..=75).contains(&attempts), "{attempts}");
     }
 
     #[test]
@@ -279,18 +279,48 @@ mod tests {
             attempts: 3,
             waited: Duration::from_secs(2100),
             tried: Some(NOW),
+            ..History::default()
         };
         let year = NOW.plus(Duration::from_secs(365 * 86_400));
         let settled = settle(
             history,
             &Outcome::Failed("connection refused".into()),
             &POLICY,
+            spread(),
             false,
             year,
         );
         let Some(Settlement::Retry { waited, .. }) = settled else {
             panic!("{settled:?}")
         };
-        assert_eq!(waited, Duration::from_secs(2100 + 1200));
+        assert_eq!(waited, Duration::from_secs(2100) + POLICY.wait(spread(), 3));
+    }
+
+    #[test]
+    fn a_backoff_that_begins_anew_waits_as_at_first_and_still_ends() {
+        let mut history = History {
+            attempts: 9,
+            before: 9,
+            waited: Duration::from_secs(20_000),
+            tried: Some(NOW),
+        };
+        let later = NOW.plus(Duration::from_secs(86_400));
+        let outcome = Outcome::Failed("connection refused".into());
+        let settled = settle(history, &outcome, &POLICY, spread(), false, later);
+        let Some(Settlement::Retry {
+            due,
+            attempts,
+            waited,
+            ..
+        }) = settled
+        else {
+            panic!("{settled:?}")
+        };
+        assert_eq!(attempts, 10);
+        assert_eq!(due, later.plus(POLICY.wait(spread(), 1)));
+        assert_eq!(waited, history.waited + POLICY.wait(spread(), 1));
+        history.waited = POLICY.expire - Duration::from_secs(1);
+        let settled = settle(history, &outcome, &POLICY, spread(), false, later);
+        assert!(matches!(settled, Some(Settlement::Bounced { .. })));
     }
 }
