@@ -114,7 +114,7 @@ pub async fn serve(config: Config) -> Result<(), StartError> {
 }
 
 async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
-    let spool = Spool::open(&config.state)?;
+    let spool = Spool::open_with(&config.state, config.limits.reserve)?;
     let moved = spool
         .reroute(config.policy.routes.clone(), Stamp::now())
         .await?;

@@ -73,6 +73,10 @@ def test_stop_with_a_stalled_peer(place, scene, running):
     assert len(peer.bodies) == 1
 
 
+# A disk that others fill up is full for the queue, too.
+NO_RESERVE = '[limits]\nreserve = "0B"\n'
+
+
 @pytest.fixture
 def small_disk(place):
     """A folder on a disk of 24 MiB."""
@@ -93,7 +97,7 @@ def fill(filler):
 def test_a_disk_that_fills_up_sends_nothing_twice(place, scene, running, small_disk):
     """What was delivered while its outcome could not be recorded is not sent again; with room it goes on."""
     peer = running(Peer(place.endpoint()))
-    stage = scene(provider=False, smart_host=lambda far: peer.endpoint, state=small_disk / "state")
+    stage = scene(provider=False, smart_host=lambda far: peer.endpoint, state=small_disk / "state", extra=NO_RESERVE)
     ids = stage.send(20)
     filler = small_disk / "filler"
     full, one_at_a_time = threading.Event(), threading.Lock()

@@ -200,7 +200,8 @@ def test_458_on_a_full_disk(place, running):
     try:
         site = running(Mailbox(place.endpoint()))
         provider = Provider(place, [('["branch.example"]', site.endpoint, HERE)])
-        provider.write(provider.config.read_text().replace(str(place.folder / "provider-state"), str(small / "state")))
+        config = provider.config.read_text().replace(str(place.folder / "provider-state"), str(small / "state"))
+        provider.write(config + '\n[limits]\nreserve = "0B"\n')
         provider.start()
         hold(provider, "branch.example", 1)
         with open(small / "filler", "wb", buffering=0) as filler:

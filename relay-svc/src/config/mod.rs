@@ -139,6 +139,8 @@ pub struct Limits {
     pub auth_failures: u32,
     /// How long that while is, and how long a failure counts.
     pub auth_pause: Duration,
+    /// So many octets of the spool's disk stay free for what the queue does: no mail is taken with less.
+    pub reserve: u64,
 }
 
 impl Default for Limits {
@@ -156,6 +158,7 @@ impl Default for Limits {
             session_time: minutes(24 * 60),
             auth_failures: 10,
             auth_pause: minutes(10),
+            reserve: 64 << 20,
         }
     }
 }

@@ -218,6 +218,7 @@ fn limits(root: &Table<'_>) -> Limits {
         limits.session_time = positive(&table, "session_time", limits.session_time);
         limits.auth_failures = table.or("auth_failures", limits.auth_failures);
         limits.auth_pause = positive(&table, "auth_pause", limits.auth_pause);
+        limits.reserve = table.or("reserve", ByteSize(limits.reserve)).0;
         if limits.message_size < 64 * 1024 {
             table.error(
                 "message_size",

@@ -54,7 +54,7 @@ impl Forwarder {
                 drawn => return drawn,
             }
         }
-        let mut draft = self.spool.draft();
+        let mut draft = self.spool.own_draft();
         draft.write(&report.text).await?;
         Ok(draft)
     }
@@ -66,7 +66,7 @@ impl Forwarder {
         behind: &[u8],
     ) -> Result<Draft, SpoolError> {
         let mut body = self.spool.body(about).await?;
-        let mut draft = self.spool.draft();
+        let mut draft = self.spool.own_draft();
         draft.write(before).await?;
         loop {
             let piece = body.next().await?;

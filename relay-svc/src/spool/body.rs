@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
-use super::{INLINE_LIMIT, SpoolError, db::Db};
+use super::{INLINE_LIMIT, SpoolError, db::Db, room::Room, writer::sync_failed};
 
 /// The end of the name of a file that no row names yet.
 const UNFINISHED: &str = ".part";
@@ -19,6 +19,8 @@ const UNFINISHED: &str = ".part";
 /// The body of a message that is being received. Dropped without being accepted, it leaves nothing behind.
 pub struct Draft {
     folder: PathBuf,
+    /// Where it may not use all that is free.
+    room: Option<Room>,
     hash: Sha256,
     size: u64,
     eight_bit: bool,
@@ -62,9 +64,10 @@ pub(super) struct Facts {
 }
 
 impl Draft {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    pub(super) fn new(folder: PathBuf, room: Option<Room>) -> Self {
         Self {
             folder,
+            room,
             hash: Sha256::new(),
             size: 0,
             eight_bit: false,
@@ -89,6 +92,9 @@ impl Draft {
         self.eight_bit |= !octets.is_ascii();
         self.memory.extend_from_slice(octets);
         if self.memory.len() > INLINE_LIMIT {
+            if let Some(room) = &self.room {
+                room.check()?;
+            }
             self.spill().await.map_err(full_or_io)?;
         }
         Ok(())
@@ -123,7 +129,13 @@ impl Draft {
         let Some(part) = self.file.take() else {
             return Ok((Finished::Inline(self.memory), facts));
         };
-        part.file.sync_data().await.map_err(full_or_io)?;
+        // A full disk may show only now. What was to be synced is thrown away with the file then.
+        if let Err(error) = part.file.sync_data().await {
+            return Err(match full_or_io(error) {
+                SpoolError::Full => SpoolError::Full,
+                error => sync_failed(&error),
+            });
+        }
         let name = part
             .path
             .file_name()
@@ -131,8 +143,12 @@ impl Draft {
             .unwrap_or_default();
         let (folder, target) = (self.folder, name.clone());
         let task = tokio::task::spawn_blocking(move || {
+            let bodies = fs::File::open(&folder)?;
             fs::rename(&part.path, folder.join(target))?;
-            fs::File::open(&folder)?.sync_all()
+            if let Err(error) = bodies.sync_all() {
+                sync_failed(&error.into());
+            }
+            Ok(())
         });
         task.await
             .map_err(|_| SpoolError::Closed)?

@@ -23,8 +23,8 @@ use super::{SpoolError, schema};
 
 /// So many changes are committed between two checkpoints: some megabytes of the log.
 const CHANGES: usize = 512;
-/// The writer checkpoints by itself when the log has so many pages.
-const LOG_PAGES: i64 = 8192;
+/// The writer checkpoints by itself when the log has so many pages of 8 KiB.
+const LOG_PAGES: u64 = 4096;
 /// With so many pages left in the log behind a checkpoint, the writer can finish it in passing.
 const FEW_PAGES: i64 = 256;
 
@@ -37,8 +37,18 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// Starts the thread for the database in `folder`, whose writer has `connection`. It ends with the writer.
-    pub(super) fn start(folder: &Path, connection: &Connection) -> Result<Self, SpoolError> {
-        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+    /// Of `reserve`, the octets that stay free for the queue, the log takes a quarter at most: what it holds needs as much
+    /// again in the database.
+    pub(super) fn start(
+        folder: &Path,
+        connection: &Connection,
+        reserve: u64,
+    ) -> Result<Self, SpoolError> {
+        let pages = match reserve / 4 / 8192 {
+            0 => LOG_PAGES,
+            pages => pages.clamp(64, LOG_PAGES),
+        };
+        connection.pragma_update(None, "wal_autocheckpoint", pages.cast_signed())?;
         let own = schema::open_beside(folder)?;
         let (due, wanted) = mpsc::sync_channel(1);
         let nearly_done = Arc::new(AtomicBool::new(false));
@@ -111,7 +121,7 @@ mod tests {
     fn the_log_is_bounded_while_the_writer_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let connection = schema::open(folder.path()).unwrap();
-        let mut checkpoints = Checkpoints::start(folder.path(), &connection).unwrap();
+        let mut checkpoints = Checkpoints::start(folder.path(), &connection, 0).unwrap();
         let log = folder.path().join("spool.sqlite-wal");
         // Five times what the log may have.
         for _ in 0..10 {
@@ -120,7 +130,7 @@ mod tests {
                 checkpoints.committed(CHANGES, &connection);
             }
             let octets = std::fs::metadata(&log).unwrap().len();
-            assert!(octets <= 80 << 20, "{octets} octets");
+            assert!(octets <= 48 << 20, "{octets} octets");
         }
     }
 

@@ -33,6 +33,7 @@ mod repeats;
 mod reports;
 mod requests;
 mod reroute;
+mod room;
 mod schema;
 mod signals;
 mod store;
@@ -64,6 +65,7 @@ pub use messages::{
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+use room::Room;
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;
@@ -160,6 +162,7 @@ pub struct Spool {
 
 struct Inner {
     folder: PathBuf,
+    room: Room,
     writer: writer::Writer,
     readers: Mutex<Vec<Connection>>,
     /// A turn for each look-up; it ends with the look-up, also when nobody waits for that any more.
@@ -176,6 +179,14 @@ impl Spool {
     /// # Errors
     /// The folder cannot be used, another process uses it, or it was written by a newer version.
     pub fn open(folder: &Path) -> Result<Self, SpoolError> {
+        Self::open_with(folder, 0)
+    }
+
+    /// The same; no mail is taken when less than `reserve` octets are free on its disk.
+    ///
+    /// # Errors
+    /// As [`Spool::open`].
+    pub fn open_with(folder: &Path, reserve: u64) -> Result<Self, SpoolError> {
         let unusable = |source| SpoolError::Folder {
             path: folder.to_owned(),
             source,
@@ -196,9 +207,10 @@ impl Spool {
         let db = db::Db::Sqlite(&connection);
         body::sweep(folder, &db)?;
         let clock = age::SpoolClock::resume(&db)?;
-        let writer = writer::Writer::start(folder, connection)?;
+        let writer = writer::Writer::start(folder, connection, reserve)?;
         let inner = Inner {
             folder: folder.to_owned(),
+            room: Room::new(folder, reserve),
             writer,
             readers: Mutex::new(Vec::new()),
             turns: Arc::new(Semaphore::new(READERS)),
@@ -214,7 +226,14 @@ impl Spool {
     /// A place for the body of a message that is being received.
     #[must_use]
     pub fn draft(&self) -> Draft {
-        Draft::new(self.inner.folder.join("bodies"))
+        let room = self.inner.room.clone();
+        Draft::new(self.inner.folder.join("bodies"), Some(room))
+    }
+
+    /// A place for the body of a message of our own: it may use the reserve.
+    #[must_use]
+    pub fn own_draft(&self) -> Draft {
+        Draft::new(self.inner.folder.join("bodies"), None)
     }
 
     /// Wakes each time mail is queued for a next hop, or the fate of some of it changed. [`NextHop::MX`] stands for all

@@ -21,6 +21,7 @@ impl Spool {
     /// # Errors
     /// The disk is full, or the request id was used with other content; nothing is stored then.
     pub async fn accept(&self, draft: Draft, message: NewMessage) -> Result<Accepted, SpoolError> {
+        self.inner.room.check()?;
         let (body, facts) = draft.finish().await?;
         let file = body.file().map(str::to_owned);
         let (id, hops) = (

@@ -36,8 +36,12 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread. It ends when the last handle is gone and all changes are committed.
-    pub(super) fn start(folder: &Path, connection: Connection) -> Result<Self, SpoolError> {
-        let mut checkpoints = Checkpoints::start(folder, &connection)?;
+    pub(super) fn start(
+        folder: &Path,
+        connection: Connection,
+        reserve: u64,
+    ) -> Result<Self, SpoolError> {
+        let mut checkpoints = Checkpoints::start(folder, &connection, reserve)?;
         let (changes, waiting) = mpsc::channel();
         thread::Builder::new()
             .name("spool-writer".into())
@@ -89,12 +93,15 @@ fn write_all(connection: &Connection, waiting: &Receiver<Change>, checkpoints: &
                 tracing::error!(error = %error, "spool: the disk is full");
                 finishes.into_iter().for_each(|finish| finish(false));
             }
-            Err(error) => {
-                tracing::error!(error = %error, "spool: a commit failed; nothing can be acknowledged any more");
-                std::process::exit(EXIT_IO);
-            }
+            Err(error) => sync_failed(&error.into()),
         }
     }
+}
+
+/// Ends the process: after a failed sync nobody knows what is on the disk, and the next one would say nothing of it.
+pub(super) fn sync_failed(error: &SpoolError) -> ! {
+    tracing::error!(%error, "spool: a sync failed; nothing can be acknowledged any more");
+    std::process::exit(EXIT_IO)
 }
 
 fn commit_batch(
