@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
@@ -11,14 +12,20 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
-use super::{INLINE_LIMIT, SpoolError, db::Db, room::Room, writer::sync_failed};
+use super::{
+    INLINE_LIMIT, SpoolError,
+    chunks::{Chunks, PartChunks},
+    db::{Db, Pool},
+    room::Room,
+    writer::sync_failed,
+};
 
 /// The end of the name of a file that no row names yet.
 const UNFINISHED: &str = ".part";
 
 /// The body of a message that is being received. Dropped without being accepted, it leaves nothing behind.
 pub struct Draft {
-    folder: PathBuf,
+    store: Store,
     /// Where it may not use all that is free.
     room: Option<Room>,
     hash: Sha256,
@@ -26,6 +33,16 @@ pub struct Draft {
     eight_bit: bool,
     memory: Vec<u8>,
     file: Option<PartFile>,
+    chunks: Option<PartChunks>,
+}
+
+/// Where large bodies lie.
+#[derive(Clone)]
+pub(super) enum Store {
+    /// In files of this folder.
+    Folder(PathBuf),
+    /// In a table, in pieces.
+    Chunks(Arc<Pool>),
 }
 
 struct PartFile {
@@ -43,14 +60,14 @@ impl Drop for PartFile {
 /// A body that is complete and, where it lies in a file, synced under its final name.
 pub(super) enum Finished {
     Inline(Vec<u8>),
-    File(String),
+    Large(String),
 }
 
 impl Finished {
-    /// The file it lies in.
-    pub(super) fn file(&self) -> Option<&str> {
+    /// The name under which it lies beside the tables of messages.
+    pub(super) fn name(&self) -> Option<&str> {
         match self {
-            Self::File(name) => Some(name),
+            Self::Large(name) => Some(name),
             Self::Inline(_) => None,
         }
     }
@@ -64,15 +81,16 @@ pub(super) struct Facts {
 }
 
 impl Draft {
-    pub(super) fn new(folder: PathBuf, room: Option<Room>) -> Self {
+    pub(super) fn new(store: Store, room: Option<Room>) -> Self {
         Self {
-            folder,
+            store,
             room,
             hash: Sha256::new(),
             size: 0,
             eight_bit: false,
             memory: Vec::new(),
             file: None,
+            chunks: None,
         }
     }
 
@@ -95,16 +113,31 @@ impl Draft {
             if let Some(room) = &self.room {
                 room.check()?;
             }
-            self.spill().await.map_err(full_or_io)?;
+            match self.store.clone() {
+                Store::Folder(folder) => self.spill(&folder).await.map_err(full_or_io)?,
+                Store::Chunks(pool) => self.spill_chunks(&pool).await?,
+            }
         }
         Ok(())
     }
 
-    async fn spill(&mut self) -> io::Result<()> {
+    /// Whole pieces; what is left waits for more.
+    async fn spill_chunks(&mut self, pool: &Arc<Pool>) -> Result<(), SpoolError> {
+        if self.chunks.is_none() {
+            self.chunks = Some(PartChunks::begin(Arc::clone(pool)).await?);
+        }
+        while let (Some(chunks), true) = (&mut self.chunks, self.memory.len() >= INLINE_LIMIT) {
+            let rest = self.memory.split_off(INLINE_LIMIT);
+            chunks
+                .push(std::mem::replace(&mut self.memory, rest))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn spill(&mut self, folder: &Path) -> io::Result<()> {
         if self.file.is_none() {
-            let path = self
-                .folder
-                .join(format!("{}{UNFINISHED}", uuid::Uuid::new_v4().as_simple()));
+            let path = folder.join(format!("{}{UNFINISHED}", uuid::Uuid::new_v4().as_simple()));
             let file = File::create(&path).await?;
             self.file = Some(PartFile { path, file });
         }
@@ -118,15 +151,21 @@ impl Draft {
 
     /// Makes the body durable where it lies in a file, and gives what its row needs.
     pub(super) async fn finish(mut self) -> Result<(Finished, Facts), SpoolError> {
-        if self.file.is_some() {
-            self.spill().await.map_err(full_or_io)?;
+        if let (Store::Folder(folder), true) = (self.store.clone(), self.file.is_some()) {
+            self.spill(&folder).await.map_err(full_or_io)?;
         }
         let facts = Facts {
             size: self.size,
             eight_bit: self.eight_bit,
             hash: self.hash.finalize().into(),
         };
-        let Some(part) = self.file.take() else {
+        if let Some(mut chunks) = self.chunks.take() {
+            if !self.memory.is_empty() {
+                chunks.push(self.memory).await?;
+            }
+            return Ok((Finished::Large(chunks.keep()), facts));
+        }
+        let (Some(part), Store::Folder(folder)) = (self.file.take(), self.store) else {
             return Ok((Finished::Inline(self.memory), facts));
         };
         // A full disk may show only now. What was to be synced is thrown away with the file then.
@@ -141,7 +180,7 @@ impl Draft {
             .file_name()
             .map(|n| n.to_string_lossy().replace(UNFINISHED, ""))
             .unwrap_or_default();
-        let (folder, target) = (self.folder, name.clone());
+        let target = name.clone();
         let task = tokio::task::spawn_blocking(move || {
             let bodies = fs::File::open(&folder)?;
             fs::rename(&part.path, folder.join(target))?;
@@ -153,7 +192,7 @@ impl Draft {
         task.await
             .map_err(|_| SpoolError::Closed)?
             .map_err(full_or_io)?;
-        Ok((Finished::File(name), facts))
+        Ok((Finished::Large(name), facts))
     }
 }
 
@@ -175,6 +214,7 @@ enum Source {
     /// At most [`INLINE_LIMIT`] octets; taken by the first read.
     Inline(Vec<u8>),
     File(File),
+    Chunks(Chunks),
 }
 
 impl Body {
@@ -187,13 +227,16 @@ impl Body {
     }
 
     pub(super) async fn open(
-        folder: &Path,
-        name: &str,
+        store: Store,
+        name: String,
         expected: Vec<u8>,
     ) -> Result<Self, SpoolError> {
-        let file = File::open(folder.join("bodies").join(name)).await?;
+        let source = match store {
+            Store::Folder(folder) => Source::File(File::open(folder.join(name)).await?),
+            Store::Chunks(pool) => Source::Chunks(Chunks::new(pool, name)),
+        };
         Ok(Self {
-            source: Source::File(file),
+            source,
             hash: Sha256::new(),
             expected,
         })
@@ -204,7 +247,7 @@ impl Body {
     /// # Errors
     /// It is not what was accepted.
     pub async fn whole(&mut self) -> io::Result<Option<Vec<u8>>> {
-        if matches!(self.source, Source::File(_)) {
+        if !matches!(self.source, Source::Inline(_)) {
             return Ok(None);
         }
         let octets = self.next().await?;
@@ -228,6 +271,7 @@ impl Body {
                 piece.truncate(read);
                 piece
             }
+            Source::Chunks(chunks) => chunks.next().await.map_err(io::Error::other)?,
         };
         if !piece.is_empty() {
             self.hash.update(&piece);

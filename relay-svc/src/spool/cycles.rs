@@ -50,7 +50,9 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let record = record.clone();
         let change = self.write(move |db| {
-            if let Some(key) = &request {
+            if let Some(key) = &request
+                && !(db.may_be_done() && requests::find(db, key)?.is_some())
+            {
                 requests::remember(db, key, record.id.as_bytes(), record.start)?;
             }
             let (id, link, json) = (
@@ -59,7 +61,7 @@ impl Spool {
                 to_json(&record)?,
             );
             db.execute(
-                "INSERT INTO cycles (id, link, record) VALUES (?1, ?2, ?3)",
+                "INSERT INTO cycles (id, link, record) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
                 &[id.into(), link.into(), (&json).into()],
             )?;
             trim(db, &record.link)?;
@@ -216,8 +218,15 @@ impl Spool {
     }
 }
 
-fn note(db: &Db<'_>, record: &Record, event: &str, now: Stamp) -> Result<i64, SpoolError> {
+pub(super) fn note(
+    db: &Db<'_>,
+    record: &Record,
+    event: &str,
+    now: Stamp,
+) -> Result<i64, SpoolError> {
     let (link, json) = (record.link.as_str(), to_json(record)?);
+    // Revisions are committed in their order: who reads on behind one misses none.
+    db.lock("SELECT 1 FROM meta WHERE key = 'journal' FOR UPDATE", &[])?;
     let revision = db.insert(
         "INSERT INTO journal (at_ms, link, event, record) VALUES (?1, ?2, ?3, ?4)",
         "revision",

@@ -276,58 +276,60 @@ fn backlog(db: &Db<'_>, hop: &str, now: Stamp, cap: u64) -> Result<Backlog, Spoo
 
 #[cfg(test)]
 pub(super) mod tests {
-    use rusqlite::{Connection, params};
-
     use super::*;
-    use crate::names::MessageId;
+    use crate::{
+        names::MessageId,
+        spool::tests::place::{Place, on_both},
+    };
 
     const HOP: &str = "link:isp";
 
     /// A spool with messages 1 to 4 of two recipients each, which are due at different times.
-    pub(in crate::spool) fn spool(folder: &std::path::Path) -> (Spool, Connection) {
-        let spool = Spool::open(folder).unwrap();
-        let other = Connection::open(folder.join("spool.sqlite")).unwrap();
-        for seq in 1..=4 {
-            let id = MessageId::new();
-            other
-                .execute(
-                    "INSERT INTO messages (seq, id, accepted_ms, reverse_path, origin, size, eight_bit, hash, traceparent) \
-                     VALUES (?1, ?2, 0, x'', 'smtp', 0, 0, x'', '')",
-                    params![seq, id.as_bytes()],
-                )
-                .unwrap();
-            for idx in 0..2 {
-                other
-                    .execute(
-                        "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, CAST('a@b.example' AS BLOB), ?3, 1, ?4)",
-                        params![seq, idx, HOP, 10 * seq + idx],
-                    )
-                    .unwrap();
+    pub(in crate::spool) async fn spool(place: &Place) -> Spool {
+        let message = "INSERT INTO messages (seq, id, accepted_ms, reverse_path, origin, size, eight_bit, hash, traceparent) \
+                       VALUES (?1, ?2, 0, ?3, 'smtp', 0, 0, ?3, '')";
+        let recipient = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (?1, ?2, ?3, ?4, 1, ?5)";
+        let spool = place.open().await;
+        let made = spool.write(move |db| {
+            for seq in 1..=4_i64 {
+                let id = MessageId::new();
+                db.execute(message, &[seq.into(), id.as_bytes().into(), b"".into()])?;
+                for idx in 0..2_i64 {
+                    let address = b"a@b.example".into();
+                    let due = (10 * seq + idx).into();
+                    db.execute(
+                        recipient,
+                        &[seq.into(), idx.into(), address, HOP.into(), due],
+                    )?;
+                }
             }
-        }
-        (spool, other)
+            Ok(())
+        });
+        made.await.unwrap();
+        spool
     }
 
-    #[test]
-    fn a_message_is_loaded_without_a_look_at_others() {
+    #[tokio::test]
+    async fn a_message_is_loaded_without_a_look_at_others() {
         let folder = tempfile::tempdir().unwrap();
-        let (_spool, other) = spool(folder.path());
+        let _spool = Spool::open(folder.path()).unwrap();
+        let other = rusqlite::Connection::open(folder.path().join("spool.sqlite")).unwrap();
         let plan = format!("EXPLAIN QUERY PLAN {RECIPIENTS}");
         let mut plan = other.prepare(&plan).unwrap();
         let queued = RecipientState::Queued as i64;
-        let steps = plan.query_map(params![1, HOP, 100, queued], |row| row.get(3));
+        let steps = plan.query_map(rusqlite::params![1, HOP, 100, queued], |row| row.get(3));
         let steps: Vec<String> = steps.unwrap().map(Result::unwrap).collect();
         assert_eq!(steps, ["SEARCH recipients USING PRIMARY KEY (seq=?)"]);
     }
 
-    #[tokio::test]
-    async fn a_message_counts_once_however_many_recipients_wait() {
-        let folder = tempfile::tempdir().unwrap();
-        let (spool, _) = spool(folder.path());
+    async fn a_message_counts_once_however_many_recipients_wait(place: Place) {
+        let spool = spool(&place).await;
         assert_eq!(spool.queued(HOP.into()).await.unwrap(), 4);
         for (now, cap, due) in [(100, 9, 4), (100, 3, 3), (20, 9, 2), (9, 9, 0)] {
             let backlog = spool.backlog(HOP.into(), Stamp(now), cap).await.unwrap();
             assert_eq!(backlog.due, due, "at {now}, up to {cap}");
         }
     }
+
+    on_both![a_message_counts_once_however_many_recipients_wait];
 }

@@ -59,37 +59,39 @@ const NEXT: &str = "SELECT hop, due_ms FROM recipients INDEXED BY recipients_due
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::{Connection, params};
-
     use super::*;
+    use crate::spool::tests::place::{Place, change_octets, on_both};
 
-    #[tokio::test]
-    async fn each_hop_with_due_mail_is_found_once_and_none_beside_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path()).unwrap();
-        let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    /// Next hops of recipients, each with the state and when it is due.
+    const RECIPIENTS: [(&str, i64, i64); 11] = [
+        ("link:isp", 1, 10),
+        ("mx:a.example", 1, 10),
+        ("mx:a.example", 1, 11),
+        ("mx:a.example", 1, 90),
+        ("mx:b.example", 1, 50),
+        ("mx:b.example", 1, 60),
+        ("mx:c.example", 1, 20),
+        ("mx:d.example", 2, 10),
+        ("mx:e.example", 1, 30),
+        ("report", 1, 10),
+        ("smtp://a:25", 1, 10),
+    ];
+
+    async fn each_hop_with_due_mail_is_found_once_and_none_beside_them(place: Place) {
+        let spool = place.open().await;
         let message = "INSERT INTO messages (seq, id, accepted_ms, reverse_path, origin, size, eight_bit, hash, traceparent) \
-                       VALUES (1, x'01', 0, x'', 'smtp', 0, 0, x'', '')";
-        other.execute(message, []).unwrap();
-        for (idx, (hop, state, due)) in [
-            ("link:isp", 1, 10),
-            ("mx:a.example", 1, 10),
-            ("mx:a.example", 1, 11),
-            ("mx:a.example", 1, 90),
-            ("mx:b.example", 1, 50),
-            ("mx:b.example", 1, 60),
-            ("mx:c.example", 1, 20),
-            ("mx:d.example", 2, 10),
-            ("mx:e.example", 1, 30),
-            ("report", 1, 10),
-            ("smtp://a:25", 1, 10),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let sql = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (1, ?1, x'', ?2, ?3, ?4)";
-            let idx = i64::try_from(idx).unwrap();
-            other.execute(sql, params![idx, hop, state, due]).unwrap();
+                       VALUES (1, ?1, 0, ?1, 'smtp', 0, 0, ?1, '')";
+        change_octets(&spool, message, &[1]).await;
+        for (idx, (hop, state, due)) in (0_i64..).zip(RECIPIENTS) {
+            let sql = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms) VALUES (1, ?1, ?5, ?2, ?3, ?4)";
+            let row = move |db: &super::super::Db<'_>| {
+                let address = b"x".into();
+                db.execute(
+                    sql,
+                    &[idx.into(), hop.into(), state.into(), due.into(), address],
+                )
+            };
+            spool.write(row).await.unwrap();
         }
         for (after, now, limit, hops, next) in [
             ("", 30, 9, &["a", "c", "e"][..], Some(50)),
@@ -112,10 +114,18 @@ mod tests {
                 "after {after:?} at {now}"
             );
         }
+    }
+
+    #[test]
+    fn the_next_hop_is_found_by_one_look_into_the_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = crate::spool::schema::open(folder.path()).unwrap();
         let plan = format!("EXPLAIN QUERY PLAN {NEXT}");
         let plan: String = other
             .query_row(&plan, ["mx:"], |row| row.get("detail"))
             .unwrap();
         assert!(plan.starts_with("SEARCH recipients USING"), "{plan}");
     }
+
+    on_both![each_hop_with_due_mail_is_found_once_and_none_beside_them];
 }

@@ -25,7 +25,7 @@ impl Spool {
             })
         });
         match found.await? {
-            Some((Some(file), _, hash)) => Body::open(&self.inner.folder, &file, hash).await,
+            Some((Some(name), _, hash)) => Body::open(self.body_store(), name, hash).await,
             Some((None, Some(content), hash)) => Ok(Body::inline(content, hash)),
             _ => Err(SpoolError::Damaged(format!("message {seq} has no body"))),
         }
@@ -199,15 +199,18 @@ pub(super) fn unsigned(number: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::due::tests::spool;
+    use crate::spool::{
+        due::tests::spool,
+        tests::place::{Place, change, on_both},
+    };
 
-    #[tokio::test]
-    async fn a_damaged_message_is_left_out_of_the_list_and_does_not_end_its_page() {
-        let folder = tempfile::tempdir().unwrap();
-        let (spool, other) = spool(folder.path());
-        other
-            .execute("UPDATE messages SET origin = 'pigeon' WHERE seq = 2", [])
-            .unwrap();
+    async fn a_damaged_message_is_left_out_of_the_list_and_does_not_end_its_page(place: Place) {
+        let spool = spool(&place).await;
+        change(
+            &spool,
+            "UPDATE messages SET origin = 'pigeon' WHERE seq = 2",
+        )
+        .await;
         for state in [None, Some(RecipientState::Queued)] {
             let filter = ListFilter {
                 after: 0,
@@ -218,4 +221,5 @@ mod tests {
             assert_eq!(found.iter().map(|m| m.seq).collect::<Vec<_>>(), [1, 3, 4]);
         }
     }
+    on_both![a_damaged_message_is_left_out_of_the_list_and_does_not_end_its_page];
 }

@@ -6,10 +6,12 @@
 //! [`INLINE_LIMIT`] is streamed to a file that is synced and renamed before its row is committed. Files without a
 //! row are left by a crash and swept at start.
 //!
-//! The embedded engine is SQLite (WAL, `synchronous=FULL`) behind one writer thread that commits together what
-//! waits together. One process at a time: the folder is locked.
+//! One spool, two databases: its statements are written once, against the port `db`. The embedded engine is SQLite (WAL,
+//! `synchronous=FULL`) behind one writer thread that commits together what waits together; one process at a time, the folder
+//! is locked. The shared engine is PostgreSQL, for any number of replicas: who works for what is settled by leases
+//! (`leases`), and what one of them commits wakes the others by a look each second (`shared`).
 //!
-//! May touch: the state folder. Must not touch: sockets.
+//! May touch: the state folder, the database. Must not touch: mail's own sockets.
 //!
 //! Held mail and reports that nobody fetches are given up by a clock that counts while the relay runs (`age`), so that
 //! no step of the wall clock ends them.
@@ -20,11 +22,14 @@
 mod age;
 mod body;
 mod checkpoint;
+mod chunks;
 mod cycles;
 mod db;
 mod due;
 mod due_hops;
+mod embedded;
 mod held;
+mod leases;
 mod look;
 mod messages;
 mod nodes;
@@ -35,6 +40,7 @@ mod requests;
 mod reroute;
 mod room;
 mod schema;
+mod shared;
 mod signals;
 mod store;
 #[cfg(test)]
@@ -42,22 +48,23 @@ mod tests;
 mod writer;
 
 use std::{
-    fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
-use rusqlite::{Connection, ErrorCode};
-use tokio::sync::Semaphore;
+use rusqlite::ErrorCode;
+use sqlx::postgres::PgConnectOptions;
 
 use db::Db;
 
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
+pub use db::DatabaseError;
 pub use due::DuePlace;
 pub use due_hops::DueHops;
 pub use held::{HeldPlace, TooOld};
+pub use leases::Lease;
 pub use messages::{
     Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
@@ -65,13 +72,9 @@ pub use messages::{
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
-use room::Room;
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;
-
-/// How many look-ups run at once, each on a connection of its own that is kept open.
-const READERS: usize = 4;
 
 /// Why the spool could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +118,13 @@ pub enum SpoolError {
     Full,
     /// The database refused.
     #[error("spool: {0}")]
-    Database(rusqlite::Error),
+    Database(DatabaseError),
+    /// The server of the database does not answer, or not now. A change may have been done all the same.
+    #[error("the database of the spool does not answer: {0}")]
+    Unavailable(String),
+    /// Another replica works for this now; nothing was recorded.
+    #[error("another replica has taken over")]
+    LeaseLost,
     /// A body file could not be written or read.
     #[error("spool: {0}")]
     Io(#[from] io::Error),
@@ -149,7 +158,7 @@ impl From<rusqlite::Error> for SpoolError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
-            _ => Self::Database(error),
+            _ => Self::Database(error.into()),
         }
     }
 }
@@ -158,19 +167,22 @@ impl From<rusqlite::Error> for SpoolError {
 #[derive(Clone)]
 pub struct Spool {
     inner: Arc<Inner>,
+    /// Without it nothing is read or changed through this handle.
+    lease: Option<Arc<leases::Held>>,
 }
 
 struct Inner {
-    folder: PathBuf,
-    room: Room,
-    writer: writer::Writer,
-    readers: Mutex<Vec<Connection>>,
-    /// A turn for each look-up; it ends with the look-up, also when nobody waits for that any more.
-    turns: Arc<Semaphore>,
+    engine: Engine,
     signals: signals::Signals,
     clock: age::SpoolClock,
-    /// Held for the life of the process: the lock goes with the descriptor.
-    _lock: File,
+}
+
+/// Where the spool lies.
+enum Engine {
+    /// In a folder, for this process alone.
+    Embedded(embedded::Embedded),
+    /// In a database that replicas share.
+    Shared(shared::Shared),
 }
 
 impl Spool {
@@ -187,53 +199,57 @@ impl Spool {
     /// # Errors
     /// As [`Spool::open`].
     pub fn open_with(folder: &Path, reserve: u64) -> Result<Self, SpoolError> {
-        let unusable = |source| SpoolError::Folder {
-            path: folder.to_owned(),
-            source,
-        };
-        fs::create_dir_all(folder.join("bodies")).map_err(unusable)?;
-        let lock = File::create(folder.join("lock")).map_err(unusable)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-            |_| SpoolError::InUse {
-                path: folder.to_owned(),
-            },
-        )?;
-        if !schema::exists(folder) && body::any(folder)? {
-            return Err(SpoolError::DatabaseGone {
-                path: folder.to_owned(),
-            });
-        }
-        let connection = schema::open(folder)?;
-        let db = db::Db::Sqlite(&connection);
-        body::sweep(folder, &db)?;
-        let clock = age::SpoolClock::resume(&db)?;
-        let writer = writer::Writer::start(folder, connection, reserve)?;
-        let inner = Inner {
-            folder: folder.to_owned(),
-            room: Room::new(folder, reserve),
-            writer,
-            readers: Mutex::new(Vec::new()),
-            turns: Arc::new(Semaphore::new(READERS)),
+        let (embedded, clock) = embedded::Embedded::open(folder, reserve)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                engine: Engine::Embedded(embedded),
+                signals: signals::Signals::default(),
+                clock,
+            }),
+            lease: None,
+        })
+    }
+
+    /// Opens the spool in a PostgreSQL database, making its tables if they are missing.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or the spool was written by a newer version.
+    pub async fn connect(options: PgConnectOptions) -> Result<Self, SpoolError> {
+        let (shared, clock) = shared::Shared::open(options).await?;
+        let inner = Arc::new(Inner {
+            engine: Engine::Shared(shared),
             signals: signals::Signals::default(),
             clock,
-            _lock: lock,
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        });
+        tokio::spawn(shared::watch(Arc::downgrade(&inner)));
+        Ok(Self { inner, lease: None })
     }
 
     /// A place for the body of a message that is being received.
     #[must_use]
     pub fn draft(&self) -> Draft {
-        let room = self.inner.room.clone();
-        Draft::new(self.inner.folder.join("bodies"), Some(room))
+        Draft::new(self.body_store(), self.room().cloned())
     }
 
     /// A place for the body of a message of our own: it may use the reserve.
     #[must_use]
     pub fn own_draft(&self) -> Draft {
-        Draft::new(self.inner.folder.join("bodies"), None)
+        Draft::new(self.body_store(), None)
+    }
+
+    /// The disk it lies on, if it lies on one of this machine.
+    fn room(&self) -> Option<&room::Room> {
+        match &self.inner.engine {
+            Engine::Embedded(embedded) => Some(&embedded.room),
+            Engine::Shared(_) => None,
+        }
+    }
+
+    fn body_store(&self) -> body::Store {
+        match &self.inner.engine {
+            Engine::Embedded(embedded) => body::Store::Folder(embedded.bodies()),
+            Engine::Shared(shared) => body::Store::Chunks(Arc::clone(&shared.pool)),
+        }
     }
 
     /// Wakes each time mail is queued for a next hop, or the fate of some of it changed. [`NextHop::MX`] stands for all
@@ -245,51 +261,46 @@ impl Spool {
         self.inner.signals.hop(hop).subscribe()
     }
 
-    /// Wakes each time the journal of cycles grows; holds its newest revision that this process wrote.
+    /// Wakes each time the journal of cycles grows; holds its newest revision that this process knows of.
     #[must_use]
     pub fn watch_journal(&self) -> tokio::sync::watch::Receiver<i64> {
         self.inner.signals.journal().subscribe()
     }
 
-    /// Runs a change in the writer thread; returns after it is committed and synced.
+    /// Runs a change; returns after it is committed and synced. It may be run more than once before that.
     async fn write<T, F>(&self, change: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
         F: Fn(&Db<'_>) -> Result<T, SpoolError> + Send + 'static,
     {
-        self.inner
-            .writer
-            .run(move |connection| change(&Db::Sqlite(connection)))
-            .await
+        match (&self.inner.engine, self.lease.clone()) {
+            (Engine::Embedded(embedded), _) => {
+                let change = move |connection: &_| change(&Db::Sqlite(connection));
+                embedded.writer.run(change).await
+            }
+            (Engine::Shared(shared), None) => shared.pool.change(change).await,
+            (Engine::Shared(shared), Some(lease)) => {
+                let under = move |db: &Db<'_>| {
+                    lease.check(db)?;
+                    change(db)
+                };
+                shared.pool.change(under).await
+            }
+        }
     }
 
-    /// Runs a look-up on a read connection, off the runtime's own threads.
+    /// Runs a look-up, off the runtime's own threads.
     async fn read<T, F>(&self, look_up: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
         F: Fn(&Db<'_>) -> Result<T, SpoolError> + Send + 'static,
     {
-        let inner = Arc::clone(&self.inner);
-        let turn = Arc::clone(&inner.turns).acquire_owned().await;
-        let turn = turn.map_err(|_| SpoolError::Closed)?;
-        let task = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let kept = inner
-                .readers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
-            let connection = match kept {
-                Some(connection) => connection,
-                None => schema::open_reader(&inner.folder)?,
-            };
-            let result = look_up(&Db::Sqlite(&connection));
-            let readers = inner.readers.lock();
-            readers
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
-            result
-        });
-        task.await.map_err(|_| SpoolError::Closed)?
+        if let Some(lease) = &self.lease {
+            lease.look()?;
+        }
+        match &self.inner.engine {
+            Engine::Embedded(embedded) => embedded.read(look_up).await,
+            Engine::Shared(shared) => shared.pool.look_up(look_up).await,
+        }
     }
 }

@@ -49,30 +49,27 @@ fn trim(db: &Db<'_>, now: Stamp, most: i64) -> Result<(), SpoolError> {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::params;
-
     use super::*;
-    use crate::spool::schema;
+    use crate::spool::tests::place::{Place, on_both};
 
-    #[test]
-    fn of_too_many_domains_those_that_end_first_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let connection = schema::open(folder.path()).unwrap();
+    async fn of_too_many_domains_those_that_end_first_go(place: Place) {
+        let spool = place.open().await;
         for (domain, ends) in [("a", 30), ("b", 10), ("c", 40), ("d", 20), ("e", 50)] {
-            let sql = "INSERT INTO policies (domain, entry, ends_ms) VALUES (?1, '', ?2)";
-            connection.execute(sql, params![domain, ends]).unwrap();
+            let kept = spool.keep_policy(domain, String::new(), Stamp(ends), Stamp(0));
+            kept.await.unwrap();
         }
-        let left = || {
-            let sql = "SELECT group_concat(domain, '' ORDER BY domain) FROM policies";
-            let left = connection.query_row(sql, [], |row| row.get::<_, String>(0));
-            left.unwrap()
+        let left = async |now, most| {
+            let left = spool.write(move |db| {
+                trim(db, now, most)?;
+                let sql = "SELECT domain FROM policies ORDER BY domain";
+                db.query(sql, &[], |row| row.get::<String>(0))
+            });
+            left.await.unwrap().concat()
         };
-        let db = Db::Sqlite(&connection);
-        trim(&db, Stamp(9), 5).unwrap();
-        assert_eq!(left(), "abcde");
-        trim(&db, Stamp(10), 5).unwrap();
-        assert_eq!(left(), "acde");
-        trim(&db, Stamp(10), 2).unwrap();
-        assert_eq!(left(), "ce");
+        assert_eq!(left(Stamp(9), 5).await, "abcde");
+        assert_eq!(left(Stamp(10), 5).await, "acde");
+        assert_eq!(left(Stamp(10), 2).await, "ce");
     }
+
+    on_both![of_too_many_domains_those_that_end_first_go];
 }

@@ -222,6 +222,7 @@ fn settle(
     why: &str,
     now: Stamp,
 ) -> Result<(), SpoolError> {
+    store::lock(db, seq)?;
     let sql = "UPDATE recipients SET state = ?2, last_reply = ?3 WHERE seq = ?1 AND hop = 'report' AND state = 1";
     db.execute(sql, &[seq.into(), (state as i64).into(), why.into()])?;
     store::close_if_done(db, seq, now).map(drop)

@@ -25,6 +25,7 @@ const PAGE: usize = 1000;
 
 fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, SpoolError> {
     let print = routes.fingerprint();
+    db.lock("SELECT 1 FROM meta WHERE key = 'rerouting' FOR UPDATE", &[])?;
     let known = "SELECT value FROM meta WHERE key = 'routes'";
     let known: Option<String> = db.row(known, &[], |row| row.get(0))?;
     if known.as_deref() == Some(print.as_str()) {
@@ -32,7 +33,8 @@ fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, 
     }
     let queued = "SELECT seq, idx, address, hop, state FROM recipients WHERE (seq, idx) > (?2, ?3) AND \
                   (state IN (1, 6) OR (state = 5 AND last_reply = ?1)) ORDER BY seq, idx LIMIT ?4";
-    let update = "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5, since_ms = ?6 WHERE seq = ?1 AND idx = ?2";
+    let update = "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5, since_ms = ?6 \
+                  WHERE seq = ?1 AND idx = ?2 AND state = ?7 AND hop = ?8";
     let (mut moved, mut place) = (0, (0, -1));
     loop {
         let behind = [
@@ -68,6 +70,8 @@ fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, 
                     state.into(),
                     why.into(),
                     clock.into(),
+                    waiting.state.into(),
+                    (&waiting.hop).into(),
                 ],
             )?;
         }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{
     Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
-    body::{Facts, Finished},
+    body::{Facts, Finished, Store},
+    chunks,
     db::Db,
-    nodes, repeats, requests,
+    look, nodes, repeats, requests,
 };
 use crate::{
     clock::Stamp,
@@ -21,9 +22,11 @@ impl Spool {
     /// # Errors
     /// The disk is full, or the request id was used with other content; nothing is stored then.
     pub async fn accept(&self, draft: Draft, message: NewMessage) -> Result<Accepted, SpoolError> {
-        self.inner.room.check()?;
+        if let Some(room) = self.room() {
+            room.check()?;
+        }
         let (body, facts) = draft.finish().await?;
-        let file = body.file().map(str::to_owned);
+        let file = body.name().map(str::to_owned);
         let (id, hops) = (
             message.id,
             message
@@ -70,19 +73,11 @@ impl Spool {
             .collect();
         let file = report
             .as_ref()
-            .and_then(|((body, _), _)| body.file().map(str::to_owned));
+            .and_then(|((body, _), _)| body.name().map(str::to_owned));
         let clock = self.clock();
         let written = self.write(move |db| {
-            let mut recorded = 0;
-            for each in &settled {
-                recorded += record(db, seq, each)?;
-            }
-            // Nobody is told of what had its outcome before.
-            let report = report.as_ref().filter(|_| recorded > 0);
-            if let Some(((body, facts), message)) = report {
-                insert(db, message, body, facts, clock)?;
-            }
-            Ok((close_if_done(db, seq, now)?, report.is_some()))
+            let report = report.as_ref();
+            settle(db, seq, &settled, report, (now, clock))
         });
         let written = written.await;
         // No row names the file of a report that was not stored.
@@ -98,7 +93,10 @@ impl Spool {
 
     /// A file that stays behind all the same is swept at the next start.
     async fn remove_body(&self, file: &str) {
-        let _ = tokio::fs::remove_file(self.inner.folder.join("bodies").join(file)).await;
+        match self.body_store() {
+            Store::Folder(folder) => drop(tokio::fs::remove_file(folder.join(file)).await),
+            Store::Chunks(pool) => chunks::remove(&pool, file.to_owned()).await,
+        }
     }
 
     /// Forgets finished messages whose last outcome is older than `before`, some at a time; says how many.
@@ -121,7 +119,10 @@ fn insert(
     facts: &Facts,
     clock: Duration,
 ) -> Result<Accepted, SpoolError> {
-    let size = facts.size;
+    let (id, size) = (message.id, facts.size);
+    if db.may_be_done() && look::place_of(db, id)?.is_some() {
+        return Ok(Accepted { id, size });
+    }
     if let Some(key) = &message.request {
         if let Some(target) = requests::find(db, key)? {
             let id = MessageId::from_bytes(&target)
@@ -140,9 +141,12 @@ fn insert(
             fresh
         }
     };
+    if recipients.iter().any(|one| one.hop == NextHop::Report) {
+        // Whoever reads reports goes on behind the last place that he saw.
+        db.lock("SELECT 1 FROM meta WHERE key = 'reports' FOR UPDATE", &[])?;
+    }
     let seq = insert_message(db, message, body, facts)?;
     insert_recipients(db, seq, message.accepted, &recipients, clock)?;
-    let id = message.id;
     Ok(Accepted { id, size })
 }
 
@@ -153,6 +157,9 @@ fn insert_message(
     body: &Finished,
     facts: &Facts,
 ) -> Result<i64, SpoolError> {
+    if let Some(name) = body.name() {
+        chunks::lock(db, name)?;
+    }
     let wish = &message.wish;
     let envelope_id = wish.envelope_id.as_ref().map(EnvelopeId::encode);
     let seq = db.insert(
@@ -170,7 +177,7 @@ fn insert_message(
             i64::try_from(facts.size).unwrap_or(i64::MAX).into(),
             facts.eight_bit.into(),
             (&facts.hash).into(),
-            body.file().into(),
+            body.name().into(),
             (&message.traceparent).into(),
             wish.ret.map(Ret::encode).into(),
             envelope_id.as_deref().into(),
@@ -215,6 +222,35 @@ fn insert_recipients(
         )?;
     }
     Ok(())
+}
+
+type Report = ((Finished, Facts), NewMessage);
+
+/// The file that is to be removed, and whether the report was stored.
+pub(super) fn settle(
+    db: &Db<'_>,
+    seq: i64,
+    settled: &[Settled],
+    report: Option<&Report>,
+    (now, clock): (Stamp, Duration),
+) -> Result<(Option<String>, bool), SpoolError> {
+    lock(db, seq)?;
+    let mut recorded = 0;
+    for each in settled {
+        recorded += record(db, seq, each)?;
+    }
+    // Nobody is told of what had its outcome before.
+    let report = report.filter(|_| recorded > 0);
+    if let Some(((body, facts), message)) = report {
+        insert(db, message, body, facts, clock)?;
+    }
+    Ok((close_if_done(db, seq, now)?, report.is_some()))
+}
+
+/// Keeps others from what becomes of a message until the end of the change: the last outcome closes it.
+pub(super) fn lock(db: &Db<'_>, seq: i64) -> Result<(), SpoolError> {
+    let sql = "SELECT 1 FROM messages WHERE seq = ?1 FOR UPDATE";
+    db.lock(sql, &[seq.into()]).map(drop)
 }
 
 /// Says how many recipients that was: one, or none if it had its outcome before.

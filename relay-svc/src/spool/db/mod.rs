@@ -9,11 +9,15 @@
 //!
 //! May touch: databases. Must not touch: what rows mean.
 
+mod postgres;
+mod postgres_schema;
 mod sqlite;
 
 use rusqlite::Connection;
 
 use super::SpoolError;
+pub(super) use postgres::Pool;
+pub(super) use postgres_schema::migrate;
 
 /// What is bound to a parameter.
 #[derive(Debug, Clone, Copy)]
@@ -43,13 +47,47 @@ pub(super) enum Column<'r> {
 
 /// A row of an answer.
 pub(super) enum Row<'r> {
+    /// SQLite's, before the next one is asked for.
     Sqlite(&'r rusqlite::Row<'r>),
+    /// PostgreSQL's.
+    Postgres(&'r sqlx::postgres::PgRow),
+}
+
+/// What a database said that the spool cannot go on from.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// SQLite.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL, with its SQLSTATE.
+    #[error("{message} ({code})")]
+    Postgres {
+        /// The SQLSTATE; empty if the library said it.
+        code: String,
+        /// In words.
+        message: String,
+    },
+}
+
+impl DatabaseError {
+    /// Whether a change met another one, and is to be run again: serialization_failure, deadlock_detected,
+    /// lock_not_available, unique_violation.
+    fn met_another(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres { code, .. } => {
+                ["40001", "40P01", "55P03", "23505"].contains(&code.as_str())
+            }
+        }
+    }
 }
 
 /// A connection to the database, or a transaction on it.
 pub(super) enum Db<'c> {
     /// SQLite, of this process alone.
     Sqlite(&'c Connection),
+    /// PostgreSQL, which others use too.
+    Postgres(&'c postgres::Session<'c>),
 }
 
 /// What can be read from a column.
@@ -66,6 +104,7 @@ impl Row<'_> {
     pub(super) fn get<T: FromColumn>(&self, place: usize) -> Result<T, SpoolError> {
         let column = match self {
             Self::Sqlite(row) => sqlite::column(row, place)?,
+            Self::Postgres(row) => postgres::column(row, place)?,
         };
         T::from_column(column)
             .ok_or_else(|| SpoolError::Damaged(format!("column {place} holds {column:?}")))
@@ -81,6 +120,7 @@ impl Db<'_> {
     ) -> Result<u64, SpoolError> {
         match self {
             Self::Sqlite(connection) => sqlite::execute(connection, sql, parameters),
+            Self::Postgres(session) => session.execute(sql, parameters),
         }
     }
 
@@ -92,10 +132,11 @@ impl Db<'_> {
         parameters: &[Value<'_>],
     ) -> Result<i64, SpoolError> {
         match self {
-            Self::Sqlite(connection) => {
-                let _ = number;
-                sqlite::insert(connection, sql, parameters)
-            }
+            Self::Sqlite(connection) => sqlite::insert(connection, sql, parameters),
+            Self::Postgres(session) => match session.fetch(sql, number, parameters)?.first() {
+                Some(row) => Row::Postgres(row).get(0),
+                None => Err(SpoolError::Damaged("a row without a number".into())),
+            },
         }
     }
 
@@ -108,6 +149,7 @@ impl Db<'_> {
     ) -> Result<(), SpoolError> {
         match self {
             Self::Sqlite(connection) => sqlite::each(connection, sql, parameters, take),
+            Self::Postgres(session) => postgres::each(&session.fetch(sql, "", parameters)?, take),
         }
     }
 
@@ -135,6 +177,12 @@ impl Db<'_> {
     ) -> Result<Option<T>, SpoolError> {
         match self {
             Self::Sqlite(connection) => sqlite::row(connection, sql, parameters, read),
+            Self::Postgres(session) => {
+                let rows = session.fetch(sql, "", parameters)?;
+                rows.first()
+                    .map(|row| read(&Row::Postgres(row)))
+                    .transpose()
+            }
         }
     }
 
@@ -146,6 +194,27 @@ impl Db<'_> {
     ) -> Result<T, SpoolError> {
         self.row(sql, parameters, |row| row.get(0))?
             .ok_or_else(|| SpoolError::Damaged("an answer without a row".into()))
+    }
+
+    /// Locks the rows that a `FOR UPDATE` names until the end of the change; says whether there was one. SQLite has one
+    /// writer: nothing is to be locked there, and nothing is asked.
+    pub(super) fn lock(
+        &self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+    ) -> Result<bool, SpoolError> {
+        match self {
+            Self::Sqlite(_) => Ok(true),
+            Self::Postgres(_) => self.exists(sql, parameters),
+        }
+    }
+
+    /// Whether an earlier run of the same change may have been committed, unknown to us.
+    pub(super) fn may_be_done(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres(session) => session.may_be_done(),
+        }
     }
 
     /// Whether there is a row.

@@ -16,10 +16,8 @@ async fn states(spool: &Spool) -> Vec<(RecipientState, u32)> {
         .collect()
 }
 
-#[tokio::test]
-async fn a_repeated_call_gets_the_first_message_and_other_content_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_repeated_call_gets_the_first_message_and_other_content_is_refused(place: Place) {
+    let spool = place.open().await;
     let id = RequestId::parse("8d2f3a30-7f3c-4d06-9a0e-1f6f8a6e7c11").unwrap();
     let with = |content: &[u8]| NewMessage {
         request: Some(RequestKey::new(id, [content])),
@@ -35,10 +33,8 @@ async fn a_repeated_call_gets_the_first_message_and_other_content_is_refused() {
     assert_eq!(spool.queued("link:isp".into()).await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn changes_that_wait_together_are_kept_or_refused_each_for_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn changes_that_wait_together_are_kept_or_refused_each_for_itself(place: Place) {
+    let spool = place.open().await;
     let twin = message(&[("b@else.example", "link:isp")]);
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..100 {
@@ -63,10 +59,8 @@ async fn changes_that_wait_together_are_kept_or_refused_each_for_itself() {
     assert_eq!(spool.queued("link:isp".into()).await.unwrap(), 91);
 }
 
-#[tokio::test]
-async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none(place: Place) {
+    let spool = place.open().await;
     let to = ("b@else.example", "link:isp");
     let seq = {
         accept(&spool, b"x\r\n", message(&[to])).await;
@@ -83,7 +77,7 @@ async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none() 
         let report = message(&[("a@branch.example", "smtp://127.0.0.1:25")]);
         let report = Some((draft(&spool, &large).await, report));
         spool.settle(seq, vec![bounced], report, NOW).await.unwrap();
-        assert_eq!(bodies(folder.path()), 1);
+        place.has_bodies(&spool, 1).await;
     }
     let hop = "smtp://127.0.0.1:25".to_owned();
     let reports = spool.due(hop, NOW, 9).await.unwrap();
@@ -91,10 +85,10 @@ async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none() 
     assert_eq!(read(&spool, reports[0].seq).await, large);
 }
 
-#[tokio::test]
-async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the_last_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the_last_one(
+    place: Place,
+) {
+    let spool = place.open().await;
     let both = message(&[
         ("b@else.example", "link:isp"),
         ("c@else.example", "link:isp"),
@@ -111,7 +105,7 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
             .len(),
         1
     );
-    assert_eq!(bodies(folder.path()), 1);
+    place.has_bodies(&spool, 1).await;
 
     let report = message(&[("a@branch.example", "smtp://127.0.0.1:25")]);
     let bounced = Settled {
@@ -129,7 +123,7 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
         )
         .await
         .unwrap();
-    assert_eq!(bodies(folder.path()), 0);
+    place.has_bodies(&spool, 0).await;
     assert!(
         spool
             .due("link:isp".into(), NOW, 9)
@@ -142,10 +136,8 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
     assert_eq!(states(&spool).await, both);
 }
 
-#[tokio::test]
-async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet(place: Place) {
+    let spool = place.open().await;
     for age in [30, 10, 20] {
         let accepted = NOW.minus(Duration::from_secs(age));
         accept(
@@ -217,16 +209,16 @@ async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet() {
     );
 }
 
-#[tokio::test]
-async fn a_damaged_row_is_set_aside_and_does_not_stop_the_rest() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_damaged_row_is_set_aside_and_does_not_stop_the_rest(place: Place) {
+    let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
     let good = accept(&spool, b"x\r\n", message(&[("c@else.example", "link:isp")])).await;
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
-    other
-        .execute("UPDATE recipients SET address = x'ff' WHERE seq = 1", [])
-        .unwrap();
+    change_octets(
+        &spool,
+        "UPDATE recipients SET address = ?1 WHERE seq = 1",
+        &[0xff],
+    )
+    .await;
     let due = spool.due("link:isp".into(), NOW, 9).await.unwrap();
     assert_eq!(due.iter().map(|d| d.id).collect::<Vec<_>>(), [good.id]);
     let aside = ListFilter {
@@ -237,10 +229,8 @@ async fn a_damaged_row_is_set_aside_and_does_not_stop_the_rest() {
     assert_eq!(spool.list(aside).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn queued_mail_follows_changed_routes() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn queued_mail_follows_changed_routes(place: Place) {
+    let spool = place.open().await;
     accept(
         &spool,
         b"x\r\n",
@@ -271,10 +261,8 @@ async fn queued_mail_follows_changed_routes() {
     );
 }
 
-#[tokio::test]
-async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does(place: Place) {
+    let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
     let mut routes = Routes::default();
     assert_eq!(spool.reroute(routes.clone(), NOW).await.unwrap(), 1);
@@ -295,10 +283,8 @@ async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does() {
     assert_eq!(spool.due("link:isp".into(), NOW, 9).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing(place: Place) {
+    let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
     let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
     spool
@@ -328,10 +314,8 @@ async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing() 
     assert_eq!(states(&spool).await, [(RecipientState::Delivered, 1)]);
 }
 
-#[tokio::test]
-async fn finished_messages_are_forgotten_when_they_are_old_enough() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn finished_messages_are_forgotten_when_they_are_old_enough(place: Place) {
+    let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
     let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
     spool
@@ -348,10 +332,8 @@ async fn finished_messages_are_forgotten_when_they_are_old_enough() {
     );
 }
 
-#[tokio::test]
-async fn what_a_peer_hands_over_again_is_not_taken_twice() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn what_a_peer_hands_over_again_is_not_taken_twice(place: Place) {
+    let spool = place.open().await;
     let hop = "smtp://mail.branch.example:25";
     let id = PeerId::from_octets([7; 16]);
     let hand_over = async |peer: &str, recipients: &[(&str, &str)]| {
@@ -402,10 +384,8 @@ async fn what_a_peer_hands_over_again_is_not_taken_twice() {
     assert_eq!(answered, again, "what was forgotten is new");
 }
 
-#[tokio::test]
-async fn what_the_sender_asked_for_is_kept_with_the_message() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn what_the_sender_asked_for_is_kept_with_the_message(place: Place) {
+    let spool = place.open().await;
     let hop = "smtp://mail.branch.example:25";
     let mut new = message(&[("a@branch.example", hop)]);
     new.wish = MessageWish {
@@ -430,3 +410,18 @@ async fn what_the_sender_asked_for_is_kept_with_the_message() {
     assert_eq!(due[0].recipients[0].wish, of_recipient);
     assert!(!of_recipient.wants_failure() && RecipientWish::default().wants_failure());
 }
+
+on_both![
+    a_repeated_call_gets_the_first_message_and_other_content_is_refused,
+    changes_that_wait_together_are_kept_or_refused_each_for_itself,
+    a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none,
+    an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the_last_one,
+    what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet,
+    a_damaged_row_is_set_aside_and_does_not_stop_the_rest,
+    queued_mail_follows_changed_routes,
+    mail_that_no_route_takes_any_more_is_set_aside_until_one_does,
+    a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing,
+    finished_messages_are_forgotten_when_they_are_old_enough,
+    what_a_peer_hands_over_again_is_not_taken_twice,
+    what_the_sender_asked_for_is_kept_with_the_message
+];

@@ -4,6 +4,8 @@ use super::{
     held::{hold, node},
     *,
 };
+use rusqlite::Connection;
+
 use crate::outbound::{Feed, InHand, InHandMessage, Left};
 
 /// Up to `limit` messages that a feed hands out.
@@ -15,10 +17,8 @@ fn places(messages: &[InHandMessage]) -> Vec<i64> {
     messages.iter().map(|message| message.due.seq).collect()
 }
 
-#[tokio::test]
-async fn what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is(place: Place) {
+    let spool = place.open().await;
     for _ in 0..8 {
         hold(&spool, &["a@ship.example"]).await;
     }
@@ -51,10 +51,8 @@ async fn what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is(
     assert!(taken(&turn(left), 50).await.is_empty());
 }
 
-#[tokio::test]
-async fn a_message_for_two_nodes_is_released_for_both_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_message_for_two_nodes_is_released_for_both_at_once(place: Place) {
+    let spool = place.open().await;
     hold(&spool, &["a@ship.example", "b@clinic.example"]).await;
     let hands = InHand::default();
     let feed = |name| {
@@ -161,3 +159,8 @@ async fn a_damaged_body_spoils_none_that_was_read_with_it() {
     assert!(second.unwrap_err().is_of_the_message());
     assert_eq!(third.unwrap().as_ref(), Some(&contents[2]));
 }
+
+on_both![
+    what_sessions_leave_is_handed_out_in_the_next_turn_and_nothing_else_is,
+    a_message_for_two_nodes_is_released_for_both_at_once,
+];

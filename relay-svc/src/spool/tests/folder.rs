@@ -1,13 +1,11 @@
-//! What lies in the folder: after a restart, a crash, a refusal, damage.
+//! What lies there after a restart, a crash, a refusal, damage.
 
 use super::*;
 
-#[tokio::test]
-async fn what_was_accepted_is_there_after_the_spool_was_opened_again() {
-    let folder = tempfile::tempdir().unwrap();
+async fn what_was_accepted_is_there_after_the_spool_was_opened_again(place: Place) {
     let large: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
     let (first, second) = {
-        let spool = Spool::open(folder.path()).unwrap();
+        let spool = place.open().await;
         let small = accept(
             &spool,
             b"Subject: x\r\n\r\n\xff\r\n",
@@ -20,12 +18,9 @@ async fn what_was_accepted_is_there_after_the_spool_was_opened_again() {
         )
     };
     assert_eq!((first.size, second.size), (17, 200_000));
-    assert_eq!(
-        bodies(folder.path()),
-        1,
-        "only the large body lies in a file"
-    );
-    let spool = reopened(folder.path()).await;
+    let spool = place.open().await;
+    // Only the large body lies beside the messages.
+    place.has_bodies(&spool, 1).await;
     let due = spool.due("link:isp".into(), NOW, 10).await.unwrap();
     assert_eq!(
         due.iter().map(|d| d.id).collect::<Vec<_>>(),
@@ -54,14 +49,12 @@ async fn two_processes_cannot_use_one_spool() {
     ));
 }
 
-#[tokio::test]
-async fn a_draft_that_is_dropped_leaves_nothing_behind() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_draft_that_is_dropped_leaves_nothing_behind(place: Place) {
+    let spool = place.open().await;
     let large = draft(&spool, &[b'x'; 300_000]).await;
-    assert_eq!(bodies(folder.path()), 1);
+    place.has_bodies(&spool, 1).await;
     drop(large);
-    assert_eq!(bodies(folder.path()), 0);
+    place.has_bodies(&spool, 0).await;
     assert!(
         spool
             .list(ListFilter {
@@ -92,8 +85,14 @@ async fn bodies_that_no_message_names_are_swept_at_start() {
     )
     .unwrap();
     std::fs::write(folder.path().join("bodies/cafe.part"), "half written").unwrap();
-    let spool = reopened(folder.path()).await;
-    assert_eq!(bodies(folder.path()), 1);
+    embedded::tests::unlocked(folder.path()).await;
+    let spool = Spool::open(folder.path()).unwrap();
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("bodies"))
+            .unwrap()
+            .count(),
+        1
+    );
     let due = spool.due("link:isp".into(), NOW, 1).await.unwrap();
     assert_eq!(
         (due[0].id, read(&spool, due[0].seq).await.len()),
@@ -101,10 +100,8 @@ async fn bodies_that_no_message_names_are_swept_at_start() {
     );
 }
 
-#[tokio::test]
-async fn a_refused_or_repeated_large_message_leaves_no_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_refused_or_repeated_large_message_leaves_no_file(place: Place) {
+    let spool = place.open().await;
     let id = RequestId::parse("8d2f3a30-7f3c-4d06-9a0e-1f6f8a6e7c11").unwrap();
     let large = vec![b'x'; 100_000];
     for argument in ["same", "same", "other"] {
@@ -116,7 +113,7 @@ async fn a_refused_or_repeated_large_message_leaves_no_file() {
         let accepted = spool.accept(draft(&spool, &large).await, new).await;
         assert_eq!(accepted.is_ok(), argument == "same");
     }
-    assert_eq!(bodies(folder.path()), 1);
+    place.has_bodies(&spool, 1).await;
 }
 
 #[tokio::test]
@@ -129,26 +126,28 @@ async fn a_spool_whose_database_is_gone_keeps_its_bodies() {
         error.to_string().contains("spool.sqlite is missing"),
         "{error}"
     );
-    assert_eq!(bodies(folder.path()), 1);
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("bodies"))
+            .unwrap()
+            .count(),
+        1
+    );
 }
 
-#[tokio::test]
-async fn a_body_that_is_not_what_was_accepted_is_noticed_at_its_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_body_that_is_not_what_was_accepted_is_noticed_at_its_end(place: Place) {
+    let spool = place.open().await;
     accept(
         &spool,
         b"Subject: pay 100\r\n",
         message(&[("b@else.example", "link:isp")]),
     )
     .await;
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
-    other
-        .execute(
-            "UPDATE bodies SET content = CAST('Subject: pay 900' || char(13, 10) AS BLOB)",
-            [],
-        )
-        .unwrap();
+    change_octets(
+        &spool,
+        "UPDATE bodies SET content = ?1",
+        b"Subject: pay 900\r\n",
+    )
+    .await;
     let mut body = spool.body(1).await.unwrap();
     assert_eq!(body.next().await.unwrap().len(), 18);
     assert_eq!(
@@ -156,3 +155,10 @@ async fn a_body_that_is_not_what_was_accepted_is_noticed_at_its_end() {
         std::io::ErrorKind::InvalidData
     );
 }
+
+on_both![
+    what_was_accepted_is_there_after_the_spool_was_opened_again,
+    a_draft_that_is_dropped_leaves_nothing_behind,
+    a_refused_or_repeated_large_message_leaves_no_file,
+    a_body_that_is_not_what_was_accepted_is_noticed_at_its_end
+];

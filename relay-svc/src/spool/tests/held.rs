@@ -35,10 +35,8 @@ async fn asked_for(spool: &Spool, name: &str) -> Vec<i64> {
     held.iter().map(|message| message.seq).collect()
 }
 
-#[tokio::test]
-async fn a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later(place: Place) {
+    let spool = place.open().await;
     let one = || NodeScope::One(node("ship.example"));
     assert_eq!(ask(&spool, one()).await, 0);
     assert_eq!(request(&spool, "ship.example").await, None);
@@ -81,21 +79,17 @@ async fn a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later() 
     assert_eq!(shown.last_release, "all sent");
 }
 
-#[tokio::test]
-async fn a_request_is_there_after_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_request_is_there_after_a_restart(place: Place) {
+    let spool = place.open().await;
     hold(&spool, &["a@ship.example"]).await;
     ask(&spool, NodeScope::One(node("ship.example"))).await;
     drop(spool);
-    let spool = reopened(folder.path()).await;
+    let spool = place.open().await;
     assert_eq!(asked_for(&spool, "ship.example").await, [1]);
 }
 
-#[tokio::test]
-async fn nodes_below_one_are_found_and_only_those_that_may_be_asked_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn nodes_below_one_are_found_and_only_those_that_may_be_asked_for(place: Place) {
+    let spool = place.open().await;
     for address in [
         "a@ship.example",
         "a@deck.ship.example",
@@ -114,10 +108,8 @@ async fn nodes_below_one_are_found_and_only_those_that_may_be_asked_for() {
     assert_eq!(spool.request_release(scope(), may, NOW).await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it(place: Place) {
+    let spool = place.open().await;
     hold(&spool, &["a@ship.example"]).await;
     let retry = Settlement::Retry {
         in_doubt: false,
@@ -161,10 +153,8 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it() {
     assert_eq!(listed(spool.clone()).await.len(), 1);
 }
 
-#[tokio::test]
-async fn what_is_held_ages_by_the_clock_of_the_spool() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn what_is_held_ages_by_the_clock_of_the_spool(place: Place) {
+    let spool = place.open().await;
     hold(&spool, &["a@ship.example", "a@deck.ship.example"]).await;
     let day = Duration::from_secs(86_400);
     let from_the_first = HeldPlace::default;
@@ -177,17 +167,11 @@ async fn what_is_held_ages_by_the_clock_of_the_spool() {
             .is_empty()
     );
     spool.keep_clock().await.unwrap();
-    drop(spool);
     // As if the relay had run for two days.
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
-    other
-        .execute(
-            "UPDATE meta SET value = value + 172800000 WHERE key = 'clock_ms'",
-            [],
-        )
-        .unwrap();
-    drop(other);
-    let spool = reopened(folder.path()).await;
+    let days = "UPDATE meta SET value = CAST(CAST(value AS BIGINT) + 172800000 AS TEXT) WHERE key = 'clock_ms'";
+    assert_eq!(change(&spool, days).await, 1);
+    drop(spool);
+    let spool = place.open().await;
     hold(&spool, &["b@ship.example"]).await;
     let first = spool.held_too_long(day, from_the_first(), 1).await.unwrap();
     let second = spool
@@ -208,10 +192,8 @@ async fn what_is_held_ages_by_the_clock_of_the_spool() {
     assert_eq!(told, expected);
 }
 
-#[tokio::test]
-async fn nodes_of_no_use_are_forgotten() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn nodes_of_no_use_are_forgotten(place: Place) {
+    let spool = place.open().await;
     spool
         .know_nodes(vec![node("named.example"), node("old.example")], NOW)
         .await
@@ -225,20 +207,14 @@ async fn nodes_of_no_use_are_forgotten() {
     assert_eq!(left, ["named.example", "ship.example"]);
 }
 
-#[tokio::test]
-async fn mail_that_is_routed_to_a_hold_ages_from_then_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn mail_that_is_routed_to_a_hold_ages_from_then_on(place: Place) {
+    let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("a@ship.example", "link:isp")])).await;
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
-    other
-        .execute(
-            "INSERT OR REPLACE INTO meta (key, value) VALUES ('clock_ms', '864000000')",
-            [],
-        )
-        .unwrap();
-    drop((spool, other));
-    let spool = reopened(folder.path()).await;
+    let days = "INSERT INTO meta (key, value) VALUES ('clock_ms', '864000000') \
+                ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    assert_eq!(change(&spool, days).await, 1);
+    drop(spool);
+    let spool = place.open().await;
     let hold = Target::Hold(Hold {
         release_to: HostPort::parse_url("smtp://mx.ship.example").unwrap(),
         connections: 16,
@@ -267,7 +243,7 @@ async fn mail_that_is_routed_to_a_hold_ages_from_then_on() {
 async fn look_ups_of_held_mail_and_reports_use_their_indexes() {
     let folder = tempfile::tempdir().unwrap();
     let _spool = Spool::open(folder.path()).unwrap();
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    let other = rusqlite::Connection::open(folder.path().join("spool.sqlite")).unwrap();
     for (sql, index) in [
         (
             "SELECT seq, node FROM nodes INDEXED BY nodes_open WHERE requested > done AND seq > 1 ORDER BY seq LIMIT 2",
@@ -295,20 +271,30 @@ async fn look_ups_of_held_mail_and_reports_use_their_indexes() {
     }
 }
 
-#[tokio::test]
-async fn damaged_messages_hide_none_behind_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn damaged_messages_hide_none_behind_them(place: Place) {
+    let spool = place.open().await;
     for _ in 0..4 {
         hold(&spool, &["a@ship.example"]).await;
     }
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
-    other
-        .execute("UPDATE messages SET origin = 'pigeon' WHERE seq <= 3", [])
-        .unwrap();
+    change(
+        &spool,
+        "UPDATE messages SET origin = 'pigeon' WHERE seq <= 3",
+    )
+    .await;
     let found = spool.held(&node("ship.example"), 0, 9, 2).await.unwrap();
     assert_eq!(
         found.iter().map(|message| message.seq).collect::<Vec<_>>(),
         [4]
     );
 }
+
+on_both![
+    a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later,
+    a_request_is_there_after_a_restart,
+    nodes_below_one_are_found_and_only_those_that_may_be_asked_for,
+    an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it,
+    what_is_held_ages_by_the_clock_of_the_spool,
+    nodes_of_no_use_are_forgotten,
+    mail_that_is_routed_to_a_hold_ages_from_then_on,
+    damaged_messages_hide_none_behind_them
+];

@@ -1,14 +1,14 @@
-//! The embedded engine against a folder on disk.
+//! The spool on both engines: in a folder on disk, and in a database of PostgreSQL.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
+use super::*;
 use linkmail_smtp::{
     Mailbox, PeerId, ReversePath,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
-use rusqlite::Connection;
+use place::{Place, change, change_octets, on_both};
 
-use super::*;
 use crate::{
     clock::Stamp,
     cycle::{Outcome, Record, Trigger},
@@ -21,7 +21,9 @@ mod fate;
 mod feed;
 mod folder;
 mod held;
+pub(super) mod place;
 mod reports;
+mod shared;
 
 const NOW: Stamp = Stamp(1_795_458_600_000);
 
@@ -83,10 +85,6 @@ async fn read(spool: &Spool, seq: i64) -> Vec<u8> {
         .unwrap()
 }
 
-fn bodies(folder: &Path) -> usize {
-    std::fs::read_dir(folder.join("bodies")).unwrap().count()
-}
-
 fn delivered(idx: i64) -> Settled {
     Settled {
         idx,
@@ -96,26 +94,8 @@ fn delivered(idx: i64) -> Settled {
     }
 }
 
-/// The spool of `folder` once the one before is gone: its lock goes with its last handle, which its threads may hold for a
-/// moment.
-async fn reopened(folder: &Path) -> Spool {
-    let lock = File::open(folder.join("lock")).unwrap();
-    let (freed, free) = tokio::sync::oneshot::channel();
-    // Not a thread of the runtime: it would be waited for at the end of a test that fails here.
-    std::thread::spawn(move || {
-        let taken = rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive);
-        drop(lock);
-        let _ = freed.send(taken);
-    });
-    let taken = tokio::time::timeout(Duration::from_secs(5), free).await;
-    taken.expect("the spool is still in use").unwrap().unwrap();
-    Spool::open(folder).unwrap()
-}
-
-#[tokio::test]
-async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot(place: Place) {
+    let spool = place.open().await;
     let link = LinkName::parse("isp").unwrap();
     let mut record = Record::begin(link.clone(), Trigger::Api, NOW);
     spool.begin_cycle(&record, None).await.unwrap();
@@ -141,10 +121,7 @@ async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot
     );
     assert_eq!(spool.last_complete(link.clone()).await.unwrap(), record.end);
     assert!(spool.open_cycles().await.unwrap().is_empty());
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
-    other
-        .execute("DELETE FROM journal WHERE revision = 1", [])
-        .unwrap();
+    change(&spool, "DELETE FROM journal WHERE revision = 1").await;
     assert!(matches!(
         spool.journal(None, 0, 9).await.unwrap(),
         Since::Compacted { oldest: 1 }
@@ -154,3 +131,5 @@ async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot
     };
     assert_eq!(entries.len(), 1);
 }
+
+on_both![the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot];

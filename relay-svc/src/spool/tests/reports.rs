@@ -11,10 +11,10 @@ async fn all(spool: &Spool, state: Option<ReportState>) -> Vec<StoredReport> {
     spool.reports(0, state, 9).await.unwrap()
 }
 
-#[tokio::test]
-async fn a_report_waits_until_it_is_acknowledged_and_can_be_read_until_it_is_forgotten() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_report_waits_until_it_is_acknowledged_and_can_be_read_until_it_is_forgotten(
+    place: Place,
+) {
+    let spool = place.open().await;
     let large = vec![b'x'; 100_000];
     let new = message(&REPORT[..1]);
     let id = accept(&spool, &large, new).await.id;
@@ -54,18 +54,16 @@ async fn a_report_waits_until_it_is_acknowledged_and_can_be_read_until_it_is_for
 
     // Its file outlives a restart, and goes with its row.
     drop((spool, woken));
-    let spool = reopened(folder.path()).await;
-    assert_eq!(bodies(folder.path()), 1);
+    let spool = place.open().await;
+    place.has_bodies(&spool, 1).await;
     let later = NOW.plus(Duration::from_secs(1));
     assert_eq!(spool.forget(later).await.unwrap(), 1);
-    assert_eq!(bodies(folder.path()), 0);
+    place.has_bodies(&spool, 0).await;
     assert!(spool.report(id).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_message_that_is_also_for_others_is_a_report_all_the_same() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_message_that_is_also_for_others_is_a_report_all_the_same(place: Place) {
+    let spool = place.open().await;
     let id = accept(&spool, b"both\r\n", message(&REPORT)).await.id;
     let settled = spool
         .acknowledge(id, "monitor".into(), NOW)
@@ -83,16 +81,15 @@ async fn a_message_that_is_also_for_others_is_a_report_all_the_same() {
     );
 }
 
-#[tokio::test]
-async fn a_report_that_nobody_fetches_is_given_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path()).unwrap();
+async fn a_report_that_nobody_fetches_is_given_up(place: Place) {
+    let spool = place.open().await;
     let id = accept(&spool, b"x\r\n", message(&REPORT[..1])).await.id;
     let damaged = accept(&spool, b"x\r\n", message(&REPORT[..1])).await.id;
-    let other = Connection::open(folder.path().join("spool.sqlite")).unwrap();
-    other
-        .execute("UPDATE messages SET origin = 'pigeon' WHERE seq = 2", [])
-        .unwrap();
+    change(
+        &spool,
+        "UPDATE messages SET origin = 'pigeon' WHERE seq = 2",
+    )
+    .await;
     let day = Duration::from_secs(86_400);
     assert!(spool.expire_reports(day, NOW).await.unwrap().is_empty());
     let given_up = spool.expire_reports(Duration::ZERO, NOW).await.unwrap();
@@ -106,3 +103,9 @@ async fn a_report_that_nobody_fetches_is_given_up() {
             .is_empty()
     );
 }
+
+on_both![
+    a_report_waits_until_it_is_acknowledged_and_can_be_read_until_it_is_forgotten,
+    a_message_that_is_also_for_others_is_a_report_all_the_same,
+    a_report_that_nobody_fetches_is_given_up
+];

@@ -1,0 +1,471 @@
+//! PostgreSQL under the port, and what speaks its protocol.
+//!
+//! A few connections, each used by one change or look-up at a time, on a thread that may block. A change is a transaction
+//! (READ COMMITTED), run again when it met another one: after a serialization failure, a deadlock, or a row that another
+//! transaction made in the meantime and that the next run finds. When a connection breaks it is run again on a new one; when
+//! it broke while committing, the change may have been done, and the next run is told so ([`Session::may_be_done`]).
+//!
+//! Each wait ends: a connect, a statement, a lock. What cannot be done for want of a server is [`SpoolError::Unavailable`].
+
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Row as _, TypeInfo, ValueRef,
+    encode::{Encode, IsNull},
+    postgres::{
+        PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgRow, PgTypeInfo, Postgres,
+        types::Oid,
+    },
+};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+
+use super::{Column, DatabaseError, Db, Row, Value};
+use crate::spool::SpoolError;
+
+/// So many changes and look-ups run at once.
+const CONNECTIONS: usize = 12;
+/// A connect may take so long, with TLS and authentication.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A statement may take so long, with its way there and back; the server ends it a little earlier.
+const STATEMENT: Duration = Duration::from_secs(35);
+/// What the server is told of it, and of whoever holds locks and says nothing, such as a process that was stopped.
+const BOUNDS: [(&str, &str); 3] = [
+    ("statement_timeout", "30s"),
+    ("lock_timeout", "20s"),
+    ("idle_in_transaction_session_timeout", "20s"),
+];
+/// More than there are statements.
+const STATEMENTS: usize = 256;
+/// A change that met others is run again so often.
+const MEETINGS: u32 = 20;
+/// The pauses before a change is run again whose connection broke.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+
+/// The connections to a server.
+pub(in crate::spool) struct Pool {
+    options: PgConnectOptions,
+    handle: Handle,
+    kept: Mutex<Vec<PgConnection>>,
+    turns: Arc<Semaphore>,
+    /// As PostgreSQL wants them, by the port's text and the column to be given back.
+    statements: RwLock<HashMap<(&'static str, &'static str), Arc<str>>>,
+}
+
+/// A connection while a change or a look-up uses it.
+pub(in crate::spool) struct Session<'c> {
+    pool: &'c Pool,
+    connection: RefCell<&'c mut PgConnection>,
+    again: bool,
+}
+
+/// Whether a look-up or a change is to be run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    LookUp,
+    Change,
+}
+
+/// How a run ended that is not over.
+enum Broke {
+    /// It met another change.
+    Met(SpoolError),
+    /// The connection broke; maybe after the commit.
+    Lost { error: SpoolError, in_commit: bool },
+}
+
+impl Pool {
+    /// Connections to be made when they are needed, in this runtime.
+    pub(in crate::spool) fn new(options: PgConnectOptions) -> Arc<Self> {
+        let options = options
+            .statement_cache_capacity(STATEMENTS)
+            .application_name("linkmail")
+            .options(BOUNDS)
+            .disable_statement_logging();
+        Arc::new(Self {
+            options,
+            handle: Handle::current(),
+            kept: Mutex::new(Vec::new()),
+            turns: Arc::new(Semaphore::new(CONNECTIONS)),
+            statements: RwLock::default(),
+        })
+    }
+
+    /// Runs a change in a transaction; after `Ok` it is committed.
+    pub(in crate::spool) async fn change<T, F>(self: &Arc<Self>, change: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: Fn(&Db<'_>) -> Result<T, SpoolError> + Send + 'static,
+    {
+        self.run(Kind::Change, change).await
+    }
+
+    /// Runs a look-up, each of its statements by itself.
+    pub(in crate::spool) async fn look_up<T, F>(
+        self: &Arc<Self>,
+        look_up: F,
+    ) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: Fn(&Db<'_>) -> Result<T, SpoolError> + Send + 'static,
+    {
+        self.run(Kind::LookUp, look_up).await
+    }
+
+    async fn run<T, F>(self: &Arc<Self>, kind: Kind, work: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: Fn(&Db<'_>) -> Result<T, SpoolError> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| SpoolError::Closed)?;
+        let pool = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            pool.until_done(kind, &work)
+        });
+        task.await.map_err(|_| SpoolError::Closed)?
+    }
+
+    fn until_done<T>(
+        &self,
+        kind: Kind,
+        work: &impl Fn(&Db<'_>) -> Result<T, SpoolError>,
+    ) -> Result<T, SpoolError> {
+        let (mut again, mut met, mut pauses) = (false, 0, PAUSES.into_iter());
+        loop {
+            let pause = match self.once(kind, work, again) {
+                Ok(result) => return result,
+                Err(Broke::Met(error)) if met >= MEETINGS => return Err(error),
+                Err(Broke::Met(_)) => {
+                    met += 1;
+                    Duration::from_millis(u64::from(met))
+                }
+                Err(Broke::Lost { error, in_commit }) => {
+                    again |= in_commit;
+                    // They were made to the server as it was.
+                    self.kept().clear();
+                    pauses.next().ok_or(error)?
+                }
+            };
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// One run. What the work itself says is its result; only what another run may mend is not.
+    fn once<T>(
+        &self,
+        kind: Kind,
+        work: &impl Fn(&Db<'_>) -> Result<T, SpoolError>,
+        again: bool,
+    ) -> Result<Result<T, SpoolError>, Broke> {
+        let before = |error| Broke::of(error, false);
+        let kept = self.kept().pop();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().map_err(before)?,
+        };
+        let session = Session {
+            pool: self,
+            connection: RefCell::new(&mut connection),
+            again,
+        };
+        let db = Db::Postgres(&session);
+        if kind == Kind::Change {
+            session
+                .plain("BEGIN ISOLATION LEVEL READ COMMITTED")
+                .map_err(before)?;
+        }
+        let result = work(&db);
+        let broke = match &result {
+            Err(SpoolError::Unavailable(_)) => true,
+            Err(SpoolError::Database(error)) => error.met_another(),
+            _ => false,
+        };
+        if kind == Kind::Change {
+            match &result {
+                Ok(_) => session
+                    .plain("COMMIT")
+                    .map_err(|error| Broke::of(error, true))?,
+                // A connection that cannot be rolled back is dropped, and its transaction with it.
+                Err(_) if session.plain("ROLLBACK").is_err() => return broken(result, broke),
+                Err(_) => {}
+            }
+        }
+        if !matches!(result, Err(SpoolError::Unavailable(_))) {
+            self.kept().push(connection);
+        }
+        broken(result, broke)
+    }
+
+    /// Where its work runs.
+    pub(in crate::spool) fn runtime(&self) -> &Handle {
+        &self.handle
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<PgConnection>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connect(&self) -> Result<PgConnection, SpoolError> {
+        let connected = self
+            .handle
+            .block_on(timeout(CONNECT, self.options.connect()));
+        let mut connection = in_time(connected).map_err(failed)?;
+        let session = Session {
+            pool: self,
+            connection: RefCell::new(&mut connection),
+            again: false,
+        };
+        // A commit that is not synced is none, whatever the server's own setting is.
+        let sql = "SELECT set_config('synchronous_commit', 'on', false) \
+                   WHERE current_setting('synchronous_commit') = 'off'";
+        session.fetch(sql, "", &[])?;
+        Ok(connection)
+    }
+
+    fn translated(&self, sql: &'static str, number: &'static str) -> Arc<str> {
+        let key = (sql, number);
+        let known = self.statements.read();
+        if let Some(known) = known.unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Arc::clone(known);
+        }
+        let mut text = translate(sql);
+        if !number.is_empty() {
+            text.push_str(" RETURNING ");
+            text.push_str(number);
+        }
+        let text: Arc<str> = text.into();
+        let statements = self.statements.write();
+        statements
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, Arc::clone(&text));
+        text
+    }
+}
+
+fn broken<T>(result: Result<T, SpoolError>, broke: bool) -> Result<Result<T, SpoolError>, Broke> {
+    match result {
+        Err(error) if broke => Err(Broke::of(error, false)),
+        result => Ok(result),
+    }
+}
+
+impl Broke {
+    fn of(error: SpoolError, in_commit: bool) -> Self {
+        match error {
+            SpoolError::Database(ref database) if database.met_another() => Self::Met(error),
+            error => Self::Lost { error, in_commit },
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Whether an earlier run of the same change may have been committed.
+    pub(super) fn may_be_done(&self) -> bool {
+        self.again
+    }
+
+    pub(super) fn execute(
+        &self,
+        sql: &'static str,
+        parameters: &[Value<'_>],
+    ) -> Result<u64, SpoolError> {
+        let query = self.query(sql, "", parameters)?;
+        let mut connection = self.connection.borrow_mut();
+        let done = query.execute(&mut **connection);
+        let done = self.pool.handle.block_on(timeout(STATEMENT, done));
+        in_time(done)
+            .map(|done| done.rows_affected())
+            .map_err(failed)
+    }
+
+    /// All rows; `number` is a column to be given back.
+    pub(super) fn fetch(
+        &self,
+        sql: &'static str,
+        number: &'static str,
+        parameters: &[Value<'_>],
+    ) -> Result<Vec<PgRow>, SpoolError> {
+        let query = self.query(sql, number, parameters)?;
+        let mut connection = self.connection.borrow_mut();
+        let rows = query.fetch_all(&mut **connection);
+        let rows = self.pool.handle.block_on(timeout(STATEMENT, rows));
+        in_time(rows).map_err(failed)
+    }
+
+    /// Statements without parameters, one after the other.
+    pub(super) fn plain(&self, sql: &'static str) -> Result<(), SpoolError> {
+        let mut connection = self.connection.borrow_mut();
+        let done = sqlx::raw_sql(sql).execute(&mut **connection);
+        let done = self.pool.handle.block_on(timeout(STATEMENT, done));
+        in_time(done).map(drop).map_err(failed)
+    }
+
+    fn query(
+        &self,
+        sql: &'static str,
+        number: &'static str,
+        parameters: &[Value<'_>],
+    ) -> Result<sqlx::query::Query<'static, Postgres, PgArguments>, SpoolError> {
+        let mut arguments = PgArguments::default();
+        for value in parameters {
+            sqlx::Arguments::add(&mut arguments, *value).map_err(|error| refused(&error))?;
+        }
+        let text = self.pool.translated(sql, number);
+        Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
+    }
+}
+
+impl sqlx::Type<Postgres> for Value<'_> {
+    fn type_info() -> PgTypeInfo {
+        // The server knows what it expects there.
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl Encode<'_, Postgres> for Value<'_> {
+    fn encode_by_ref(
+        &self,
+        buffer: &mut PgArgumentBuffer,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Send + Sync>> {
+        match self {
+            Self::Null => return Ok(IsNull::Yes),
+            Self::Int(number) => buffer.extend_from_slice(&number.to_be_bytes()),
+            // PostgreSQL knows no NUL in a text.
+            Self::Text(text) if text.contains('\0') => {
+                buffer.extend_from_slice(text.replace('\0', "\u{fffd}").as_bytes());
+            }
+            Self::Text(text) => buffer.extend_from_slice(text.as_bytes()),
+            Self::Blob(octets) => buffer.extend_from_slice(octets),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(match self {
+            Self::Null => return None,
+            Self::Int(_) => <i64 as sqlx::Type<Postgres>>::type_info(),
+            Self::Text(_) => <str as sqlx::Type<Postgres>>::type_info(),
+            Self::Blob(_) => <[u8] as sqlx::Type<Postgres>>::type_info(),
+        })
+    }
+}
+
+pub(super) fn column(row: &PgRow, place: usize) -> Result<Column<'_>, SpoolError> {
+    let damaged = |what: String| SpoolError::Damaged(format!("column {place}: {what}"));
+    let value = row.try_get_raw(place).map_err(failed)?;
+    let kind = value.type_info().into_owned();
+    let octets = row.try_get_unchecked::<Option<&[u8]>, _>(place);
+    let Some(octets) = octets.map_err(failed)? else {
+        return Ok(Column::Null);
+    };
+    let number = |octets: &[u8]| -> Option<i64> {
+        Some(match *octets {
+            [flag] => flag.into(),
+            [a, b, c, d] => i32::from_be_bytes([a, b, c, d]).into(),
+            _ => i64::from_be_bytes(octets.try_into().ok()?),
+        })
+    };
+    match kind.name() {
+        "INT8" | "INT4" | "BOOL" => number(octets)
+            .map(Column::Int)
+            .ok_or_else(|| damaged("no number".into())),
+        "TEXT" => std::str::from_utf8(octets)
+            .map(Column::Text)
+            .map_err(|error| damaged(error.to_string())),
+        "BYTEA" => Ok(Column::Blob(octets)),
+        other => Err(damaged(format!("it is {other}"))),
+    }
+}
+
+pub(super) fn each(
+    rows: &[PgRow],
+    mut take: impl FnMut(&Row<'_>) -> Result<(), SpoolError>,
+) -> Result<(), SpoolError> {
+    rows.iter().try_for_each(|row| take(&Row::Postgres(row)))
+}
+
+fn in_time<T>(
+    done: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
+) -> Result<T, sqlx::Error> {
+    done.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+}
+
+fn refused(error: &dyn std::fmt::Display) -> SpoolError {
+    SpoolError::Database(DatabaseError::Postgres {
+        code: String::new(),
+        message: error.to_string(),
+    })
+}
+
+fn failed(error: sqlx::Error) -> SpoolError {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().map_or_else(String::new, Cow::into_owned);
+            let message = error.message().to_owned();
+            match code.as_str() {
+                // disk_full
+                "53100" => SpoolError::Full,
+                // Connections broken or refused, too many of them, a server that stops or starts, one that takes no changes.
+                code if code.starts_with("08")
+                    || code.starts_with("57P")
+                    || ["53300", "25006", "25P03"].contains(&code) =>
+                {
+                    SpoolError::Unavailable(message)
+                }
+                _ => SpoolError::Database(DatabaseError::Postgres { code, message }),
+            }
+        }
+        error @ (sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::WorkerCrashed) => SpoolError::Unavailable(error.to_string()),
+        error => refused(&error),
+    }
+}
+
+/// The port's dialect as PostgreSQL has it: `$1` for `?1`, and no hints for SQLite's planner.
+fn translate(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len());
+    let mut words = sql.split(' ');
+    while let Some(word) = words.next() {
+        if word == "INDEXED" {
+            // BY, and the name of the index.
+            let _ = (words.next(), words.next());
+            continue;
+        }
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        let hinted = word.strip_prefix('+').filter(|name| !name.is_empty());
+        text.push_str(&hinted.unwrap_or(word).replace('?', "$"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_and_parameters_are_translated_and_nothing_else() {
+        for (port, postgres) in [
+            (
+                "SELECT seq FROM recipients INDEXED BY recipients_due WHERE hop = ?1 AND +state = ?12",
+                "SELECT seq FROM recipients WHERE hop = $1 AND state = $12",
+            ),
+            (
+                "UPDATE nodes SET requested = requested + 1 WHERE node = 'hold:' || ?1",
+                "UPDATE nodes SET requested = requested + 1 WHERE node = 'hold:' || $1",
+            ),
+        ] {
+            assert_eq!(translate(port), postgres);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Leases: which replica works for what, such as a link or a host.
+//!
+//! On PostgreSQL a lease is a row: its owner, a token that grows with each owner, and when it expires by the server's clock.
+//! It is claimed when nobody has it or it has expired, renewed at a third of its time, and given back. A handle of the spool
+//! that stands under a lease ([`Spool::under`]) checks it in the transaction of each change, and locks its row there, so that
+//! it changes hands before that change or after it; and it reads nothing any more once the lease has expired by its own
+//! clock. So a process that was stopped and goes on records nothing and begins nothing.
+//!
+//! On SQLite the lock of the folder is the lease for everything: a claim succeeds at once and costs nothing.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, Spool, SpoolError, db::Db};
+
+/// A lease that is not renewed ends after so long.
+const TIME: Duration = Duration::from_secs(15);
+/// A lease that another has is asked for again so often.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// While the server does not answer, it is renewed again after so long.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
+
+/// The server's clock, in milliseconds.
+macro_rules! now {
+    () => {
+        "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+    };
+}
+
+/// A lease that this process has. Dropped, it is given back.
+pub struct Lease {
+    held: Option<Arc<Held>>,
+    /// Cancelled when the lease was lost.
+    lost: CancellationToken,
+    done: CancellationToken,
+}
+
+/// What the renewal and the handles under a lease know of it.
+pub(super) struct Held {
+    name: String,
+    owner: String,
+    token: i64,
+    until: Mutex<Instant>,
+    lost: CancellationToken,
+}
+
+impl Lease {
+    /// Cancelled once the lease is lost; never on SQLite.
+    #[must_use]
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.done.cancel();
+    }
+}
+
+impl Held {
+    /// Whether it has not expired by our clock, which was read before the server's.
+    fn is_valid(&self) -> bool {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) > Instant::now()
+            && !self.lost.is_cancelled()
+    }
+
+    /// For a look-up, which needs no more than our own clock.
+    pub(super) fn look(&self) -> Result<(), SpoolError> {
+        if self.is_valid() {
+            return Ok(());
+        }
+        self.lost.cancel();
+        Err(SpoolError::LeaseLost)
+    }
+
+    /// In the transaction of a change: the lease does not change hands before its end. A renewal does not wait for it.
+    pub(super) fn check(&self, db: &Db<'_>) -> Result<(), SpoolError> {
+        let sql = concat!(
+            "SELECT 1 FROM leases WHERE name = ?1 AND owner = ?2 AND token = ?3 AND expires_ms > ",
+            now!(),
+            " FOR KEY SHARE"
+        );
+        if db.exists(sql, &self.key())? {
+            return Ok(());
+        }
+        self.lost.cancel();
+        Err(SpoolError::LeaseLost)
+    }
+
+    fn key(&self) -> [super::db::Value<'_>; 3] {
+        [(&self.name).into(), (&self.owner).into(), self.token.into()]
+    }
+
+    /// Renews it until it is lost or `done`; gives it back then.
+    async fn keep(self: Arc<Self>, spool: Spool, done: CancellationToken) {
+        let mut pause = TIME / 3;
+        loop {
+            tokio::select! {
+                () = done.cancelled() => break,
+                () = self.lost.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let asked = Instant::now();
+            pause = match spool.extend(Arc::clone(&self), TIME).await {
+                Ok(true) => {
+                    *self.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + TIME;
+                    TIME / 3
+                }
+                Ok(false) => {
+                    tracing::warn!(lease = self.name, "another replica has taken over");
+                    return self.lost.cancel();
+                }
+                Err(_) if self.is_valid() => RENEW_AGAIN,
+                Err(error) => {
+                    tracing::warn!(lease = self.name, %error, "the lease could not be renewed in time");
+                    return self.lost.cancel();
+                }
+            };
+        }
+        self.lost.cancel();
+        // What is not given back expires.
+        let _ = spool.extend(self, Duration::ZERO).await;
+    }
+}
+
+impl Spool {
+    /// Claims a lease, if no other replica has it.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn claim(&self, name: &str) -> Result<Option<Lease>, SpoolError> {
+        let (lost, done) = (CancellationToken::new(), CancellationToken::new());
+        let Engine::Shared(shared) = &self.inner.engine else {
+            let held = None;
+            return Ok(Some(Lease { held, lost, done }));
+        };
+        let (asked, owner) = (Instant::now(), shared.owner.clone());
+        let named = name.to_owned();
+        let spool = self.unbound();
+        let Some(token) = spool.write(move |db| claim(db, &named, &owner)).await? else {
+            return Ok(None);
+        };
+        let held = Arc::new(Held {
+            name: name.to_owned(),
+            owner: shared.owner.clone(),
+            token,
+            until: Mutex::new(asked + TIME),
+            lost: lost.clone(),
+        });
+        tokio::spawn(Arc::clone(&held).keep(spool, done.clone()));
+        let held = Some(held);
+        Ok(Some(Lease { held, lost, done }))
+    }
+
+    /// Claims a lease as soon as no other replica has it; `None` if cancelled before.
+    pub async fn claimed(&self, name: &str, cancel: &CancellationToken) -> Option<Lease> {
+        loop {
+            match self.claim(name).await {
+                Ok(Some(lease)) => return Some(lease),
+                Ok(None) => {}
+                Err(error) => tracing::error!(lease = name, %error, "the lease cannot be claimed"),
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return None,
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// The spool under a lease: once that is lost, nothing is read and nothing recorded through it.
+    #[must_use]
+    pub fn under(&self, lease: &Lease) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            lease: lease.held.clone(),
+        }
+    }
+
+    fn unbound(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            lease: None,
+        }
+    }
+
+    /// Says whether it was still ours.
+    async fn extend(&self, held: Arc<Held>, time: Duration) -> Result<bool, SpoolError> {
+        let sql = concat!(
+            "UPDATE leases SET expires_ms = ",
+            now!(),
+            " + ?4 WHERE name = ?1 AND owner = ?2 AND token = ?3 AND expires_ms > ",
+            now!()
+        );
+        self.write(move |db| {
+            let [name, owner, token] = held.key();
+            let time = super::store::millis(time).into();
+            Ok(db.execute(sql, &[name, owner, token, time])? > 0)
+        })
+        .await
+    }
+}
+
+/// The token, if it was free. A change of its owner that is being committed at this moment keeps it.
+fn claim(db: &Db<'_>, name: &str, owner: &str) -> Result<Option<i64>, SpoolError> {
+    let sql = "INSERT INTO leases (name, owner, token, expires_ms) VALUES (?1, '', 0, 0) ON CONFLICT (name) DO NOTHING";
+    db.execute(sql, &[name.into()])?;
+    let free = concat!(
+        "SELECT token FROM leases WHERE name = ?1 AND expires_ms <= ",
+        now!(),
+        " FOR UPDATE SKIP LOCKED"
+    );
+    let Some(token) = db.row(free, &[name.into()], |row| row.get::<i64>(0))? else {
+        return Ok(None);
+    };
+    let take = concat!(
+        "UPDATE leases SET owner = ?2, token = ?3, expires_ms = ",
+        now!(),
+        " + ?4 WHERE name = ?1"
+    );
+    let (token, time) = (token + 1, super::store::millis(TIME));
+    db.execute(
+        take,
+        &[name.into(), owner.into(), token.into(), time.into()],
+    )?;
+    Ok(Some(token))
+}

@@ -1,0 +1,92 @@
+//! The shared engine: a PostgreSQL database that replicas use together.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::{
+    Engine, Inner, SpoolError, age,
+    db::{Db, Pool, migrate},
+};
+
+/// What others commit is looked for so often. A hint: who works looks again by himself, too.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Messages get their places before they are committed: so many before the newest are looked at again.
+const LATE: i64 = 100;
+
+pub(super) struct Shared {
+    pub(super) pool: Arc<Pool>,
+    /// Whose leases are those of this process.
+    pub(super) owner: String,
+}
+
+impl Shared {
+    pub(super) async fn open(
+        options: PgConnectOptions,
+    ) -> Result<(Self, age::SpoolClock), SpoolError> {
+        let place = format!(
+            "postgres://{}/{}",
+            options.get_host(),
+            options.get_database().unwrap_or_default()
+        );
+        let pool = Pool::new(options);
+        pool.change(move |db| migrate(db, &place)).await?;
+        let clock = pool.look_up(age::SpoolClock::resume).await?;
+        let owner = uuid::Uuid::new_v4().to_string();
+        Ok((Self { pool, owner }, clock))
+    }
+}
+
+/// What a look of the watcher found.
+#[derive(Clone, Copy, Default)]
+struct Newest {
+    message: i64,
+    revision: i64,
+}
+
+/// Wakes those whom commits of other replicas concern, until the spool is gone.
+pub(super) async fn watch(spool: Weak<Inner>) {
+    let mut seen = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(inner) = spool.upgrade() else {
+            return;
+        };
+        let Engine::Shared(shared) = &inner.engine else {
+            return;
+        };
+        let pool = Arc::clone(&shared.pool);
+        match pool.look_up(move |db| look(db, seen)).await {
+            Ok((newest, hops, clock)) => {
+                inner.signals.wake(hops.iter().map(String::as_str));
+                inner.signals.journal_grew(newest.revision);
+                inner.clock.set(clock);
+                seen = Some(newest);
+            }
+            Err(error) => tracing::warn!(%error, "the spool cannot be watched"),
+        }
+    }
+}
+
+/// What is newest, the next hops of the messages that came since, and the reading of the spool's clock.
+fn look(db: &Db<'_>, seen: Option<Newest>) -> Result<(Newest, Vec<String>, Duration), SpoolError> {
+    let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal)";
+    let newest = db.row(sql, &[], |row| {
+        Ok(Newest {
+            message: row.get(0)?,
+            revision: row.get(1)?,
+        })
+    })?;
+    let newest = newest.unwrap_or_default();
+    let before = seen.unwrap_or(newest).message;
+    let hops = if newest.message == before {
+        Vec::new()
+    } else {
+        let sql = "SELECT DISTINCT hop FROM recipients WHERE seq > ?1 LIMIT 10000";
+        db.query(sql, &[(before - LATE).into()], |row| row.get(0))?
+    };
+    Ok((newest, hops, age::kept(db)?))
+}
