@@ -95,6 +95,7 @@ pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
         hostname: value("hostname ")
             .unwrap_or_else(|| "relay.test".into())
             .into(),
+        database: None,
         state: PathBuf::from(state),
         postmaster: postmaster.clone(),
         grpc: config::Grpc {
