@@ -78,7 +78,7 @@ impl StartError {
         let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
         match self {
             Self::Telemetry(_) => Exit::Config,
-            Self::Spool(SpoolError::InUse { .. }) => Exit::TempFail,
+            Self::Spool(SpoolError::InUse { .. } | SpoolError::Unavailable(_)) => Exit::TempFail,
             Self::Spool(
                 SpoolError::TooNew { .. }
                 | SpoolError::Damaged(_)
@@ -114,7 +114,10 @@ pub async fn serve(config: Config) -> Result<(), StartError> {
 }
 
 async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
-    let spool = Spool::open_with(&config.state, config.limits.reserve)?;
+    let spool = match &config.database {
+        None => Spool::open_with(&config.state, config.limits.reserve)?,
+        Some(database) => Spool::connect(database.options()?).await?,
+    };
     let moved = spool
         .reroute(config.policy.routes.clone(), Stamp::now())
         .await?;
@@ -170,7 +173,9 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         listeners = serde_json::json!(addresses).to_string(),
         "ready"
     );
-    Ok(tasks.run(&signals, DRAIN).await?)
+    let ended = tasks.run(&signals, DRAIN).await;
+    spool.close().await;
+    Ok(ended?)
 }
 
 async fn start(
@@ -197,11 +202,11 @@ async fn start(
         arrivals: arrivals.clone(),
         desk: desk.clone(),
     };
-    let left_open = cycle::interrupt_left_open(spool).await?;
+    cycle::interrupt_unkept(spool, &config.links).await?;
     for (link, requests) in places {
-        let line_may_be_up = left_open.contains(&link.name);
-        let keeper = Keeper::take_over(shared.clone(), link, line_may_be_up).await?;
-        tasks.spawn("keeper", keeper.run(requests, tasks.cancel().clone()));
+        let cancel = tasks.cancel().clone();
+        let keeper = Keeper::post(shared.clone(), link, requests, cancel).await?;
+        tasks.spawn("keeper", keeper);
     }
     let always: BTreeSet<_> = config.policy.routes.hops().into_iter().cloned().collect();
     for hop in always {
@@ -256,17 +261,28 @@ fn direct(
     ))
 }
 
-/// Forgets finished messages that are older than they need to be kept.
+/// Forgets finished messages that are older than they need to be kept. One replica does it for all.
 async fn forget(spool: Spool, cancel: CancellationToken) {
+    while let Some(lease) = spool.claimed("forget", &cancel).await {
+        let until = lease.lost().clone();
+        tokio::select! {
+            () = forget_under(spool.under(&lease)) => {}
+            () = until.cancelled() => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+async fn forget_under(spool: Spool) {
     loop {
+        if let Err(error) = spool.sweep_bodies().await {
+            tracing::warn!(%error, "bodies that no message names could not be swept");
+        }
         match spool.forget(Stamp::now().minus(KEPT)).await {
             Ok(0) => {}
             Ok(_) => continue,
             Err(error) => tracing::warn!(%error, "old messages could not be forgotten"),
         }
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(FORGET_EVERY) => {}
-        }
+        tokio::time::sleep(FORGET_EVERY).await;
     }
 }

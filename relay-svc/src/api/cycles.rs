@@ -76,6 +76,9 @@ impl wire::cycle_service_server::CycleService for Cycles {
                     )
                 }
                 RunError::Spool(failed) => of_spool(&failed),
+                RunError::Elsewhere => {
+                    unavailable("LINK_KEPT_ELSEWHERE", "another replica keeps this link now")
+                }
                 RunError::Stopping => unavailable("SHUTTING_DOWN", "the relay is stopping"),
             })
     }

@@ -3,6 +3,7 @@
 //! Reading it checks everything that can be known from the file alone, and reports all that is wrong at once.
 
 mod read;
+mod read_database;
 mod read_host;
 mod read_link;
 mod read_listener;
@@ -40,6 +41,8 @@ pub struct Config {
     pub hostname: Arc<str>,
     /// The folder of the spool.
     pub state: PathBuf,
+    /// The database of the spool, where replicas share one.
+    pub database: Option<Database>,
     /// Whom reports name as their author.
     pub postmaster: Mailbox,
     /// The gRPC services.
@@ -64,6 +67,15 @@ pub struct Config {
     pub hosts: Hosts,
     /// How mail goes straight to the exchangers of its domain.
     pub mx: Mx,
+}
+
+/// `spool`
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Where: `postgres://USER@HOST/NAME`, without a password.
+    pub url: String,
+    /// The file that holds the password.
+    pub password_file: Option<PathBuf>,
 }
 
 /// `[mx]`

@@ -19,7 +19,7 @@ use linkmail_service::{
 use linkmail_smtp::{Domain, Mailbox};
 
 use super::{
-    Config, Grpc, Limits, Link, Listener, Mx, read_host,
+    Config, Grpc, Limits, Link, Listener, Mx, read_database, read_host,
     read_link::{self, ReadLink},
     read_listener::{self, Around},
     read_route,
@@ -86,6 +86,7 @@ fn read(document: &Document) -> Option<Config> {
     let root = document.root();
     let hostname = root.required_with("hostname", host_name);
     let state = root.required("state");
+    let database = read_database::database(&root);
     let postmaster = root.parse_with("postmaster", mailbox);
     let grpc = grpc(&root);
     let telemetry = Telemetry::read(&root);
@@ -134,6 +135,7 @@ fn read(document: &Document) -> Option<Config> {
     Some(Config {
         hostname: hostname.into(),
         state: state?,
+        database,
         grpc,
         telemetry,
         limits,

@@ -41,6 +41,9 @@ pub enum RunError {
     /// One is running.
     #[error("a cycle is running")]
     Busy(Busy),
+    /// Another replica keeps the link.
+    #[error("another replica keeps this link now")]
+    Elsewhere,
     /// The spool could not keep it.
     #[error(transparent)]
     Spool(#[from] SpoolError),

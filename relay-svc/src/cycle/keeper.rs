@@ -18,7 +18,7 @@ use crate::{
     link,
     names::{CycleId, LinkName, NextHop},
     outbound::Forwarder,
-    spool::{RequestKey, Spool, SpoolError},
+    spool::{Lease, RequestKey, Spool, SpoolError},
 };
 
 /// The wait before the spool is asked again that could not be read.
@@ -37,24 +37,49 @@ pub struct Shared {
     pub desk: Desk,
 }
 
-/// Closes the books on the cycles that the process before left open; gives their links.
+/// The lease of a link: one keeper has it, whichever replica that is in.
+fn lease_of(link: &LinkName) -> String {
+    NextHop::Link(link.clone()).to_string()
+}
+
+/// Closes the books on the cycles that were left open of links that have no keeper any more.
 ///
 /// # Errors
 /// The spool cannot be read or written.
-pub async fn interrupt_left_open(spool: &Spool) -> Result<HashSet<LinkName>, SpoolError> {
-    let mut links = HashSet::new();
+pub async fn interrupt_unkept(spool: &Spool, kept: &[Link]) -> Result<(), SpoolError> {
+    let open = spool.open_cycles().await?.into_iter();
+    let links: HashSet<_> = open.map(|record| record.link).collect();
+    for link in links {
+        if kept.iter().any(|kept| kept.name == link) {
+            continue;
+        }
+        // Where another replica has it, its cycle may be running.
+        if let Some(lease) = spool.claim(&lease_of(&link)).await? {
+            interrupt_left_open(&spool.under(&lease), &link).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Closes the books on the cycles of a link that the keeper before left open; says whether there were any.
+async fn interrupt_left_open(spool: &Spool, link: &LinkName) -> Result<bool, SpoolError> {
+    let mut any = false;
     for mut record in spool.open_cycles().await? {
+        if record.link != *link {
+            continue;
+        }
         let now = Stamp::now();
         let reason = "the relay stopped while the cycle ran".to_owned();
         record.finish(super::Outcome::Interrupted, reason, now);
         spool.save_cycle(&record, "interrupted", now).await?;
-        links.insert(record.link);
+        any = true;
     }
-    Ok(links)
+    Ok(any)
 }
 
 /// The keeper of one link.
 pub struct Keeper {
+    lease: Lease,
     shared: Shared,
     link: Arc<Link>,
     hop: NextHop,
@@ -69,16 +94,70 @@ struct Start {
 }
 
 impl Keeper {
-    /// Takes a link over from the process before, which may have left its line up.
+    /// Keeps a link until cancelled: now, if no other replica does, or as soon as none does any more. What it calls for
+    /// meanwhile is answered: another replica keeps it.
     ///
     /// # Errors
     /// The spool cannot be read.
-    pub async fn take_over(
+    pub async fn post(
         shared: Shared,
         link: Arc<Link>,
-        line_may_be_up: bool,
+        mut requests: mpsc::Receiver<RunRequest>,
+        cancel: CancellationToken,
+    ) -> Result<impl Future<Output = ()> + use<>, SpoolError> {
+        let lease = shared.forwarder.spool.claim(&lease_of(&link.name)).await?;
+        let mut keeper = match lease {
+            Some(lease) => Some(Self::take_over(&shared, &link, lease).await?),
+            None => None,
+        };
+        Ok(async move {
+            while !cancel.is_cancelled() {
+                match keeper.take() {
+                    Some(keeper) => keeper.run(&mut requests, &cancel).await,
+                    None => keeper = Self::next(&shared, &link, &mut requests, &cancel).await,
+                }
+            }
+        })
+    }
+
+    /// Waits until the link is free, and takes it over.
+    async fn next(
+        shared: &Shared,
+        link: &Arc<Link>,
+        requests: &mut mpsc::Receiver<RunRequest>,
+        cancel: &CancellationToken,
+    ) -> Option<Self> {
+        let name = lease_of(&link.name);
+        let mut claimed = std::pin::pin!(shared.forwarder.spool.claimed(&name, cancel));
+        let lease = loop {
+            tokio::select! {
+                lease = &mut claimed => break lease?,
+                Some(call) = requests.recv() => drop(call.answer.send(Err(RunError::Elsewhere))),
+            }
+        };
+        match Self::take_over(shared, link, lease).await {
+            Ok(keeper) => Some(keeper),
+            Err(error) => {
+                tracing::error!(link = %link.name, %error, "the link cannot be taken over");
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(SPOOL_PAUSE) => {}
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes a link over from the keeper before, which may have left its line up.
+    async fn take_over(
+        shared: &Shared,
+        link: &Arc<Link>,
+        lease: Lease,
     ) -> Result<Self, SpoolError> {
-        let spool = &shared.forwarder.spool;
+        let mut shared = shared.clone();
+        shared.forwarder.spool = shared.forwarder.spool.under(&lease);
+        let (link, spool) = (Arc::clone(link), &shared.forwarder.spool);
+        let line_may_be_up = interrupt_left_open(spool, &link.name).await?;
         let last = spool.cycles(Some(link.name.clone()), i64::MAX, 1).await?;
         let since_last = last
             .first()
@@ -86,6 +165,7 @@ impl Keeper {
         let schedule = Schedule::new(link.trigger, link.redial_after, since_last, Instant::now());
         let hop = NextHop::Link(link.name.clone());
         Ok(Self {
+            lease,
             shared,
             link,
             hop,
@@ -94,11 +174,26 @@ impl Keeper {
         })
     }
 
-    /// Runs cycles until cancelled; the one that runs then is brought to its end first.
-    pub async fn run(
-        mut self,
-        mut requests: mpsc::Receiver<RunRequest>,
-        cancel: CancellationToken,
+    /// Runs cycles until cancelled, or until the lease is lost; the one that runs then is brought to its end first.
+    async fn run(mut self, requests: &mut mpsc::Receiver<RunRequest>, cancel: &CancellationToken) {
+        let stop = cancel.child_token();
+        let lost = self.lease.lost().clone();
+        let cycles = self.cycles(requests, &stop);
+        let watched = async {
+            lost.cancelled().await;
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = cycles => {}
+            () = watched => {}
+        }
+    }
+
+    async fn cycles(
+        &mut self,
+        requests: &mut mpsc::Receiver<RunRequest>,
+        cancel: &CancellationToken,
     ) {
         if self.line_may_be_up
             && let Err(error) = link::hang_up(&self.link.dial).await
@@ -125,7 +220,7 @@ impl Keeper {
                     }
                 }
             };
-            self.cycle(start, &mut requests, &cancel).await;
+            self.cycle(start, requests, cancel).await;
         }
     }
 

@@ -18,5 +18,5 @@ mod schedule;
 mod sessions;
 
 pub use desk::{Busy, Desk, LinkView, Post, RunError, RunRequest};
-pub use keeper::{Keeper, Shared, interrupt_left_open};
+pub use keeper::{Keeper, Shared, interrupt_unkept};
 pub use record::{DequeueRequest, DialAttempt, Outcome, Phase, PhaseSpan, Record, Trigger};

@@ -29,8 +29,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The pauses after a session that failed: from the first, doubling, to the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Forwards to one host until cancelled.
+/// Forwards to one host until cancelled, while no other replica does.
 pub async fn run(forwarder: Forwarder, host: HostPort, cancel: CancellationToken) {
+    let name = NextHop::Smtp(host.clone()).to_string();
+    while let Some(lease) = forwarder.spool.claimed(&name, &cancel).await {
+        let stop = cancel.child_token();
+        let mut forwarder = forwarder.clone();
+        forwarder.spool = forwarder.spool.under(&lease);
+        let watched = async {
+            lease.lost().cancelled().await;
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = serve(forwarder, host.clone(), stop.clone()) => {}
+            () = watched => {}
+        }
+    }
+}
+
+/// Forwards to one host until cancelled.
+async fn serve(forwarder: Forwarder, host: HostPort, cancel: CancellationToken) {
     let hop = NextHop::Smtp(host.clone());
     let mut woken = forwarder.spool.watch_hop(&hop.to_string());
     let mut pause = PAUSE.0;

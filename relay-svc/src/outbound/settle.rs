@@ -238,7 +238,7 @@ impl Forwarder {
 
     async fn write(&self, hop: &str, record: Record) -> Result<(), SpoolError> {
         let done = self.store(&record).await;
-        if matches!(done, Err(SpoolError::Full)) {
+        if matches!(done, Err(SpoolError::Full | SpoolError::Unavailable(_))) {
             let mut waiting = self.unrecorded.lock();
             waiting.entry(hop.to_owned()).or_default().push(record);
         }

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use super::turn::lease_of;
 use crate::{
     clock::Stamp,
     names::{NextHop, Node},
@@ -54,12 +55,12 @@ impl Expiry {
         if Instant::now() < self.at {
             return;
         }
-        let next = match self.batch(held).await {
+        let next = match self.under_lease(held).await {
             Ok(Some(place)) => {
                 self.place = place;
                 return;
             }
-            Ok(None) => forget(held).await,
+            Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = next {
@@ -67,6 +68,21 @@ impl Expiry {
         }
         self.place = HeldPlace::default();
         self.at = Instant::now() + self.every;
+    }
+
+    /// Nothing while another replica sweeps for all.
+    async fn under_lease(&self, held: &Forwarder) -> Result<Option<HeldPlace>, SpoolError> {
+        let Some(lease) = held.spool.claim("sweep").await? else {
+            return Ok(None);
+        };
+        let mut held = held.clone();
+        held.spool = held.spool.under(&lease);
+        let next = match self.batch(&held).await {
+            Ok(None) => forget(&held).await.map(|()| None),
+            next => next,
+        };
+        lease.give_back().await;
+        next
     }
 
     /// Gives up some held mail; where it goes on, if there may be more. A message that is being sent at this moment is
@@ -78,8 +94,16 @@ impl Expiry {
         let reason = format!("held for {}", in_words(limit));
         for (node, message) in old.messages {
             let hop = NextHop::Hold(node.clone()).to_string().into();
-            if let Some(_taken) = self.in_hand.take(&hop, message.seq) {
-                self.give_up(held, node, message.seq, &reason).await?;
+            let Some(_taken) = self.in_hand.take(&hop, message.seq) else {
+                continue;
+            };
+            // Another replica may be sending it: it is left to the next sweep, too.
+            if let Some(lease) = held.spool.claim(&lease_of(&node)).await? {
+                let mut held = held.clone();
+                held.spool = held.spool.under(&lease);
+                let given_up = self.give_up(&held, node, message.seq, &reason).await;
+                lease.give_back().await;
+                given_up?;
             }
         }
         Ok(old.next)

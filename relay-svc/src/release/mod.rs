@@ -168,6 +168,7 @@ impl Releases {
                 let until = Instant::now() + work.pause();
                 End::Pause(Some(work), until)
             }
+            Ok(Turn::Elsewhere(work)) => End::Pause(work, Instant::now() + SPOOL_PAUSE),
             Ok(Turn::Failed(work, error)) => {
                 tracing::error!(%node, %error, "a release could not go on");
                 End::Pause(work, Instant::now() + SPOOL_PAUSE)

@@ -38,8 +38,15 @@ pub(super) enum Turn {
     NotReached(Work),
     /// The spool cannot be used: it is tried again after a pause.
     Failed(Option<Work>, SpoolError),
+    /// Another replica releases it, or gives up what is held too long.
+    Elsewhere(Option<Work>),
     /// The relay stops; the request stays open.
     Stopped,
+}
+
+/// The lease of a node: who has it sends what is held for it, or gives it up.
+pub(super) fn lease_of(node: &Node) -> String {
+    NextHop::Hold(node.clone()).to_string()
 }
 
 /// Whose turn it is, and what it may use.
@@ -55,7 +62,30 @@ pub(super) struct Place {
 impl Place {
     /// Takes a turn at the newest request for a node. A newer request than that of `work` takes its place: it asks for all
     /// that the older one does, and once more for what was tried already.
-    pub(super) async fn take(self, work: Option<Work>) -> Turn {
+    pub(super) async fn take(mut self, work: Option<Work>) -> Turn {
+        let spool = self.held.spool.clone();
+        let lease = match spool.claim(&lease_of(&self.node)).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => return Turn::Elsewhere(work),
+            Err(error) => return Turn::Failed(work, error),
+        };
+        self.held.spool = spool.under(&lease);
+        self.cancel = self.cancel.child_token();
+        let (stop, lost) = (self.cancel.clone(), lease.lost().clone());
+        let watched = async {
+            lost.cancelled().await;
+            stop.cancel();
+            std::future::pending::<Turn>().await
+        };
+        let turn = tokio::select! {
+            turn = self.take_under(work) => turn,
+            turn = watched => turn,
+        };
+        lease.give_back().await;
+        turn
+    }
+
+    async fn take_under(self, work: Option<Work>) -> Turn {
         let (held, node) = (&self.held, &self.node);
         let request = match held.spool.release_request(node.clone()).await {
             Ok(Some(request)) => request,

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, Spool, SpoolError, db::Db};
@@ -37,6 +38,7 @@ pub struct Lease {
     /// Cancelled when the lease was lost.
     lost: CancellationToken,
     done: CancellationToken,
+    renewal: Option<JoinHandle<()>>,
 }
 
 /// What the renewal and the handles under a lease know of it.
@@ -53,6 +55,14 @@ impl Lease {
     #[must_use]
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// Gives it back; others, and we, can claim it at once then.
+    pub async fn give_back(mut self) {
+        self.done.cancel();
+        if let Some(renewal) = self.renewal.take() {
+            let _ = renewal.await;
+        }
     }
 }
 
@@ -136,8 +146,12 @@ impl Spool {
     pub async fn claim(&self, name: &str) -> Result<Option<Lease>, SpoolError> {
         let (lost, done) = (CancellationToken::new(), CancellationToken::new());
         let Engine::Shared(shared) = &self.inner.engine else {
-            let held = None;
-            return Ok(Some(Lease { held, lost, done }));
+            return Ok(Some(Lease {
+                held: None,
+                lost,
+                done,
+                renewal: None,
+            }));
         };
         let (asked, owner) = (Instant::now(), shared.owner.clone());
         let named = name.to_owned();
@@ -152,14 +166,19 @@ impl Spool {
             until: Mutex::new(asked + TIME),
             lost: lost.clone(),
         });
-        tokio::spawn(Arc::clone(&held).keep(spool, done.clone()));
-        let held = Some(held);
-        Ok(Some(Lease { held, lost, done }))
+        let renewal = Arc::clone(&held).keep(spool, done.clone());
+        let renewal = shared.renewals.spawn(renewal);
+        Ok(Some(Lease {
+            held: Some(held),
+            lost,
+            done,
+            renewal: Some(renewal),
+        }))
     }
 
     /// Claims a lease as soon as no other replica has it; `None` if cancelled before.
     pub async fn claimed(&self, name: &str, cancel: &CancellationToken) -> Option<Lease> {
-        loop {
+        while !cancel.is_cancelled() {
             match self.claim(name).await {
                 Ok(Some(lease)) => return Some(lease),
                 Ok(None) => {}
@@ -170,6 +189,7 @@ impl Spool {
                 () = tokio::time::sleep(ASK_AGAIN) => {}
             }
         }
+        None
     }
 
     /// The spool under a lease: once that is lost, nothing is read and nothing recorded through it.

@@ -225,6 +225,13 @@ impl Spool {
         Ok(Self { inner, lease: None })
     }
 
+    /// Ends the use of a shared database: leases are given back, and nothing is begun any more.
+    pub async fn close(&self) {
+        if let Engine::Shared(shared) = &self.inner.engine {
+            shared.close().await;
+        }
+    }
+
     /// A place for the body of a message that is being received.
     #[must_use]
     pub fn draft(&self) -> Draft {

@@ -6,6 +6,8 @@ use std::{
 };
 
 use sqlx::postgres::PgConnectOptions;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::{
     Engine, Inner, SpoolError, age,
@@ -16,11 +18,18 @@ use super::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Messages get their places before they are committed: so many before the newest are looked at again.
 const LATE: i64 = 100;
+/// And so many times after the newest came.
+const AGAIN: u32 = 5;
+
+/// At the end, each of two steps gets so long.
+const CLOSE: Duration = Duration::from_secs(3);
 
 pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     /// Whose leases are those of this process.
     pub(super) owner: String,
+    /// What renews its leases, and gives them back.
+    pub(super) renewals: TaskTracker,
 }
 
 impl Shared {
@@ -36,7 +45,21 @@ impl Shared {
         pool.change(move |db| migrate(db, &place)).await?;
         let clock = pool.look_up(age::SpoolClock::resume).await?;
         let owner = uuid::Uuid::new_v4().to_string();
-        Ok((Self { pool, owner }, clock))
+        let renewals = TaskTracker::new();
+        let shared = Self {
+            pool,
+            owner,
+            renewals,
+        };
+        Ok((shared, clock))
+    }
+
+    /// Waits, each time a few seconds at most, until leases that were dropped are given back, and until nothing is under
+    /// way; nothing is begun any more then.
+    pub(super) async fn close(&self) {
+        self.renewals.close();
+        let _ = timeout(CLOSE, self.renewals.wait()).await;
+        let _ = timeout(CLOSE, self.pool.close()).await;
     }
 }
 
@@ -45,6 +68,8 @@ impl Shared {
 struct Newest {
     message: i64,
     revision: i64,
+    /// So many further looks see what came late.
+    again: u32,
 }
 
 /// Wakes those whom commits of other replicas concern, until the spool is gone.
@@ -66,6 +91,7 @@ pub(super) async fn watch(spool: Weak<Inner>) {
                 inner.clock.set(clock);
                 seen = Some(newest);
             }
+            Err(SpoolError::Closed) => return,
             Err(error) => tracing::warn!(%error, "the spool cannot be watched"),
         }
     }
@@ -78,11 +104,16 @@ fn look(db: &Db<'_>, seen: Option<Newest>) -> Result<(Newest, Vec<String>, Durat
         Ok(Newest {
             message: row.get(0)?,
             revision: row.get(1)?,
+            again: AGAIN,
         })
     })?;
-    let newest = newest.unwrap_or_default();
+    let mut newest = newest.unwrap_or_default();
+    // What came before the first look may have come after others looked for themselves.
     let before = seen.unwrap_or(newest).message;
-    let hops = if newest.message == before {
+    if let Some(seen) = seen.filter(|seen| seen.message == newest.message) {
+        newest.again = seen.again.saturating_sub(1);
+    }
+    let hops = if newest.again == 0 {
         Vec::new()
     } else {
         let sql = "SELECT DISTINCT hop FROM recipients WHERE seq > ?1 LIMIT 10000";

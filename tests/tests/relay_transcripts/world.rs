@@ -108,6 +108,7 @@ pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
         hostname: value(transcript, "hostname ")
             .unwrap_or("relay.test")
             .into(),
+        database: None,
         state: PathBuf::from(state),
         postmaster: postmaster.clone(),
         grpc: config::Grpc {

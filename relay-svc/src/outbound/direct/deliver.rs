@@ -54,6 +54,8 @@ pub(super) enum Came {
     NoNameServer(String),
     /// The spool cannot be read or written.
     Spool(String),
+    /// Another replica delivers to this domain now.
+    Elsewhere,
     /// The relay is stopping.
     Cancelled,
 }

@@ -69,6 +69,8 @@ pub async fn run(direct: Direct, at_once: usize, cancel: CancellationToken) {
                         tracing::warn!(hop, why, "delivery paused");
                         turns.broke(&hop, Instant::now());
                     }
+                    // It rests as one that broke, and is looked at again.
+                    Came::Elsewhere => turns.broke(&hop, Instant::now()),
                     Came::NoNameServer(why) | Came::Spool(why) => {
                         turns.done(&hop);
                         let until = Instant::now() + pause;
@@ -136,8 +138,27 @@ async fn look(
 const LOOKED_AT: usize = 200;
 
 async fn take(direct: &Direct, hop: &str, cancel: &CancellationToken) -> Came {
-    match NextHop::parse_mx(hop) {
-        Some(domain) => direct.turn(&domain, cancel).await,
-        None => Came::Broke("the spool names no domain".into()),
-    }
+    let Some(domain) = NextHop::parse_mx(hop) else {
+        return Came::Broke("the spool names no domain".into());
+    };
+    let spool = &direct.forwarder.spool;
+    let lease = match spool.claim(hop).await {
+        Ok(Some(lease)) => lease,
+        Ok(None) => return Came::Elsewhere,
+        Err(error) => return error.into(),
+    };
+    let mut direct = direct.clone();
+    direct.forwarder.spool = spool.under(&lease);
+    let stop = cancel.child_token();
+    let watched = async {
+        lease.lost().cancelled().await;
+        stop.cancel();
+        std::future::pending::<Came>().await
+    };
+    let came = tokio::select! {
+        came = direct.turn(&domain, &stop) => came,
+        came = watched => came,
+    };
+    lease.give_back().await;
+    came
 }

@@ -203,6 +203,14 @@ impl Pool {
         broken(result, broke)
     }
 
+    /// Begins nothing any more; returns when nothing is under way.
+    pub(in crate::spool) async fn close(&self) {
+        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        let turns = self.turns.acquire_many(all).await;
+        self.turns.close();
+        drop(turns);
+    }
+
     /// Where its work runs.
     pub(in crate::spool) fn runtime(&self) -> &Handle {
         &self.handle

@@ -1,0 +1,64 @@
+"""A PostgreSQL server of a test's own, reached by a socket in its folder. It keeps its data over a restart."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from . import wait
+
+NOBODY = 65534
+
+
+class Postgres:
+    """`url` names a database of it, for the configuration of a relay."""
+
+    def __init__(self, place):
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        assert found, "no PostgreSQL in /usr/lib/postgresql: tests/run install"
+        self.programs = found[-1]
+        self.folder = place.folder / "postgres"
+        self.data = self.folder / "data"
+        self.process = None
+
+    @property
+    def url(self):
+        return f"postgres://linkmail@localhost/postgres?host={self.folder}"
+
+    def start(self):
+        if not self.data.exists():
+            self.data.mkdir(parents=True)
+            os.chown(self.folder, NOBODY, NOBODY)
+            os.chown(self.data, NOBODY, NOBODY)
+            made = ["-D", str(self.data), "-U", "linkmail", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+            subprocess.run([*self._as_nobody("initdb"), *made], check=True, capture_output=True)
+        options = ["-D", str(self.data), "-k", str(self.folder), "-c", "listen_addresses="]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen([*self._as_nobody("postgres"), *options], stdout=log, stderr=log)
+        wait.until(lambda: self._run("select 1").returncode == 0, "PostgreSQL", 30)
+        return self
+
+    def stop(self):
+        if self.process is not None:
+            # SIGINT: connections are broken off, what is committed stays.
+            self.process.send_signal(2)
+            self.process.wait(timeout=30)
+            self.process = None
+
+    def value(self, sql):
+        """The one value of an answer, as text."""
+        done = self._run(sql)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def _run(self, sql):
+        psql = [str(self.programs / "psql"), "-h", str(self.folder), "-U", "linkmail", "-d", "postgres", "-Atc", sql]
+        return subprocess.run(psql, capture_output=True, text=True, timeout=30)
+
+    def _as_nobody(self, program):
+        return [
+            "setpriv",
+            f"--reuid={NOBODY}",
+            f"--regid={NOBODY}",
+            "--clear-groups",
+            str(self.programs / program),
+        ]
