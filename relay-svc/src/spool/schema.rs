@@ -11,7 +11,7 @@ use super::SpoolError;
 const FILE: &str = "spool.sqlite";
 
 /// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     r"
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
@@ -140,6 +140,20 @@ CREATE TABLE policies (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX policies_ends ON policies (ends_ms);
 ",
+    r"
+ALTER TABLE messages ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; -- -9 to 9 (RFC 6710), as it was accepted
+ALTER TABLE messages ADD COLUMN deliver_by TEXT;     -- the value of BY= (RFC 2852); its time began at accepted_ms
+ALTER TABLE messages ADD COLUMN deadline_ms INTEGER; -- when that is to be looked at; NULL: nothing is to be done any more
+CREATE INDEX messages_deadline ON messages (deadline_ms) WHERE deadline_ms IS NOT NULL;
+
+ALTER TABLE recipients ADD COLUMN told_ms INTEGER;   -- when the sender was told that it is late
+-- So many attempts had been counted when the backoff began anew.
+ALTER TABLE recipients ADD COLUMN attempts_before INTEGER NOT NULL DEFAULT 0;
+-- What goes first, in the order of the index: the priority with its sign turned, then who has the turn (queue/order.rs).
+ALTER TABLE recipients ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recipients ADD COLUMN lane INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX recipients_turn ON recipients (hop, rank, lane, due_ms, seq) WHERE state = 1;
+",
 ];
 
 /// Whether there is a database.
@@ -196,7 +210,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .contains("written by a newer version (schema 99; this one knows 4)"),
+                .contains("written by a newer version (schema 99; this one knows 5)"),
             "{error}"
         );
     }

@@ -4,7 +4,10 @@ use super::{Db, postgres::Session};
 use crate::spool::SpoolError;
 
 /// Each entry brings a spool to the version before it. An entry that was released is never edited.
-const MIGRATIONS: [(i64, &str); 1] = [(4, include_str!("postgres_4.sql"))];
+const MIGRATIONS: [(i64, &str); 2] = [
+    (4, include_str!("postgres_4.sql")),
+    (5, include_str!("postgres_5.sql")),
+];
 
 /// The newest version that this program knows.
 const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

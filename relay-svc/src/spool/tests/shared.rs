@@ -247,7 +247,7 @@ async fn a_database_of_a_newer_version_is_refused() {
     };
     let error = Spool::connect(*options).await.err().unwrap().to_string();
     assert!(
-        error.contains("written by a newer version (schema 99; this one knows 4)"),
+        error.contains("written by a newer version (schema 99; this one knows 5)"),
         "{error}"
     );
 }
