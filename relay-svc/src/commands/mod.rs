@@ -4,6 +4,7 @@ mod credentials;
 mod cycle;
 mod node;
 mod queue;
+mod spool;
 mod submit;
 
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ enum Command {
     /// Work with the file of credentials
     #[command(subcommand)]
     Credentials(CredentialsCommand),
+    /// Work with the spool as a whole
+    #[command(subcommand)]
+    Spool(spool::SpoolCommand),
     /// Hand in the message on standard input
     Submit {
         /// The reverse path, such as alice@branch.example; left out: the null reverse path
@@ -177,6 +181,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
         Command::Credentials(command) => credentials(command),
+        Command::Spool(command) => spool::run(command),
         client => call(client).await,
     }
 }
@@ -184,7 +189,9 @@ async fn run(command: Command) -> Result<(), Exit> {
 /// The commands that speak to the service.
 async fn call(command: Command) -> Result<(), Exit> {
     match command {
-        Command::Serve(_) | Command::Check(_) | Command::Credentials(_) => Ok(()),
+        Command::Serve(_) | Command::Check(_) | Command::Credentials(_) | Command::Spool(_) => {
+            Ok(())
+        }
         Command::Cycle(CycleCommand::Run { link, service }) => {
             cycle::run(&link, &address(&service)?).await
         }

@@ -20,6 +20,7 @@
 //! add at most one scheduled wait to the time after which a recipient is given up.
 
 mod age;
+mod backup;
 mod body;
 mod checkpoint;
 mod chunks;
@@ -34,10 +35,12 @@ mod look;
 mod messages;
 mod nodes;
 mod policies;
+mod removal;
 mod repeats;
 mod reports;
 mod requests;
 mod reroute;
+mod restore;
 mod room;
 mod schema;
 mod shared;
@@ -58,6 +61,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use db::Db;
 
+pub use backup::{BackupError, Contents, back_up};
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
@@ -72,6 +76,7 @@ pub use messages::{
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+pub use restore::{RestoreError, restore};
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;

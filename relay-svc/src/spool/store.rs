@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
-    body::{Facts, Finished, Store},
+    Accepted, Draft, Engine, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
+    body::{Facts, Finished},
     chunks,
     db::Db,
     look, nodes, repeats, requests,
@@ -93,9 +93,9 @@ impl Spool {
 
     /// A file that stays behind all the same is swept at the next start.
     async fn remove_body(&self, file: &str) {
-        match self.body_store() {
-            Store::Folder(folder) => drop(tokio::fs::remove_file(folder.join(file)).await),
-            Store::Chunks(pool) => chunks::remove(&pool, file.to_owned()).await,
+        match &self.inner.engine {
+            Engine::Embedded(embedded) => embedded.removals.remove(file).await,
+            Engine::Shared(shared) => chunks::remove(&shared.pool, file.to_owned()).await,
         }
     }
 

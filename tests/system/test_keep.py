@@ -1,0 +1,214 @@
+"""The spool as a thing to be kept: copied under load, put back, moved to PostgreSQL; a message out of it, and in again."""
+
+import random
+import shutil
+import sqlite3
+import threading
+
+import pytest
+
+from harness import smtp, spool, wait
+from harness.mailbox import Mailbox
+from harness.relay import Relay, cli
+
+
+class Load:
+    """Clients that hand in messages until `stop`, one in four above 64 KiB. `accepted`: the ids that got 250."""
+
+    def __init__(self, relay, clients=4):
+        self.relay = relay
+        self.accepted = set()
+        self.over = threading.Event()
+        self.failed = []
+        self.threads = [threading.Thread(target=self._client) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def _client(self):
+        try:
+            with smtp.Dialogue(self.relay.site) as dialogue:
+                dialogue.expect(250, "EHLO client.branch.example")
+                while not self.over.is_set():
+                    lines = 2000 if random.random() < 0.25 else 20
+                    content, id = smtp.message(body=("x" * 70 + "\n") * lines)
+                    code = dialogue.transaction("alice@branch.example", ["bob@remote.example"], smtp.stuffed(content))
+                    assert code == 250, f"answered {code}"
+                    self.accepted.add(id)
+        except (OSError, AssertionError) as error:
+            self.failed.append(error)
+
+    def stop(self):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(timeout=30)
+        assert not self.failed, self.failed
+
+
+def elsewhere(place, running, stage, state):
+    """A relay beside that of `stage`, with a spool of its own, that delivers to a world of its own."""
+    world = running(Mailbox(place.endpoint()))
+    relay = running(Relay(place, stage.mailbox.endpoint, world.endpoint, state=state))
+    relay.name, config = "elsewhere", relay.config
+    relay.config = place.folder / "elsewhere.toml"
+    shutil.move(config, relay.config)
+    return relay, world
+
+
+def backup(stage, to):
+    done = cli("spool", "backup", "--state", str(stage.relay.state), "--to", str(to))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_backups_under_load_hold_everything_that_was_accepted_before_and_not_delivered(scene, place, running):
+    """Must show: mail comes in and goes out, with bodies in files, while backups are made. Each is whole: what had its 250
+    before it began is in it, or was delivered by its end. The relay loses nothing by it, and leaves no file behind."""
+    stage = scene(provider=False)
+    load = Load(stage.relay)
+    try:
+        wait.until(lambda: len(load.accepted) > 100, "100 accepted")
+        # It goes on as long as mail comes in.
+        cycle = stage.relay.client.call("CycleService/RunCycle", parent="links/isp")
+        copies = []
+        for number in range(4):
+            sent = len(stage.world.mails)
+            wait.until(lambda: len(stage.world.mails) > sent + 10, "deliveries")
+            before = set(load.accepted)
+            said = backup(stage, place.folder / f"backup-{number}")
+            copies.append((place.folder / f"backup-{number}", before, set(stage.world.ids()), said))
+    finally:
+        load.stop()
+    stage.relay.ended(cycle["name"])
+    stage.relay.run_cycle()
+    wait.until(lambda: stage.world.ids().keys() == load.accepted, "all delivered")
+    assert set(stage.world.ids().values()) == {1}
+    for number, (folder, before, delivered, said) in enumerate(copies):
+        state = place.folder / f"restored-{number}"
+        done = cli("spool", "restore", "--state", str(state), "--from", str(folder))
+        assert done.returncode == 0, done.stderr
+        assert "goes again" in done.stdout
+        relay, world = elsewhere(place, running, stage, state)
+        relay.start()
+        waiting = sum(count for (state, _), count in relay.outcomes().items() if state == "QUEUED")
+        assert f" {waiting} recipients queued" in said
+        assert f" {waiting} recipients queued" in done.stdout
+        relay.run_cycle()
+        assert len(world.mails) == waiting > 0
+        assert set(world.ids().values()) == {1}
+        assert before - delivered - world.ids().keys() == set(), "accepted before the backup, and not in it"
+        assert world.ids().keys() <= load.accepted
+        relay.stop()
+    # What stayed behind for a backup goes with the next body.
+    stage.send(1, body=("x" * 70 + "\n") * 2000)
+    stage.relay.run_cycle()
+    assert list((stage.relay.state / "bodies").iterdir()) == []
+
+
+def test_a_backup_is_refused_where_it_would_be_none(scene, place):
+    """Must show: each refusal of `spool backup`, with its message and exit code, and that it leaves nothing."""
+    stage = scene(provider=False)
+    stage.send(1)
+    full = place.folder / "full"
+    full.mkdir()
+    (full / "mine").write_text("mine")
+    state, empty = str(stage.relay.state), str(place.folder / "empty")
+    shared = place.folder / "shared.toml"
+    shared.write_text(f'spool = "postgres://a@b/c"\n{stage.relay.config.read_text()}')
+    for given, code, said in [
+        (["--state", state, "--to", str(full)], 65, "not empty: expected an empty folder"),
+        (["--state", empty, "--to", str(place.folder / "x")], 65, "there is no spool.sqlite: expected the state folder"),
+        (["--state", state, "--to", str(full / "mine")], 73, "mine: File exists"),
+        (["--config", str(shared), "--to", empty], 78, "the spool lies in PostgreSQL"),
+    ]:
+        done = cli("spool", "backup", *given)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert said in done.stderr
+    assert [path.name for path in full.iterdir()] == ["mine"]
+    assert cli("spool", "backup", "--config", str(stage.relay.config), "--to", empty).returncode == 0
+
+
+def test_a_backup_says_what_of_the_spool_is_damaged(scene, place):
+    """Must show: a body that is missing is named, with exit 65, and everything else is in the backup."""
+    stage = scene(provider=False)
+    stage.send(2, body=("x" * 70 + "\n") * 2000)
+    one, _ = (stage.relay.state / "bodies").iterdir()
+    one.unlink()
+    done = cli("spool", "backup", "--state", str(stage.relay.state), "--to", str(place.folder / "copy"))
+    assert done.returncode == 65
+    assert "backed up: 2 messages" in done.stdout
+    assert f"bodies/{one.name} is missing" in done.stderr
+    assert len(list((place.folder / "copy" / "bodies").iterdir())) == 1
+
+
+def test_a_restore_is_refused_where_it_would_do_harm(scene, place, running):
+    """Must show: each refusal of `spool restore`, with its message and exit code, and that the state folder is as it was:
+    a folder in use, one with a spool, no backup, one of a newer version, damaged bodies of both kinds, a damaged
+    database. `--damaged` restores the rest, and what is damaged is set aside when it is to be sent."""
+    stage = scene(provider=False)
+    for lines in (1, 2000, 2000, 1):
+        stage.send(1, body=("x" * 70 + "\n") * lines)
+    good = place.folder / "good"
+    assert backup(stage, good) == "backed up: 4 messages, 4 recipients queued, 0 held; 2 bodies in files\n"
+
+    def restore(source, state, *more):
+        return cli("spool", "restore", "--from", str(source), "--state", str(state), *more)
+
+    def broken(name, breaks):
+        copy = place.folder / name
+        shutil.copytree(good, copy)
+        breaks(copy)
+        return copy
+
+    def sql(statement, *values):
+        def run(copy):
+            with sqlite3.connect(copy / "spool.sqlite") as database:
+                database.execute(statement, values)
+
+        return run
+
+    def shorten(copy):
+        body = min((copy / "bodies").iterdir())
+        body.write_bytes(body.read_bytes()[:-1])
+
+    def change(copy):
+        body = min((copy / "bodies").iterdir())
+        body.write_bytes(b"Y" + body.read_bytes()[1:])
+
+    def scribble(copy):
+        octets = bytearray((copy / "spool.sqlite").read_bytes())
+        octets[8192 * 3 : 8192 * 5] = b"\xff" * 8192 * 2
+        (copy / "spool.sqlite").write_bytes(octets)
+
+    empty = place.folder / "empty"
+    cases = [
+        (good, stage.relay.state, 75, "another relay-svc is using this state folder"),
+        (place.folder / "nothing", empty, 65, "there is no spool.sqlite: it is no backup"),
+        (broken("newer", sql("PRAGMA user_version = 99")), empty, 65, "written by a newer version (schema 99"),
+        (broken("short", shorten), empty, 65, "1 messages of the backup are damaged"),
+        (broken("changed", change), empty, 65, "its hash differs"),
+        (broken("gone", lambda copy: min((copy / "bodies").iterdir()).unlink()), empty, 65, "is missing): with --damaged"),
+        (broken("inline", sql("UPDATE bodies SET content = x'00' WHERE seq = 1")), empty, 65, "its hash differs"),
+        (broken("bodiless", sql("DELETE FROM bodies")), empty, 65, "2 messages of the backup are damaged"),
+        (broken("scribbled", scribble), empty, 65, "the database is damaged"),
+    ]
+    for source, state, code, said in cases:
+        done = restore(source, state)
+        assert (done.returncode, done.stdout) == (code, ""), f"{source}: {done.stdout} {done.stderr}"
+        assert said in done.stderr, f"{source}: {done.stderr}"
+        if state == empty and empty.exists():
+            assert not (empty / "spool.sqlite").exists()
+            shutil.rmtree(empty)
+    done = restore(place.folder / "changed", empty, "--damaged")
+    assert done.returncode == 65
+    assert "4 recipients queued" in done.stdout
+    assert "1 messages are damaged and cannot be sent" in done.stderr
+    again = restore(good, empty)
+    assert again.returncode == 65
+    assert "holds" in again.stderr and "expected the state folder of a relay that has no spool yet" in again.stderr
+    relay, world = elsewhere(place, running, stage, empty)
+    relay.start()
+    relay.run_cycle()
+    assert relay.outcomes() == {("DELIVERED", 1): 3, ("SET_ASIDE", 0): 1}
+    assert len(world.mails) == 3
+    stage.relay.run_cycle()
+    assert stage.relay.outcomes() == {("DELIVERED", 1): 4}
