@@ -3,13 +3,15 @@
 import random
 import shutil
 import sqlite3
+import subprocess
 import threading
 
 import pytest
 
 from harness import smtp, spool, wait
 from harness.mailbox import Mailbox
-from harness.relay import Relay, cli
+from harness.postgres import Postgres
+from harness.relay import BINARY, Relay, cli, environment
 
 
 class Load:
@@ -212,3 +214,177 @@ def test_a_restore_is_refused_where_it_would_do_harm(scene, place, running):
     assert len(world.mails) == 3
     stage.relay.run_cycle()
     assert stage.relay.outcomes() == {("DELIVERED", 1): 4}
+
+
+def fill(stage, count):
+    """Lets `count` messages wait, one in ten above 64 KiB; their ids."""
+    ids = set()
+    with smtp.Dialogue(stage.relay.site) as dialogue:
+        dialogue.expect(250, "EHLO client.branch.example")
+        for number in range(count):
+            content, id = smtp.message(body=("x" * 70 + "\n") * (2000 if number % 10 == 0 else 5))
+            code = dialogue.transaction("alice@branch.example", ["bob@remote.example"], smtp.stuffed(content))
+            assert code == 250
+            ids.add(id)
+    return ids
+
+
+def share(stage, database):
+    """From now on the relay of `stage` has its spool in the database."""
+    stage.relay.write(f'spool = "{database.url}"\n' + stage.relay.config.read_text())
+
+
+def move(stage, database):
+    return cli("spool", "move", "--from", str(stage.relay.state), "--to", database.url)
+
+
+def test_a_spool_that_was_moved_goes_on_in_postgresql(scene, place, running):
+    """Must show: 2,000 messages of both kinds, one of them done, one in a cycle's record, move to PostgreSQL: counts are
+    those that were, each is delivered once by a relay that starts there, numbers go on behind those that were given, and
+    the relay refuses to start on what was left, saying where the spool is."""
+    stage = scene(provider=False)
+    stage.send(1)
+    first = stage.relay.run_cycle()
+    ids = fill(stage, 2000)
+    before = stage.relay.messages()
+    stage.relay.terminate()
+    with sqlite3.connect(stage.relay.state / "spool.sqlite") as database:
+        numbers = dict(database.execute("SELECT name, seq FROM sqlite_sequence"))
+        requests = database.execute("SELECT count(*) FROM requests").fetchone()
+    database = running(Postgres(place)).start()
+    done = move(stage, database)
+    assert done.returncode == 0, done.stderr
+    assert "moved: 2001 messages, 2000 recipients queued, 0 held; 200 bodies in files" in done.stdout
+    assert f'set spool = "{database.url}"' in done.stdout
+    assert database.value("select count(*) from requests") == str(requests[0])
+    assert database.value("select count(*) from large_bodies") == "200"
+    for table, number in numbers.items():
+        assert database.value(f"select nextval(pg_get_serial_sequence('{table}', '{numbered(table)}'))") == str(number + 1)
+
+    refused = cli("serve", "--config", str(stage.relay.config))
+    assert refused.returncode == 65
+    assert f"this spool was moved to {database.url}" in refused.stderr
+    again = move(stage, database)
+    assert again.returncode == 65
+    assert f"this spool was moved to {database.url} before" in again.stderr
+
+    share(stage, database)
+    stage.relay.start()
+    assert stage.relay.messages() == before
+    assert stage.relay.client.call("CycleService/GetCycle", name=first["name"]) == first
+    stage.relay.run_cycle()
+    assert ids <= stage.world.ids().keys() and len(stage.world.ids()) == 2001
+    assert set(stage.world.ids().values()) == {1}
+    assert database.value("select count(*) from large_bodies") == "0"
+
+
+def numbered(table):
+    return "revision" if table == "journal" else "seq"
+
+
+def test_a_move_that_is_killed_is_begun_again(scene, place, running):
+    """Must show: kill -9 while a move copies each kind of row: a relay refuses to start on half a spool, and still starts
+    on the embedded one; the move that is begun again moves everything, once."""
+    stage = scene(provider=False)
+    ids = fill(stage, 300)
+    stage.relay.terminate()
+    database = running(Postgres(place)).start()
+    assert cli("spool", "move", "--from", str(empty_spool(stage, place)), "--to", database.url).returncode == 0
+    database.value("create function wait_long() returns trigger as 'begin perform pg_sleep(600); end' language plpgsql")
+    embedded = stage.relay.config.read_text()
+    command = [str(BINARY), "spool", "move", "--from", str(stage.relay.state), "--to", database.url]
+    asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+    for table in ("messages", "recipients", "bodies", "large_bodies", "body_chunks"):
+        at_row = "after insert" if table == "messages" else "before insert"
+        database.value(f"create trigger t {at_row} on {table} for each row execute function wait_long()")
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as process:
+            wait.until(lambda: database.value(asleep) == "1", f"rows of {table}", 30)
+            process.kill()
+        database.value("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'")
+        wait.until(lambda: database.value(asleep) == "0", "the end of its connection")
+        database.value(f"drop trigger t on {table}")
+        assert database.value("select split_part(value, ' ', 1) from meta where key = 'moving'") == "copying"
+    share(stage, database)
+    refused = cli("serve", "--config", str(stage.relay.config))
+    assert refused.returncode == 65
+    assert "a spool is being moved into this database, or that was interrupted" in refused.stderr
+    stage.relay.write(embedded)
+    stage.relay.start()
+    assert len(stage.relay.messages()) == 300
+    stage.relay.terminate()
+    done = move(stage, database)
+    assert done.returncode == 0, done.stderr
+    assert "moved: 300 messages" in done.stdout
+    share(stage, database)
+    stage.relay.start()
+    stage.relay.run_cycle()
+    assert stage.world.ids() == dict.fromkeys(ids, 1)
+
+
+def test_a_move_that_was_killed_before_its_last_step_ends(scene, place, running):
+    """Must show: between marking the embedded spool as moved and letting relays start on the database neither can be
+    started on; the move that is begun again ends it, and copies nothing twice."""
+    stage = scene(provider=False)
+    ids = fill(stage, 20)
+    stage.relay.terminate()
+    database = running(Postgres(place)).start()
+    assert move(stage, database).returncode == 0
+    with sqlite3.connect(stage.relay.state / "spool.sqlite") as spool_file:
+        [(value,)] = spool_file.execute("SELECT value FROM meta WHERE key = 'moved'")
+    token = value.split()[0]
+    database.value(f"insert into meta values ('moving', 'copied {token}')")
+    share(stage, database)
+    assert "or that was interrupted" in cli("serve", "--config", str(stage.relay.config)).stderr
+    done = move(stage, database)
+    assert (done.returncode, done.stdout) == (0, "moved before, and now ended\n"), done.stderr
+    stage.relay.start()
+    stage.relay.run_cycle()
+    assert stage.world.ids() == dict.fromkeys(ids, 1)
+
+
+def test_a_move_is_refused_where_it_would_do_harm(scene, place, running):
+    """Must show: each refusal of `spool move`, with its message and exit code, and that nothing is moved by it."""
+    stage = scene(provider=False)
+    stage.send(1)
+    database = running(Postgres(place)).start()
+    state, nobody = str(stage.relay.state), place.folder / "nobody"
+    gone = database.url.replace("/postgres?", "/missing?")
+
+    def refused(code, said, source=state, to=database.url, *more):
+        done = cli("spool", "move", "--from", str(source), "--to", to, *more)
+        assert (done.returncode, done.stdout) == (code, ""), f"{done.stdout} {done.stderr}"
+        assert said in done.stderr, done.stderr
+
+    refused(75, "another relay-svc is using this state folder")
+    stage.relay.terminate()
+    refused(65, "there is no spool.sqlite: expected the state folder of a relay", nobody)
+    refused(64, "--to: expected postgres://USER@HOST/NAME", state, "mysql://a@b/c")
+    refused(64, "the password stands in spool_password_file", state, "postgres://a:secret@b/c")
+    refused(65, "--password-file:", state, database.url, "--password-file", str(nobody))
+    refused(73, 'database "missing" does not exist', state, gone)
+    # One that has other columns than the embedded spool.
+    assert cli("spool", "move", "--from", str(empty_spool(stage, place)), "--to", database.url).returncode == 0
+    database.value("alter table nodes add column more bigint")
+    refused(65, "PostgreSQL has a column nodes.more that the embedded spool has not")
+    database.value("alter table nodes drop column more")
+    database.value("alter table nodes rename column seen_ms to saw_ms")
+    refused(65, "PostgreSQL has no column nodes.seen_ms")
+    database.value("alter table nodes rename column saw_ms to seen_ms")
+    database.value("insert into nodes (node, reversed, seen_ms) values ('a', 'a', 0)")
+    refused(65, "nodes has rows: expected an empty database")
+    database.value("delete from nodes")
+    share(stage, database)
+    stage.relay.start()
+    refused(75, "a relay uses this database: stop it first")
+    stage.relay.terminate()
+    assert "moved: 1 messages" in move(stage, database).stdout
+
+
+def empty_spool(stage, place):
+    """The state folder of a relay that never had mail."""
+    copy = place.folder / "empty-spool"
+    shutil.copytree(stage.relay.state, copy)
+    with sqlite3.connect(copy / "spool.sqlite") as database:
+        for table in ("bodies", "recipients", "messages", "requests", "cycles", "journal", "nodes", "meta"):
+            database.execute(f"DELETE FROM {table}")
+    return copy

@@ -181,7 +181,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
         Command::Credentials(command) => credentials(command),
-        Command::Spool(command) => spool::run(command),
+        Command::Spool(command) => spool::run(command).await,
         client => call(client).await,
     }
 }

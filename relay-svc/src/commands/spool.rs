@@ -1,4 +1,4 @@
-//! `spool`: the embedded spool as a thing: copied, put back. Works on the state folder itself, without the service.
+//! `spool`: the embedded spool as a thing: copied, put back, moved. Works on the state folder itself, without the service.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +7,8 @@ use linkmail_service::{command::say, exit::Exit};
 
 use super::{CONFIG, PROGRAM};
 use crate::{
-    config,
-    spool::{self, BackupError, Contents, RestoreError, SpoolError},
+    config::{self, Database},
+    spool::{self, BackupError, Contents, MoveError, RestoreError, SpoolError},
 };
 
 #[derive(Debug, Subcommand)]
@@ -31,6 +31,18 @@ pub(super) enum SpoolCommand {
         damaged: bool,
         #[command(flatten)]
         state: State,
+    },
+    /// Move the spool of a stopped relay to an empty PostgreSQL database
+    Move {
+        /// The state folder
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// The database, postgres://USER@HOST/NAME, with the parameters that `spool` of a configuration takes
+        #[arg(long, value_name = "ADDRESS")]
+        to: String,
+        /// The password is the first line of this file
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
     },
 }
 
@@ -67,7 +79,7 @@ impl State {
     }
 }
 
-pub(super) fn run(command: SpoolCommand) -> Result<(), Exit> {
+pub(super) async fn run(command: SpoolCommand) -> Result<(), Exit> {
     match command {
         SpoolCommand::Backup { to, state } => backup(&state.folder()?, &to),
         SpoolCommand::Restore {
@@ -75,6 +87,11 @@ pub(super) fn run(command: SpoolCommand) -> Result<(), Exit> {
             damaged,
             state,
         } => restore(&from, &state.folder()?, damaged),
+        SpoolCommand::Move {
+            from,
+            to,
+            password_file,
+        } => move_to(&from, &to, password_file).await,
     }
 }
 
@@ -92,6 +109,26 @@ fn restore(from: &Path, state: &Path, damaged_too: bool) -> Result<(), Exit> {
     if contents.queued + contents.held > 0 {
         say("what of it was delivered after the backup was made goes again")?;
     }
+    complain_of_damage(&contents)
+}
+
+async fn move_to(from: &Path, to: &str, password_file: Option<PathBuf>) -> Result<(), Exit> {
+    let database = Database::at(to, password_file)
+        .map_err(|wrong| PROGRAM.complain(Exit::Usage, &format!("--to: {wrong}")))?;
+    let options = database
+        .options()
+        .map_err(|error| PROGRAM.complain(Exit::DataError, &format!("--password-file: {error}")))?;
+    let moved = spool::move_to(from, options, to)
+        .await
+        .map_err(|error| PROGRAM.complain(exit_of_move(&error), &error))?;
+    let Some(contents) = moved else {
+        return say("moved before, and now ended");
+    };
+    say(in_words("moved", &contents))?;
+    say(format_args!(
+        "no relay starts on {} any more: set spool = \"{to}\" in the configuration",
+        from.display()
+    ))?;
     complain_of_damage(&contents)
 }
 
@@ -135,10 +172,28 @@ fn exit_of_restore(error: &RestoreError) -> Exit {
     }
 }
 
+fn exit_of_move(error: &MoveError) -> Exit {
+    match error {
+        MoveError::NoSpool(_)
+        | MoveError::AlreadyMoved { .. }
+        | MoveError::NotEmpty { .. }
+        | MoveError::Differ(_)
+        | MoveError::File { .. } => Exit::DataError,
+        MoveError::InUse(_)
+        | MoveError::Overtaken(_)
+        | MoveError::NotTheSame(_)
+        | MoveError::TimedOut(_)
+        | MoveError::Server { .. } => Exit::TempFail,
+        MoveError::Spool(error) => exit_of_spool(error),
+    }
+}
+
 fn exit_of_spool(error: &SpoolError) -> Exit {
     match error {
         SpoolError::InUse { .. } | SpoolError::Unavailable(_) => Exit::TempFail,
-        SpoolError::TooNew { .. } | SpoolError::Damaged(_) => Exit::DataError,
+        SpoolError::TooNew { .. } | SpoolError::Damaged(_) | SpoolError::Moved { .. } => {
+            Exit::DataError
+        }
         _ => Exit::CannotCreate,
     }
 }

@@ -89,6 +89,17 @@ fn address(text: &str) -> Result<String, String> {
 }
 
 impl Database {
+    /// The database at the address that somebody gave on a command line, as `spool` of a configuration names it.
+    ///
+    /// # Errors
+    /// In words, what is wrong with the address.
+    pub fn at(address_text: &str, password_file: Option<PathBuf>) -> Result<Self, String> {
+        Ok(Self {
+            url: address(address_text)?,
+            password_file,
+        })
+    }
+
     /// How to connect, with the password as it stands in its file now.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::{
     SpoolError, age, body,
     db::Db,
+    moving,
     removal::{self, Removals},
     room::Room,
     schema, writer,
@@ -59,6 +60,7 @@ impl Embedded {
         }
         let connection = schema::open(folder)?;
         let db = Db::Sqlite(&connection);
+        moving::refuse_moved(&db, folder)?;
         removal::unless_held(folder, || body::sweep(folder, &db))?;
         let clock = age::SpoolClock::resume(&db)?;
         let writer = writer::Writer::start(folder, connection, reserve)?;

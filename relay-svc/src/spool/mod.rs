@@ -33,6 +33,7 @@ mod held;
 mod leases;
 mod look;
 mod messages;
+mod moving;
 mod nodes;
 mod policies;
 mod removal;
@@ -73,6 +74,7 @@ pub use messages::{
     Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
 };
+pub use moving::{MoveError, move_to};
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
@@ -117,6 +119,22 @@ pub enum SpoolError {
     DatabaseGone {
         /// The folder.
         path: PathBuf,
+    },
+    /// The spool was moved away from here.
+    #[error("{path}: this spool was moved to {to}: set spool to that in the configuration")]
+    Moved {
+        /// The folder.
+        path: PathBuf,
+        /// Where it is now.
+        to: String,
+    },
+    /// A spool was not moved into this database to its end.
+    #[error(
+        "{place}: a spool is being moved into this database, or that was interrupted: relay-svc spool move, begun again, ends it"
+    )]
+    HalfMoved {
+        /// The database.
+        place: String,
     },
     /// The disk is full; nothing was stored.
     #[error("the disk of the spool is full")]
