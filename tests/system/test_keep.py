@@ -48,11 +48,12 @@ class Load:
 
 def elsewhere(place, running, stage, state):
     """A relay beside that of `stage`, with a spool of its own, that delivers to a world of its own."""
-    world = running(Mailbox(place.endpoint()))
+    world, text = running(Mailbox(place.endpoint())), stage.relay.config.read_text()
     relay = running(Relay(place, stage.mailbox.endpoint, world.endpoint, state=state))
     relay.name, config = "elsewhere", relay.config
     relay.config = place.folder / "elsewhere.toml"
     shutil.move(config, relay.config)
+    stage.relay.write(text)
     return relay, world
 
 
@@ -388,3 +389,184 @@ def empty_spool(stage, place):
         for table in ("bodies", "recipients", "messages", "requests", "cycles", "journal", "nodes", "meta"):
             database.execute(f"DELETE FROM {table}")
     return copy
+
+
+def submit_with_wishes(stage, content, sender, third, parameters):
+    """Hands in `content` for three people, with everything that MAIL and RCPT can ask for."""
+    with smtp.Dialogue(stage.relay.site) as dialogue:
+        dialogue.expect(250, "EHLO client.branch.example")
+        dialogue.expect(250, f"MAIL FROM:<{sender}> {parameters}")
+        dialogue.expect(250, "RCPT TO:<done@remote.example>")
+        dialogue.expect(250, "RCPT TO:<bob@remote.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;bob+2Bx@remote.example")
+        dialogue.expect(250, f"RCPT TO:<{third}> NOTIFY=NEVER ORCPT=utf-8;c\\x{{F6}}l@remote.example")
+        dialogue.expect(354, "DATA")
+        dialogue.send(smtp.stuffed(content))
+        assert dialogue.reply()[0] == 250
+
+
+def queue(relay, *arguments, code=0):
+    done = relay.cli("queue", *arguments)
+    assert done.returncode == code, f"{done.returncode}: {done.stdout} {done.stderr}"
+    return done
+
+
+WISHES = "RET=HDRS ENVID=QQ+2B314"
+
+
+@pytest.mark.parametrize(
+    "sender,third,parameters,subject,lines",
+    [
+        ("", "carol@remote.example", "", "empty", 5),
+        ("alice@branch.example", "carol@remote.example", WISHES, "small", 5),
+        ("alice@branch.example", "carol@remote.example", WISHES, "large", 3000),
+        ("älice@branch.example", "cöl@remote.example", f"SMTPUTF8 {WISHES}", "grüße", 5),
+    ],
+)
+def test_a_message_goes_out_with_its_envelope_and_in_again_elsewhere(
+    place, running, scene, sender, third, parameters, subject, lines
+):
+    """Must show: an exported message has everything that SMTP said of it, and its content octet by octet; another relay
+    takes it with all of that, for those who had no outcome, with its identity and its time, adds nothing, and sends it
+    once, however often it is imported; --again makes it another message."""
+    stage = scene(provider=False)
+    content, id = smtp.message(subject=subject, body=("x" * 70 + "\n") * lines, to="bob@remote.example")
+    submit_with_wishes(stage, content, sender, third, parameters)
+    stage.relay.terminate()
+    with sqlite3.connect(stage.relay.state / "spool.sqlite") as database:
+        database.execute("UPDATE messages SET priority = -3, deliver_by = '7200;N'")
+        database.execute("UPDATE recipients SET state = 2 WHERE idx = 0")
+    stored = spool.read_body(stage.relay.state, id)
+    stage.relay.start()
+    [message] = stage.relay.messages()
+    file = place.folder / "out.eml"
+    queue(stage.relay, "export", message["name"], "--to", str(file))
+    head, mark, rest = file.read_bytes().partition(b"X-Linkmail-Content: ")
+    assert mark and rest.split(b"\r\n", 1)[1] == stored
+    assert stored.endswith(content)
+    assert head.decode() == (
+        f"X-Linkmail-Message: {message['name']}\r\n"
+        f"X-Linkmail-Accepted: {message['accept_time']}\r\n"
+        f"X-Linkmail-Envelope-From: <{sender}> {parameters and parameters + ' '}MT-PRIORITY=-3 BY=7200;N\r\n"
+        "X-Linkmail-Envelope-Done: <done@remote.example>\r\n"
+        "X-Linkmail-Envelope-To: <bob@remote.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;bob+2Bx@remote.example\r\n"
+        f"X-Linkmail-Envelope-To: <{third}> NOTIFY=NEVER ORCPT=utf-8;c\\x{{F6}}l@remote.example\r\n"
+    )
+    # To standard output it is the same.
+    assert queue(stage.relay, "export", message["name"].split("/")[1]).stdout.encode() == file.read_bytes().replace(
+        b"\r\n", b"\n"
+    )
+
+    there, world = elsewhere(place, running, stage, place.folder / "there")
+    there.start()
+    said = queue(there, "import", str(file)).stdout
+    assert said == f"{message['name']}: <bob@remote.example> queued, <{third}> queued\n"
+    again = place.folder / "again.eml"
+    queue(there, "export", message["name"], "--to", str(again))
+    assert again.read_bytes() == file.read_bytes().replace(b"X-Linkmail-Envelope-Done: <done@remote.example>\r\n", b"")
+    assert queue(there, "import", str(file)).stdout == said
+    if not sender.isascii():
+        # The far end of these tests does not know SMTPUTF8.
+        return
+    there.run_cycle()
+    [mail] = world.mails
+    assert (mail.reverse_path, set(mail.recipients)) == (sender, {"bob@remote.example", third})
+    assert mail.content == stored
+    assert "delivered" in queue(there, "import", str(file)).stdout
+    there.run_cycle()
+    assert len(world.mails) == 1
+    other = queue(there, "import", str(file), "--again").stdout
+    assert message["name"] not in other and "queued" in other
+    there.run_cycle()
+    assert [mail.content for mail in world.mails] == [stored] * 2
+    # The relay that it came from knows it, too.
+    queue(stage.relay, "import", str(file))
+    assert len(stage.relay.messages()) == 1
+
+
+def test_a_file_that_no_relay_wrote_is_taken_once(scene, place):
+    """Must show: a message as an editor left it goes to whom the command names, with one Received field, once for each
+    such command however often it is given."""
+    stage = scene(provider=False)
+    content, id = smtp.message()
+    file = place.folder / "plain.eml"
+    file.write_bytes(content.replace(b"\r\n", b"\n"))
+    to = ["--to", "bob@remote.example", "--to", "carol@remote.example"]
+    first = queue(stage.relay, "import", str(file), "--from", "alice@branch.example", *to).stdout
+    assert queue(stage.relay, "import", str(file), "--from", "alice@branch.example", *to).stdout == first
+    stage.relay.run_cycle()
+    [mail] = stage.world.mails
+    assert mail.recipients == ("bob@remote.example", "carol@remote.example")
+    assert mail.reverse_path == "alice@branch.example"
+    assert mail.content.endswith(content) and mail.content.count(b"Received: ") == 1
+    queue(stage.relay, "import", str(file), "--to", "bob@remote.example")
+    stage.relay.run_cycle()
+    assert stage.world.mails[1].reverse_path == ""
+
+
+def test_exports_and_imports_that_cannot_be(scene, place):
+    """Must show: each refusal of `queue export` and `queue import`, with its message and exit code; no file is left by it.
+    A damaged message comes out when it is asked for as such, and does not go in."""
+    stage = scene(provider=False)
+    for lines in (1, 3000, 1):
+        [id] = stage.send(1, body=("x" * 70 + "\n") * lines)
+    stage.relay.terminate()
+    bad = b"From: a@b\r\n\r\nnot what was accepted\r\n"
+    spool.plant(stage.relay.state, id, bad, consistent=False)
+    large = next((stage.relay.state / "bodies").iterdir())
+    large.write_bytes(b"Y" + large.read_bytes()[1:])
+    stage.relay.start()
+    small, big, planted = (message["name"] for message in stage.relay.messages())
+    out = place.folder / "out.eml"
+    for name in (big, planted):
+        said = queue(stage.relay, "export", name, "--to", str(out), code=70).stderr
+        assert "the content cannot be given: it is not what was accepted: its hash differs" in said
+        assert not out.exists() and not out.with_suffix(".eml.part").exists()
+    queue(stage.relay, "export", planted, "--damaged", "--to", str(out))
+    assert out.read_bytes().endswith(bad)
+    assert "were line ends changed" in queue(stage.relay, "import", str(out), code=65).stderr
+    assert "is there already" in queue(stage.relay, "export", small, "--to", str(out), code=73).stderr
+    missing = "messages/0190a5a0-0000-7000-8000-000000000000"
+    assert f"{missing}" in queue(stage.relay, "export", missing, code=65).stderr
+    assert "expected messages/{id}" in queue(stage.relay, "export", "x", code=65).stderr
+
+    good = place.folder / "good.eml"
+    queue(stage.relay, "export", small, "--to", str(good))
+    text = good.read_bytes()
+    one_to = ["--to", "bob@remote.example"]
+    for changed, arguments, said in [
+        (text, one_to, "has an envelope of its own: expected no --from and no --to"),
+        (text.replace(b"xxx", b"xyx", 1), [], "the content is not what was accepted: its hash differs"),
+        (text[:-1], [], "was it cut, or were line ends changed?"),
+        (text[:200], [], "the file was broken off"),
+        (text.replace(b"-To: <bob", b"-To: bob"), [], "line 4: X-Linkmail-Envelope-To: "),
+        (text.replace(b"X-Linkmail-Envelope-To: <bob@remote.example>\r\n", b""), [], "recipients: expected 1 to"),
+        (text.replace(b"messages/", b"message/", 1), [], "envelope.name"),
+        (b"From: a@b\r\n\r\nhello\r\n", [], "has no envelope: expected --to ADDRESS"),
+    ]:
+        file = place.folder / "changed.eml"
+        file.write_bytes(changed)
+        assert said in queue(stage.relay, "import", str(file), *arguments, code=65).stderr
+    assert len(stage.relay.messages()) == 3
+    stage.relay.run_cycle()
+    said = queue(stage.relay, "export", small, code=65).stderr
+    assert "every recipient has its outcome, and the content is gone" in said
+    assert stage.relay.recipients()["bob@remote.example"][0] in ("DELIVERED", "SET_ASIDE")
+    queue(stage.relay, "export", planted, "--damaged", "--to", str(place.folder / "aside.eml"))
+    assert (place.folder / "aside.eml").read_bytes() == out.read_bytes()
+
+
+def test_only_who_may_relay_sees_contents_and_imports_are_under_the_policy(scene, place):
+    """Must show: a caller outside of `grpc.relay_from` exports nothing, and imports nothing for other domains."""
+    stage = scene(provider=False)
+    stage.send(1)
+    [message] = stage.relay.messages()
+    file = place.folder / "out.eml"
+    queue(stage.relay, "export", message["name"], "--to", str(file))
+    stage.relay.terminate()
+    text = stage.relay.config.read_text()
+    stage.relay.write(text.replace("[grpc]\n", "[grpc]\nrelay_from = []\n"))
+    stage.relay.start()
+    said = queue(stage.relay, "export", message["name"], code=77).stderr
+    assert "only callers in grpc.relay_from may see the content of a message" in said
+    said = queue(stage.relay, "import", str(file), "--again", code=77).stderr
+    assert "bob@remote.example" in said

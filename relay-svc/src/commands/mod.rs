@@ -2,6 +2,8 @@
 
 mod credentials;
 mod cycle;
+mod eml;
+mod export;
 mod node;
 mod queue;
 mod spool;
@@ -93,6 +95,10 @@ enum QueueCommand {
         #[command(flatten)]
         service: Service,
     },
+    /// Write a message with its envelope to a file
+    Export(export::Export),
+    /// Take a message from a file, that was exported or comes from elsewhere
+    Import(export::Import),
 }
 
 #[derive(Debug, Subcommand)]
@@ -198,6 +204,8 @@ async fn call(command: Command) -> Result<(), Exit> {
         Command::Queue(QueueCommand::List { json, all, service }) => {
             queue::list(&address(&service)?, json, all).await
         }
+        Command::Queue(QueueCommand::Export(command)) => export::export(command).await,
+        Command::Queue(QueueCommand::Import(command)) => export::import(command).await,
         Command::Node(NodeCommand::List { service }) => node::list(&address(&service)?).await,
         Command::Node(NodeCommand::Release { domain, service }) => {
             node::release(&domain, &address(&service)?).await

@@ -29,6 +29,7 @@ mod db;
 mod due;
 mod due_hops;
 mod embedded;
+mod export;
 mod held;
 mod leases;
 mod look;
@@ -68,6 +69,7 @@ pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
 pub use due::DuePlace;
 pub use due_hops::DueHops;
+pub use export::{Envelope, EnvelopeRecipient};
 pub use held::{HeldPlace, TooOld};
 pub use leases::Lease;
 pub use messages::{

@@ -22,6 +22,16 @@ impl Spool {
     /// # Errors
     /// The disk is full, or the request id was used with other content; nothing is stored then.
     pub async fn accept(&self, draft: Draft, message: NewMessage) -> Result<Accepted, SpoolError> {
+        self.accept_with(draft, message, |_, _| Ok(())).await
+    }
+
+    /// The same with a further change in its transaction.
+    pub(super) async fn accept_with(
+        &self,
+        draft: Draft,
+        message: NewMessage,
+        change: impl Fn(&Db<'_>, &Accepted) -> Result<(), SpoolError> + Send + 'static,
+    ) -> Result<Accepted, SpoolError> {
         if let Some(room) = self.room() {
             room.check()?;
         }
@@ -37,7 +47,11 @@ impl Spool {
         );
         let clock = self.clock();
         let accepted = self
-            .write(move |db| insert(db, &message, &body, &facts, clock))
+            .write(move |db| {
+                let accepted = insert(db, &message, &body, &facts, clock)?;
+                change(db, &accepted)?;
+                Ok(accepted)
+            })
             .await;
         // Refused, or a repeat of an earlier call: no row names the file.
         if let (Some(file), false) = (
