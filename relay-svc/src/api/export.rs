@@ -1,6 +1,6 @@
 //! ExportMessage and ImportMessage: a message out of the spool with its envelope, and in again.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, time::Duration};
 
 use linkmail_proto::relay::v1 as wire;
 use linkmail_smtp::{
@@ -9,13 +9,13 @@ use linkmail_smtp::{
 };
 use opentelemetry::{Context, KeyValue, trace::SpanKind};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{
     convert,
-    errors::{error, invalid, not_found, of_spool},
+    errors::{error, invalid, not_found, of_spool, unavailable},
     messages::Messages,
 };
 use crate::{
@@ -33,6 +33,9 @@ use crate::{
 const TRACE_OCTETS: u64 = 4096;
 /// So many octets are written at once.
 const PIECE: usize = 64 * 1024;
+
+/// A client that does not read is told the end of its stream for so long.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 type Answer = Result<wire::ExportMessageResponse, Status>;
 pub(super) type Stream = ReceiverStream<Answer>;
@@ -72,8 +75,9 @@ impl Messages {
             tokio::select! {
                 () = give(&answers, first, body, damaged) => {}
                 () = shutdown.cancelled() => {
-                    let ended = super::errors::unavailable("SHUTTING_DOWN", "the relay stops");
-                    let _ = answers.try_send(Err(ended));
+                    // Without it the end of the stream would look like that of the message.
+                    let ended = unavailable("SHUTTING_DOWN", "the relay stops");
+                    let _ = timeout(LAST_WORD, answers.send(Err(ended))).await;
                 }
             }
         });

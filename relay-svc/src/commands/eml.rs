@@ -1,7 +1,7 @@
 //! An exported message as a file: its envelope in fields of its own in front, then the content as it was stored.
 //!
 //! The fields end with `X-Linkmail-Content`; what follows is the content, whatever it begins with. What MAIL and RCPT said
-//! stands as they would say it (RFC 5321 4.1.1), so it is read by their grammar (docs/decisions/0020).
+//! stands as they would say it (RFC 5321 4.1.1), so it is read by their grammar (docs/decisions/0023).
 
 use std::fmt::Write as _;
 

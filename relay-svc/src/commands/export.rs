@@ -65,16 +65,27 @@ pub(super) async fn export(export: Export) -> Result<(), Exit> {
         .map_err(|status| PROGRAM.refused(&status))?
         .into_inner();
     let mut output = Output::open(export.to)?;
+    let (mut expected, mut octets) = (0, 0);
     loop {
         let part = parts.message().await;
-        match part.map_err(|status| PROGRAM.refused(&status))? {
-            None => break,
-            Some(answer) => match answer.part {
-                Some(Part::Envelope(envelope)) => output.write(eml::header(&envelope).as_bytes()),
-                Some(Part::Content(piece)) => output.write(&piece),
-                None => Ok(()),
-            }?,
+        let Some(answer) = part.map_err(|status| PROGRAM.refused(&status))? else {
+            break;
+        };
+        match answer.part {
+            Some(Part::Envelope(envelope)) => {
+                expected = envelope.size_bytes.unsigned_abs();
+                output.write(eml::header(&envelope).as_bytes())?;
+            }
+            Some(Part::Content(piece)) => {
+                octets += piece.len() as u64;
+                output.write(&piece)?;
+            }
+            None => {}
         }
+    }
+    if octets != expected && !export.damaged {
+        let what = format!("the stream ended after {octets} of {expected} octets");
+        return Err(PROGRAM.complain(Exit::Unavailable, &what));
     }
     output.finish()
 }
