@@ -70,9 +70,14 @@ impl Spool {
         message: NewMessage,
         (priority, deliver_by): (Priority, Option<DeliverBy>),
     ) -> Result<Accepted, SpoolError> {
-        let (id, accepted) = (message.id, message.accepted);
+        let id = message.id;
+        // What was left of the time when it was accepted, less what passed since.
+        let deadline = deliver_by.map(|by| {
+            let left = by.after(Stamp::now().since(message.accepted)).seconds();
+            self.tick().0.saturating_add(i64::from(left) * 1000)
+        });
         self.accept_with(draft, message, move |db, stored| match stored.id == id {
-            true => urge(db, id, accepted, (priority, deliver_by)),
+            true => urge(db, id, (priority, deliver_by), deadline),
             false => Ok(()),
         })
         .await
@@ -82,11 +87,10 @@ impl Spool {
 fn urge(
     db: &Db<'_>,
     id: MessageId,
-    accepted: Stamp,
     (priority, deliver_by): (Priority, Option<DeliverBy>),
+    deadline: Option<i64>,
 ) -> Result<(), SpoolError> {
     let priority = i64::from(priority.get());
-    let deadline = deliver_by.map(|by| accepted.0.saturating_add(i64::from(by.seconds()) * 1000));
     let written = deliver_by.map(|by| by.to_string());
     let sql = "UPDATE messages SET priority = ?2, deliver_by = ?3, deadline_ms = ?4 WHERE id = ?1";
     db.execute(
