@@ -81,7 +81,9 @@ impl StartError {
             Self::Spool(
                 SpoolError::TooNew { .. }
                 | SpoolError::Damaged(_)
-                | SpoolError::DatabaseGone { .. },
+                | SpoolError::DatabaseGone { .. }
+                | SpoolError::Moved { .. }
+                | SpoolError::HalfMoved { .. },
             ) => Exit::DataError,
             Self::Spool(_) => Exit::CannotCreate,
             Self::Listen { source, .. } if denied(source) => Exit::NoPermission,

@@ -16,6 +16,7 @@
 //! Whatever waits does so by a clock of the spool's own (`age`), so that no step of the wall clock delays it or ends it.
 
 mod age;
+mod backup;
 mod body;
 mod checkpoint;
 mod chunks;
@@ -24,18 +25,22 @@ mod db;
 mod due;
 mod due_hops;
 mod embedded;
+mod export;
 mod held;
 mod lanes;
 mod late;
 mod leases;
 mod look;
 mod messages;
+mod moving;
 mod nodes;
 mod policies;
+mod removal;
 mod repeats;
 mod reports;
 mod requests;
 mod reroute;
+mod restore;
 mod room;
 mod schema;
 mod shared;
@@ -58,10 +63,12 @@ use sqlx::postgres::PgConnectOptions;
 use db::Db;
 
 pub use age::Tick;
+pub use backup::{BackupError, Contents, back_up};
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
 pub use due_hops::DueHops;
+pub use export::{Envelope, EnvelopeRecipient};
 pub use held::{HeldPlace, TooOld};
 pub use lanes::{DuePlace, WaitingLane};
 pub use leases::Lease;
@@ -69,9 +76,11 @@ pub use messages::{
     Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
 };
+pub use moving::{MoveError, move_to};
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+pub use restore::{RestoreError, restore};
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;
@@ -112,6 +121,22 @@ pub enum SpoolError {
     DatabaseGone {
         /// The folder.
         path: PathBuf,
+    },
+    /// The spool was moved away from here.
+    #[error("{path}: this spool was moved to {to}: set spool to that in the configuration")]
+    Moved {
+        /// The folder.
+        path: PathBuf,
+        /// Where it is now.
+        to: String,
+    },
+    /// A spool was not moved into this database to its end.
+    #[error(
+        "{place}: a spool is being moved into this database, or that was interrupted: relay-svc spool move, begun again, ends it"
+    )]
+    HalfMoved {
+        /// The database.
+        place: String,
     },
     /// The disk is full; nothing was stored.
     #[error("the disk of the spool is full")]

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::SpoolError;
 
 /// The file in the state folder.
-const FILE: &str = "spool.sqlite";
+pub(super) const FILE: &str = "spool.sqlite";
 
 /// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
 const MIGRATIONS: [&str; 5] = [
@@ -212,6 +212,27 @@ pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+/// Opens a copy of the database, which nobody else uses, for look-ups.
+pub(super) fn open_copy(path: &Path) -> Result<Connection, SpoolError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(Connection::open_with_flags(path, flags)?)
+}
+
+/// Whether the tables are of a version that this program knows.
+pub(super) fn known(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    match found {
+        1.. if found <= known => Ok(()),
+        ..=0 => Err(SpoolError::Damaged(format!("schema version {found}"))),
+        _ => Err(SpoolError::TooNew {
+            path: path.join(FILE),
+            found,
+            known,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Engine, Inner, SpoolError, age,
     db::{Db, Pool, migrate},
+    moving,
 };
 
 /// What others commit is looked for so often. A hint: who works looks again by himself, too.
@@ -42,7 +43,11 @@ impl Shared {
             options.get_database().unwrap_or_default()
         );
         let pool = Pool::new(options);
-        pool.change(move |db| migrate(db, &place)).await?;
+        let ready = move |db: &Db<'_>| {
+            migrate(db, &place)?;
+            moving::refuse_half_moved(db, &place)
+        };
+        pool.change(ready).await?;
         let clock = pool.change(age::SpoolClock::resume).await?;
         let owner = uuid::Uuid::new_v4().to_string();
         let renewals = TaskTracker::new();

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError, Tick,
+    Accepted, Draft, Engine, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
+    Tick,
     age::Now,
-    body::{Facts, Finished, Store},
+    body::{Facts, Finished},
     chunks,
     db::Db,
     look, nodes, repeats, requests,
@@ -25,6 +26,16 @@ impl Spool {
     /// # Errors
     /// The disk is full, or the request id was used with other content; nothing is stored then.
     pub async fn accept(&self, draft: Draft, message: NewMessage) -> Result<Accepted, SpoolError> {
+        self.accept_with(draft, message, |_, _| Ok(())).await
+    }
+
+    /// The same with a further change in its transaction.
+    pub(super) async fn accept_with(
+        &self,
+        draft: Draft,
+        message: NewMessage,
+        change: impl Fn(&Db<'_>, &Accepted) -> Result<(), SpoolError> + Send + 'static,
+    ) -> Result<Accepted, SpoolError> {
         if let Some(room) = self.room() {
             room.check()?;
         }
@@ -40,7 +51,11 @@ impl Spool {
         );
         let now = self.now();
         let accepted = self
-            .write(move |db| insert(db, &message, &body, &facts, now))
+            .write(move |db| {
+                let accepted = insert(db, &message, &body, &facts, now)?;
+                change(db, &accepted)?;
+                Ok(accepted)
+            })
             .await;
         // Refused, or a repeat of an earlier call: no row names the file.
         if let (Some(file), false) = (
@@ -95,9 +110,9 @@ impl Spool {
 
     /// A file that stays behind all the same is swept at the next start.
     async fn remove_body(&self, file: &str) {
-        match self.body_store() {
-            Store::Folder(folder) => drop(tokio::fs::remove_file(folder.join(file)).await),
-            Store::Chunks(pool) => chunks::remove(&pool, file.to_owned()).await,
+        match &self.inner.engine {
+            Engine::Embedded(embedded) => embedded.removals.remove(file).await,
+            Engine::Shared(shared) => chunks::remove(&shared.pool, file.to_owned()).await,
         }
     }
 
