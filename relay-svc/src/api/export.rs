@@ -95,8 +95,10 @@ impl Messages {
         let recipients = self.recipients(&envelope, peer)?;
         let limit = self.services.message_size.saturating_add(TRACE_OCTETS);
         let eight_bit_header = self.check(&call.content, limit)?;
-        let urgency = urgency(&envelope)?;
         let mut message = new_message(id, &envelope, recipients)?;
+        if !policy::contains(&self.services.relay_from, peer) {
+            message.wish.priority = Priority::NORMAL;
+        }
         message.utf8_header &= eight_bit_header;
         match call.again {
             true => message.id = MessageId::new(),
@@ -121,7 +123,7 @@ impl Messages {
             attributes,
         );
         message.traceparent = telemetry::to_text(&span);
-        let stored = self.store_imported(message, &call.content, urgency, peer);
+        let stored = self.store_imported(message, &call.content, peer);
         let stored = stored.await;
         let failed = stored.as_ref().err();
         let failed = failed.map(|status| ("not_stored", status.message().to_owned()));
@@ -181,7 +183,6 @@ impl Messages {
         &self,
         message: NewMessage,
         content: &[u8],
-        urgency: (Priority, Option<DeliverBy>),
         peer: IpAddr,
     ) -> Result<wire::Message, Status> {
         let mut draft = self.services.spool.draft();
@@ -190,7 +191,7 @@ impl Messages {
             written.map_err(|failed| of_spool(&failed))?;
         }
         let id = message.id;
-        let accepted = self.services.spool.accept_imported(draft, message, urgency);
+        let accepted = self.services.spool.accept(draft, message);
         let accepted = accepted.await.map_err(|failed| of_spool(&failed))?;
         if accepted.id == id {
             tracing::info!(id = %accepted.id, %peer, size = accepted.size, "message imported");
@@ -247,8 +248,8 @@ fn wire_envelope(id: MessageId, envelope: &Envelope) -> wire::Envelope {
         smtputf8: envelope.utf8_header || !all_ascii,
         ret: text(envelope.wish.ret.map(|ret| ret.encode().to_owned())),
         envelope_id: text(envelope.wish.envelope_id.as_ref().map(EnvelopeId::encode)),
-        priority: envelope.priority.get().into(),
-        deliver_by: text(envelope.deliver_by.map(|by| by.to_string())),
+        priority: envelope.wish.priority.get().into(),
+        deliver_by: text(envelope.wish.deliver_by.map(|by| by.to_string())),
         recipients: envelope.recipients.iter().map(wire_recipient).collect(),
         size_bytes: convert::size(envelope.size),
         sha256: envelope.hash.clone(),
@@ -301,6 +302,8 @@ fn new_message(
                 &envelope.envelope_id,
                 EnvelopeId::parse,
             )?,
+            priority: priority(envelope)?,
+            deliver_by: deliver_by(envelope, now.since(accepted))?,
         },
         utf8_header: envelope.smtputf8,
         handover: None,
@@ -319,18 +322,22 @@ fn recipient_wish(one: &wire::EnvelopeRecipient) -> Result<RecipientWish, Status
     })
 }
 
-fn urgency(envelope: &wire::Envelope) -> Result<(Priority, Option<DeliverBy>), Status> {
+fn priority(envelope: &wire::Envelope) -> Result<Priority, Status> {
     let priority = i8::try_from(envelope.priority).ok().and_then(Priority::new);
-    let priority = priority.ok_or_else(|| {
+    priority.ok_or_else(|| {
         let what = format!("{}: expected -9 to 9", envelope.priority);
         invalid("envelope.priority", what)
-    })?;
-    let deliver_by = value(
-        "envelope.deliver_by",
-        &envelope.deliver_by,
-        DeliverBy::parse,
-    )?;
-    Ok((priority, deliver_by))
+    })
+}
+
+/// What is left of the time that the sender set. Where that is over there is a second left, so that the sender hears of it.
+fn deliver_by(envelope: &wire::Envelope, spent: Duration) -> Result<Option<DeliverBy>, Status> {
+    let text = &envelope.deliver_by;
+    let asked = value("envelope.deliver_by", text, DeliverBy::parse)?;
+    Ok(asked.and_then(|by| match by.after(spent) {
+        left if left.is_lost() => DeliverBy::new(1, by.mode(), by.is_traced()),
+        left => Some(left),
+    }))
 }
 
 /// A value that may be missing, but not be wrong.

@@ -184,7 +184,7 @@ fn recipient(row: &Row<'_>, seq: i64) -> Result<DueRecipient, SpoolError> {
     })
 }
 
-fn priority(number: i64) -> Result<Priority, SpoolError> {
+pub(super) fn priority(number: i64) -> Result<Priority, SpoolError> {
     let known = i8::try_from(number).ok().and_then(Priority::new);
     known.ok_or_else(|| SpoolError::Damaged(format!("priority {number}")))
 }

@@ -1,14 +1,14 @@
 //! A message with everything that SMTP said of it, for whoever takes it elsewhere; and one that comes from there.
 
 use linkmail_smtp::{
-    DeliverBy, Priority, ReversePath,
+    DeliverBy, ReversePath,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
 
 use super::{
-    Accepted, Draft, MessageWish, NewMessage, RecipientState, RecipientWish, Spool, SpoolError,
+    MessageWish, RecipientState, RecipientWish, Spool, SpoolError,
     db::{Db, Row},
-    look,
+    due, look,
 };
 use crate::{clock::Stamp, names::MessageId};
 
@@ -25,10 +25,6 @@ pub struct Envelope {
     pub wish: MessageWish,
     /// Whether its header needs SMTPUTF8 (RFC 6532).
     pub utf8_header: bool,
-    /// How urgent it is.
-    pub priority: Priority,
-    /// Until when it is to be delivered; the time began when it was accepted.
-    pub deliver_by: Option<DeliverBy>,
     /// Octets of the body.
     pub size: u64,
     /// SHA-256 of the body.
@@ -59,53 +55,6 @@ impl Spool {
         self.read(move |db| look::place_of(db, id)?.map(|seq| load(db, seq)).transpose())
             .await
     }
-
-    /// Makes a message durable that was exported with a priority and a deadline.
-    ///
-    /// # Errors
-    /// As [`Spool::accept`].
-    pub async fn accept_imported(
-        &self,
-        draft: Draft,
-        message: NewMessage,
-        (priority, deliver_by): (Priority, Option<DeliverBy>),
-    ) -> Result<Accepted, SpoolError> {
-        let id = message.id;
-        // What was left of the time when it was accepted, less what passed since.
-        let deadline = deliver_by.map(|by| {
-            let left = by.after(Stamp::now().since(message.accepted)).seconds();
-            self.tick().0.saturating_add(i64::from(left) * 1000)
-        });
-        self.accept_with(draft, message, move |db, stored| match stored.id == id {
-            true => urge(db, id, (priority, deliver_by), deadline),
-            false => Ok(()),
-        })
-        .await
-    }
-}
-
-fn urge(
-    db: &Db<'_>,
-    id: MessageId,
-    (priority, deliver_by): (Priority, Option<DeliverBy>),
-    deadline: Option<i64>,
-) -> Result<(), SpoolError> {
-    let priority = i64::from(priority.get());
-    let written = deliver_by.map(|by| by.to_string());
-    let sql = "UPDATE messages SET priority = ?2, deliver_by = ?3, deadline_ms = ?4 WHERE id = ?1";
-    db.execute(
-        sql,
-        &[
-            id.as_bytes().into(),
-            priority.into(),
-            written.as_deref().into(),
-            deadline.into(),
-        ],
-    )?;
-    let sql =
-        "UPDATE recipients SET rank = ?2 WHERE seq = (SELECT seq FROM messages WHERE id = ?1)";
-    db.execute(sql, &[id.as_bytes().into(), (-priority).into()])
-        .map(drop)
 }
 
 fn load(db: &Db<'_>, seq: i64) -> Result<Envelope, SpoolError> {
@@ -122,8 +71,6 @@ fn load(db: &Db<'_>, seq: i64) -> Result<Envelope, SpoolError> {
 }
 
 fn envelope(row: &Row<'_>, seq: i64) -> Result<Envelope, SpoolError> {
-    let priority: i64 = row.get(5)?;
-    let priority = i8::try_from(priority).ok().and_then(Priority::new);
     let (file, inline): (Option<String>, Option<i64>) = (row.get(9)?, row.get(10)?);
     Ok(Envelope {
         seq,
@@ -132,10 +79,10 @@ fn envelope(row: &Row<'_>, seq: i64) -> Result<Envelope, SpoolError> {
         wish: MessageWish {
             ret: parsed(row, 2, Ret::parse)?,
             envelope_id: parsed(row, 3, EnvelopeId::parse)?,
+            priority: due::priority(row.get(5)?)?,
+            deliver_by: parsed(row, 6, DeliverBy::parse)?,
         },
         utf8_header: row.get(4)?,
-        priority: priority.ok_or_else(|| SpoolError::Damaged("priority".into()))?,
-        deliver_by: parsed(row, 6, DeliverBy::parse)?,
         size: look::unsigned(row.get(7)?),
         hash: row.get(8)?,
         has_body: file.is_some() || inline.is_some(),

@@ -26,16 +26,6 @@ impl Spool {
     /// # Errors
     /// The disk is full, or the request id was used with other content; nothing is stored then.
     pub async fn accept(&self, draft: Draft, message: NewMessage) -> Result<Accepted, SpoolError> {
-        self.accept_with(draft, message, |_, _| Ok(())).await
-    }
-
-    /// The same with a further change in its transaction.
-    pub(super) async fn accept_with(
-        &self,
-        draft: Draft,
-        message: NewMessage,
-        change: impl Fn(&Db<'_>, &Accepted) -> Result<(), SpoolError> + Send + 'static,
-    ) -> Result<Accepted, SpoolError> {
         if let Some(room) = self.room() {
             room.check()?;
         }
@@ -51,11 +41,7 @@ impl Spool {
         );
         let now = self.now();
         let accepted = self
-            .write(move |db| {
-                let accepted = insert(db, &message, &body, &facts, now)?;
-                change(db, &accepted)?;
-                Ok(accepted)
-            })
+            .write(move |db| insert(db, &message, &body, &facts, now))
             .await;
         // Refused, or a repeat of an earlier call: no row names the file.
         if let (Some(file), false) = (
