@@ -184,7 +184,9 @@ async fn start(
     sockets: Vec<TcpListener>,
     tasks: &Tasks,
 ) -> Result<Desk, StartError> {
-    let arrivals = Arrivals::default();
+    let arrivals = Arrivals::on(spool);
+    let exchange = arrivals.clone().exchange(tasks.cancel().clone());
+    tasks.spawn("arrivals", exchange);
     let forwarder = Forwarder {
         spool: spool.clone(),
         policy: Arc::clone(&config.policy),

@@ -95,7 +95,7 @@ impl Run {
                 self.fresh = fresh;
                 self.order.dialled();
                 self.shared.desk.set_state(&self.link.name, LinkState::Up);
-                self.open_window();
+                self.open_window().await;
                 self.note("line up").await;
             }
             Err(error) => {

@@ -31,6 +31,7 @@ macro_rules! now {
         "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
     };
 }
+pub(super) use now;
 
 /// A lease that this process has. Dropped, it is given back.
 pub struct Lease {
@@ -100,6 +101,11 @@ impl Held {
         }
         self.lost.cancel();
         Err(SpoolError::LeaseLost)
+    }
+
+    /// By which its rows are known.
+    pub(super) fn name_and_token(&self) -> (&str, i64) {
+        (&self.name, self.token)
     }
 
     fn key(&self) -> [super::db::Value<'_>; 3] {

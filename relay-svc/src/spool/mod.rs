@@ -21,6 +21,7 @@
 
 mod age;
 mod body;
+mod calls;
 mod checkpoint;
 mod chunks;
 mod cycles;
@@ -30,6 +31,7 @@ mod due_hops;
 mod embedded;
 mod held;
 mod leases;
+mod link_views;
 mod look;
 mod messages;
 mod nodes;
@@ -45,6 +47,7 @@ mod signals;
 mod store;
 #[cfg(test)]
 mod tests;
+mod windows;
 mod writer;
 
 use std::{
@@ -59,6 +62,7 @@ use sqlx::postgres::PgConnectOptions;
 use db::Db;
 
 pub use body::{Body, Draft};
+pub use calls::{Answer, CALL_WAIT, Call, CallId};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
 pub use due::DuePlace;
@@ -72,6 +76,7 @@ pub use messages::{
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+pub use windows::{Came, Exchanged, OpenCycle};
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Engine, Inner, SpoolError, age,
+    Engine, Inner, SpoolError, age, calls,
     db::{Db, Pool, migrate},
 };
 
@@ -70,6 +70,8 @@ struct Newest {
     revision: i64,
     /// So many further looks see what came late.
     again: u32,
+    /// Calls wait for a keeper.
+    called: bool,
 }
 
 /// Wakes those whom commits of other replicas concern, until the spool is gone.
@@ -86,6 +88,9 @@ pub(super) async fn watch(spool: Weak<Inner>) {
         let pool = Arc::clone(&shared.pool);
         match pool.look_up(move |db| look(db, seen)).await {
             Ok((newest, hops, clock)) => {
+                if newest.called {
+                    inner.signals.called();
+                }
                 inner.signals.wake(hops.iter().map(String::as_str));
                 inner.signals.journal_grew(newest.revision);
                 inner.clock.set(clock);
@@ -105,9 +110,11 @@ fn look(db: &Db<'_>, seen: Option<Newest>) -> Result<(Newest, Vec<String>, Durat
             message: row.get(0)?,
             revision: row.get(1)?,
             again: AGAIN,
+            called: false,
         })
     })?;
     let mut newest = newest.unwrap_or_default();
+    newest.called = calls::any(db)?;
     // What came before the first look may have come after others looked for themselves.
     let before = seen.unwrap_or(newest).message;
     if let Some(seen) = seen.filter(|seen| seen.message == newest.message) {

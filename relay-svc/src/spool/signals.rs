@@ -15,6 +15,7 @@ const ASKED: usize = 10_000;
 pub(super) struct Signals {
     hops: Mutex<HashMap<String, Arc<watch::Sender<u64>>>>,
     journal: watch::Sender<i64>,
+    calls: watch::Sender<u64>,
     asked: Mutex<HashSet<Node>>,
     woken: Notify,
 }
@@ -24,6 +25,7 @@ impl Default for Signals {
         Self {
             hops: Mutex::default(),
             journal: watch::Sender::new(0),
+            calls: watch::Sender::new(0),
             asked: Mutex::default(),
             woken: Notify::new(),
         }
@@ -76,6 +78,16 @@ impl Signals {
             }
             self.woken.notified().await;
         }
+    }
+
+    /// Calls wait for a keeper.
+    pub(super) fn called(&self) {
+        self.calls
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(super) fn calls(&self) -> &watch::Sender<u64> {
+        &self.calls
     }
 
     pub(super) fn journal(&self) -> &watch::Sender<i64> {

@@ -274,7 +274,7 @@ async fn what_one_replica_accepts_wakes_the_other() {
             }
         }
         let record = Record::begin(LinkName::parse("isp").unwrap(), Trigger::Api, NOW);
-        replicas[0].begin_cycle(&record, None).await.unwrap();
+        replicas[0].begin_cycle(&record, None, None).await.unwrap();
         journal.wait_for(|newest| *newest == 1).await.unwrap();
     });
     waited.await.unwrap();
