@@ -1,69 +1,11 @@
 """Replicas that share a spool in PostgreSQL: one queue, one keeper for each link, whoever of them fails."""
 
-import os
-import signal
 import threading
 
 import pytest
 
 from harness import smtp, wait
-from harness.mailbox import Mailbox
-from harness.postgres import Postgres
-from harness.relay import Relay
-
-# A lease that is not renewed ends after 15 s, and is asked for every 3 s.
-TAKEN_OVER = 40
-
-
-class Replica(Relay):
-    """A relay that has its spool in `database`."""
-
-    def __init__(self, place, number, database, mailbox, smart_host, **settings):
-        super().__init__(place, mailbox, smart_host, state=place.folder / f"state-{number}", **settings)
-        text = self.config.read_text()
-        self.name = f"relay-{number}"
-        self.config = place.folder / f"{self.name}.toml"
-        self.write(f'spool = "{database}"\n' + text)
-
-    def submit(self, count=1):
-        ids = set()
-        for _ in range(count):
-            content, id = smtp.message()
-            smtp.submit(self.site, "alice@branch.example", ["bob@remote.example"], content)
-            ids.add(id)
-        return ids
-
-    def pause(self):
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self):
-        os.kill(self.pid, signal.SIGCONT)
-
-
-class Group:
-    """Replicas on one database, the world behind their link, and the site's own server."""
-
-    def __init__(self, place, running, count, **settings):
-        self.database = running(Postgres(place)).start()
-        self.world = running(Mailbox(place.endpoint()))
-        self.mailbox = running(Mailbox(place.endpoint()))
-        settings.setdefault("trigger", "[{ queued = 1 }]")
-        settings.setdefault("of_link", "")
-        far = self.world.endpoint
-        self.replicas = [
-            running(Replica(place, number, self.database.url, self.mailbox.endpoint, far, **settings))
-            for number in range(count)
-        ]
-        for replica in self.replicas:
-            replica.start()
-
-
-    def wait_for(self, ids, seconds=30):
-        wait.until(lambda: ids <= self.world.ids().keys(), lambda: f"{len(ids)}; came {len(self.world.ids())}", seconds)
-
-    def times(self, ids):
-        """How often each came."""
-        return {self.world.ids()[id] for id in ids}
+from harness.replicas import TAKEN_OVER, Group
 
 
 @pytest.fixture
