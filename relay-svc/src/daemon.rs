@@ -77,7 +77,7 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
         match self {
-            Self::Telemetry(_) => Exit::Config,
+            Self::Telemetry(_) | Self::Spool(SpoolError::Refused { .. }) => Exit::Config,
             Self::Spool(SpoolError::InUse { .. } | SpoolError::Unavailable(_)) => Exit::TempFail,
             Self::Spool(
                 SpoolError::TooNew { .. }

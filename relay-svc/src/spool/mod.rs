@@ -127,6 +127,14 @@ pub enum SpoolError {
     /// The server of the database does not answer, or not now. A change may have been done all the same.
     #[error("the database of the spool does not answer: {0}")]
     Unavailable(String),
+    /// The server lets us not in, or has no such database.
+    #[error("{place}: {reason}; check the user and the database of spool, and spool_password_file")]
+    Refused {
+        /// The database.
+        place: String,
+        /// What the server said.
+        reason: String,
+    },
     /// Another replica works for this now; nothing was recorded.
     #[error("another replica has taken over")]
     LeaseLost,

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Engine, Inner, SpoolError, age, calls,
+    DatabaseError, Engine, Inner, SpoolError, age, calls,
     db::{Db, Pool, migrate},
 };
 
@@ -42,7 +42,9 @@ impl Shared {
             options.get_database().unwrap_or_default()
         );
         let pool = Pool::new(options);
-        pool.change(move |db| migrate(db, &place)).await?;
+        let named = place.clone();
+        let migrated = pool.change(move |db| migrate(db, &named)).await;
+        migrated.map_err(|error| at_start(error, place))?;
         let clock = pool.look_up(age::SpoolClock::resume).await?;
         let owner = uuid::Uuid::new_v4().to_string();
         let renewals = TaskTracker::new();
@@ -60,6 +62,23 @@ impl Shared {
         self.renewals.close();
         let _ = timeout(CLOSE, self.renewals.wait()).await;
         let _ = timeout(CLOSE, self.pool.close()).await;
+    }
+}
+
+/// What a server said at the first connection, with where that is and what would be right.
+fn at_start(error: SpoolError, place: String) -> SpoolError {
+    match error {
+        SpoolError::Unavailable(reason) => SpoolError::Unavailable(format!("{place}: {reason}")),
+        // invalid_authorization_specification and what is below it, invalid_catalog_name
+        SpoolError::Database(DatabaseError::Postgres { code, message })
+            if code.starts_with("28") || code == "3D000" =>
+        {
+            SpoolError::Refused {
+                place,
+                reason: message,
+            }
+        }
+        error => error,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, cell::RefCell, time::Duration};
 
+use linkmail_service::tls::{Class, TlsError};
 use sqlx::{
     AssertSqlSafe, Row as _, TypeInfo, ValueRef,
     encode::{Encode, IsNull},
@@ -182,11 +183,21 @@ pub(super) fn failed(error: sqlx::Error) -> SpoolError {
                 _ => SpoolError::Database(DatabaseError::Postgres { code, message }),
             }
         }
-        error @ (sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::WorkerCrashed) => SpoolError::Unavailable(error.to_string()),
+        sqlx::Error::Io(error) => SpoolError::Unavailable(of_connection(error)),
+        error @ (sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed) => {
+            SpoolError::Unavailable(error.to_string())
+        }
         error => refused(&error),
+    }
+}
+
+/// A certificate that is not to be trusted is an error of the connection, too.
+fn of_connection(error: std::io::Error) -> String {
+    let text = error.to_string();
+    let said = TlsError::from(error);
+    match said.class() {
+        Class::Untrusted => format!("{said}; check the host and sslrootcert of spool"),
+        _ => text,
     }
 }
 
