@@ -25,6 +25,7 @@ use crate::{
     names::NextHop,
     outbound::{self, Forwarder, Unrecorded, direct::Direct},
     release,
+    route::Routes,
     spool::{Spool, SpoolError},
     telemetry::{Instruments, SCOPE},
 };
@@ -37,6 +38,8 @@ const FLUSH: Duration = Duration::from_secs(3);
 const KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Certificates, credentials and lists are looked at so often, to see whether they changed.
 const REFRESH_EVERY: Duration = Duration::from_secs(15);
+/// The wait before mail that could not be routed anew is tried again.
+const REROUTE_PAUSE: Duration = Duration::from_secs(10);
 /// What is older is looked for so often.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
@@ -118,14 +121,9 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         None => Spool::open_with(&config.state, config.limits.reserve)?,
         Some(database) => Spool::connect(database.options()?).await?,
     };
-    let moved = spool
-        .reroute(config.policy.routes.clone(), Stamp::now())
-        .await?;
-    if moved > 0 {
-        tracing::info!(
-            recipients = moved,
-            "the routes changed: queued mail was routed anew"
-        );
+    if !spool.is_shared() {
+        let routes = config.policy.routes.clone();
+        told(spool.reroute(routes, Stamp::now()).await?);
     }
     let mut sockets = Vec::new();
     for listener in &config.listeners {
@@ -178,6 +176,36 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     Ok(ended?)
 }
 
+/// Says that queued mail was routed anew.
+fn told(moved: u64) {
+    if moved > 0 {
+        tracing::info!(
+            recipients = moved,
+            "the routes changed: queued mail was routed anew"
+        );
+    }
+}
+
+/// Routes what is queued by our routes, beside everything else: whoever sends of it ends that first.
+async fn reroute(spool: Spool, routes: Routes, cancel: CancellationToken) {
+    while spool.is_shared() && !cancel.is_cancelled() {
+        match spool.reroute_shared(&routes, &cancel).await {
+            Ok(moved) => {
+                told(moved);
+                break;
+            }
+            Err(error) => {
+                tracing::error!(%error, "queued mail cannot be routed anew");
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(REROUTE_PAUSE) => {}
+                }
+            }
+        }
+    }
+    cancel.cancelled().await;
+}
+
 async fn start(
     config: &Config,
     spool: &Spool,
@@ -198,6 +226,9 @@ async fn start(
         flight: linkmail_smtp::FlightLimits::default(),
         hosts: config.hosts.clone(),
     };
+    let routes = config.policy.routes.clone();
+    let rerouting = reroute(spool.clone(), routes, tasks.cancel().clone());
+    tasks.spawn("reroute", rerouting);
     let (desk, places) = Desk::new(&config.links);
     let shared = Shared {
         forwarder: forwarder.clone(),
@@ -266,7 +297,7 @@ fn direct(
 /// Forgets finished messages that are older than they need to be kept. One replica does it for all.
 async fn forget(spool: Spool, cancel: CancellationToken) {
     while let Some(lease) = spool.claimed("forget", &cancel).await {
-        let until = lease.lost().clone();
+        let until = lease.ends().clone();
         tokio::select! {
             () = forget_under(spool.under(&lease)) => {}
             () = until.cancelled() => {}

@@ -179,14 +179,16 @@ impl Keeper {
         })
     }
 
-    /// Runs cycles until cancelled, or until the lease is lost; the one that runs then is brought to its end first.
+    /// Runs cycles until cancelled, or until the lease is lost; the one that runs then is brought to its end first. When the
+    /// lease is asked back, that one is the last.
     async fn run(mut self, requests: &mut mpsc::Receiver<RunRequest>, cancel: &CancellationToken) {
         let stop = cancel.child_token();
         let lost = self.lease.lost().clone();
         let (desk, link) = (self.shared.desk.clone(), self.link.name.clone());
         let spool = self.shared.forwarder.spool.clone();
         desk.set_kept(&link, true);
-        let cycles = self.cycles(requests, &stop);
+        let last = self.lease.ends().clone();
+        let cycles = self.cycles(requests, &stop, &last);
         let watched = async {
             lost.cancelled().await;
             stop.cancel();
@@ -205,6 +207,7 @@ impl Keeper {
         &mut self,
         requests: &mut mpsc::Receiver<RunRequest>,
         cancel: &CancellationToken,
+        last: &CancellationToken,
     ) {
         if self.line_may_be_up
             && let Err(error) = link::hang_up(&self.link.dial).await
@@ -212,7 +215,7 @@ impl Keeper {
             tracing::warn!(link = %self.link.name, %error, "hanging up after an interrupted cycle failed");
         }
         let mut woken = self.shared.forwarder.spool.watch_hop(&self.hop.to_string());
-        while !cancel.is_cancelled() {
+        while !cancel.is_cancelled() && !last.is_cancelled() {
             woken.mark_unchanged();
             let decision = self.decide().await;
             let start = match decision {
@@ -225,6 +228,7 @@ impl Keeper {
                     let until = until.map_or(look_again, |until| until.min(look_again));
                     tokio::select! {
                         () = cancel.cancelled() => break,
+                        () = last.cancelled() => break,
                         _ = woken.changed() => continue,
                         () = tokio::time::sleep_until(until) => continue,
                         Some(call) = requests.recv() => Start { trigger: call.trigger, call: Some(call) },

@@ -151,7 +151,7 @@ async fn take(direct: &Direct, hop: &str, cancel: &CancellationToken) -> Came {
     direct.forwarder.spool = spool.under(&lease);
     let stop = cancel.child_token();
     let watched = async {
-        lease.lost().cancelled().await;
+        lease.ends().cancelled().await;
         stop.cancel();
         std::future::pending::<Came>().await
     };

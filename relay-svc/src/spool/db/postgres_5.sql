@@ -56,3 +56,8 @@ CREATE TABLE link_views (
     lease TEXT COLLATE "C" NOT NULL,     -- under which it was shown
     token BIGINT NOT NULL
 );
+
+-- Who wants a lease that another has, and when he last said so; see spool/leases.rs.
+ALTER TABLE leases
+    ADD COLUMN wanted_by TEXT NOT NULL DEFAULT '',
+    ADD COLUMN wanted_ms BIGINT NOT NULL DEFAULT 0;
