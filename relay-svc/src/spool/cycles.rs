@@ -56,7 +56,7 @@ impl Spool {
         request: Option<RequestKey>,
         call: Option<CallId>,
     ) -> Result<bool, SpoolError> {
-        let record = record.clone();
+        let (record, clock) = (record.clone(), self.clock());
         let change = self.write(move |db| {
             if let Some(call) = call
                 && !calls::starts(db, call, record.id)?
@@ -66,7 +66,7 @@ impl Spool {
             if let Some(key) = &request
                 && !(db.may_be_done() && requests::find(db, key)?.is_some())
             {
-                requests::remember(db, key, record.id.as_bytes(), record.start)?;
+                requests::remember(db, key, record.id.as_bytes(), clock)?;
             }
             let (id, link, json) = (
                 record.id.as_bytes(),

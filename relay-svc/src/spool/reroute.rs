@@ -4,14 +4,13 @@
 //! asked for the lease, and ends what he has in hand first. So nothing is sent by the old route and the new one. It is looked
 //! at each start, since another replica may have taken mail by other routes.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use linkmail_smtp::Mailbox;
-
-use std::collections::BTreeSet;
-
 use tokio_util::sync::CancellationToken;
 
 use super::{RecipientState, Spool, SpoolError, age, db::Db, nodes, store::millis};
-use crate::{clock::Stamp, names::NextHop, route::Routes};
+use crate::{names::NextHop, route::Routes};
 
 /// What is said of mail that was set aside for want of a route. It is queued again when there is one.
 const NO_ROUTE: &str = "no route takes this domain any more";
@@ -22,9 +21,9 @@ impl Spool {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn reroute(&self, routes: Routes, now: Stamp) -> Result<u64, SpoolError> {
-        let clock = millis(self.clock());
-        self.write(move |db| reroute(db, &routes, now, clock)).await
+    pub async fn reroute(&self, routes: Routes) -> Result<u64, SpoolError> {
+        let clock = self.clock();
+        self.write(move |db| reroute(db, &routes, clock)).await
     }
 
     /// The same in a spool that replicas share: waits until whoever sends what is to be moved has ended that.
@@ -43,10 +42,9 @@ impl Spool {
             let Some(lease) = self.claim_from(&hop, cancel).await? else {
                 break;
             };
-            let (routes, clock) = (routes.clone(), millis(self.clock()));
+            let (routes, clock) = (routes.clone(), self.clock());
             let spool = self.under(&lease);
-            let moving =
-                spool.write(move |db| move_waiting(db, &routes, Some(&hop), Stamp::now(), clock));
+            let moving = spool.write(move |db| move_waiting(db, &routes, Some(&hop), clock));
             moved += moving.await?;
             lease.give_back().await;
         }
@@ -59,7 +57,7 @@ impl Spool {
 /// So many recipients are looked at in one go.
 const PAGE: usize = 1000;
 
-fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, SpoolError> {
+fn reroute(db: &Db<'_>, routes: &Routes, clock: Duration) -> Result<u64, SpoolError> {
     let print = routes.fingerprint();
     db.lock("SELECT 1 FROM meta WHERE key = 'rerouting' FOR UPDATE", &[])?;
     let known = "SELECT value FROM meta WHERE key = 'routes'";
@@ -67,7 +65,7 @@ fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, 
     if known.as_deref() == Some(print.as_str()) {
         return Ok(0);
     }
-    let moved = move_waiting(db, routes, None, now, clock)?;
+    let moved = move_waiting(db, routes, None, clock)?;
     db.execute(age::KEEP, &["routes".into(), (&print).into()])?;
     Ok(moved)
 }
@@ -89,8 +87,7 @@ fn move_waiting(
     db: &Db<'_>,
     routes: &Routes,
     only: Option<&str>,
-    now: Stamp,
-    clock: i64,
+    clock: Duration,
 ) -> Result<u64, SpoolError> {
     let update = "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5, since_ms = ?6 \
                   WHERE seq = ?1 AND idx = ?2 AND state = ?7 AND hop = ?8";
@@ -103,7 +100,7 @@ fn move_waiting(
             return Ok(());
         };
         if let Some(NextHop::Hold(node)) = &hop {
-            nodes::know(db, node, now)?;
+            nodes::know(db, node, clock)?;
         }
         let (seq, idx) = waiting.place;
         let hop = hop.map_or_else(|| waiting.hop.clone(), |hop| hop.to_string());
@@ -113,7 +110,7 @@ fn move_waiting(
             (&hop).into(),
             state.into(),
             why.into(),
-            clock.into(),
+            millis(clock).into(),
             waiting.state.into(),
             (&waiting.hop).into(),
         ];
