@@ -96,7 +96,7 @@ impl Run {
                 self.order.dialled();
                 self.begin_anew().await;
                 self.shared.desk.set_state(&self.link.name, LinkState::Up);
-                self.open_window();
+                self.open_window().await;
                 self.note("line up").await;
             }
             Err(error) => {

@@ -36,7 +36,7 @@ pub async fn run(forwarder: Forwarder, host: HostPort, cancel: CancellationToken
         let mut forwarder = forwarder.clone();
         forwarder.spool = forwarder.spool.under(&lease);
         let watched = async {
-            lease.lost().cancelled().await;
+            lease.ends().cancelled().await;
             stop.cancel();
             std::future::pending::<()>().await;
         };

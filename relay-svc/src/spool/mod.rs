@@ -18,6 +18,7 @@
 mod age;
 mod backup;
 mod body;
+mod calls;
 mod checkpoint;
 mod chunks;
 mod cycles;
@@ -30,6 +31,7 @@ mod held;
 mod lanes;
 mod late;
 mod leases;
+mod link_views;
 mod look;
 mod messages;
 mod moving;
@@ -49,6 +51,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod wall;
+mod windows;
 mod writer;
 
 use std::{
@@ -65,6 +68,7 @@ use db::Db;
 pub use age::Tick;
 pub use backup::{BackupError, Contents, back_up};
 pub use body::{Body, Draft};
+pub use calls::{Answer, CALL_WAIT, Call, CallId};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
 pub use due_hops::DueHops;
@@ -81,6 +85,7 @@ pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
 pub use restore::{RestoreError, restore};
+pub use windows::{Came, Exchanged, OpenCycle};
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;
@@ -147,6 +152,14 @@ pub enum SpoolError {
     /// The server of the database does not answer, or not now. A change may have been done all the same.
     #[error("the database of the spool does not answer: {0}")]
     Unavailable(String),
+    /// The server lets us not in, or has no such database.
+    #[error("{place}: {reason}; check the user and the database of spool, and spool_password_file")]
+    Refused {
+        /// The database.
+        place: String,
+        /// What the server said.
+        reason: String,
+    },
     /// Another replica works for this now; nothing was recorded.
     #[error("another replica has taken over")]
     LeaseLost,

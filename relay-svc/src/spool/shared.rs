@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Engine, Inner, SpoolError, age,
+    DatabaseError, Engine, Inner, SpoolError, age, calls,
     db::{Db, Pool, migrate},
     moving,
 };
@@ -43,11 +43,13 @@ impl Shared {
             options.get_database().unwrap_or_default()
         );
         let pool = Pool::new(options);
+        let named = place.clone();
         let ready = move |db: &Db<'_>| {
-            migrate(db, &place)?;
-            moving::refuse_half_moved(db, &place)
+            migrate(db, &named)?;
+            moving::refuse_half_moved(db, &named)
         };
-        pool.change(ready).await?;
+        let ready = pool.change(ready).await;
+        ready.map_err(|error| at_start(error, place))?;
         let clock = pool.change(age::SpoolClock::resume).await?;
         let owner = uuid::Uuid::new_v4().to_string();
         let renewals = TaskTracker::new();
@@ -68,6 +70,23 @@ impl Shared {
     }
 }
 
+/// What a server said at the first connection, with where that is and what would be right.
+fn at_start(error: SpoolError, place: String) -> SpoolError {
+    match error {
+        SpoolError::Unavailable(reason) => SpoolError::Unavailable(format!("{place}: {reason}")),
+        // invalid_authorization_specification and what is below it, invalid_catalog_name
+        SpoolError::Database(DatabaseError::Postgres { code, message })
+            if code.starts_with("28") || code == "3D000" =>
+        {
+            SpoolError::Refused {
+                place,
+                reason: message,
+            }
+        }
+        error => error,
+    }
+}
+
 /// What a look of the watcher found.
 #[derive(Clone, Copy, Default)]
 struct Newest {
@@ -75,6 +94,8 @@ struct Newest {
     revision: i64,
     /// So many further looks see what came late.
     again: u32,
+    /// Calls wait for a keeper.
+    called: bool,
 }
 
 /// Wakes those whom commits of other replicas concern, until the spool is gone.
@@ -91,6 +112,9 @@ pub(super) async fn watch(spool: Weak<Inner>) {
         let pool = Arc::clone(&shared.pool);
         match pool.look_up(move |db| look(db, seen)).await {
             Ok((newest, hops, clock)) => {
+                if newest.called {
+                    inner.signals.called();
+                }
                 inner.signals.wake(hops.iter().map(String::as_str));
                 inner.signals.journal_grew(newest.revision);
                 inner.clock.set(clock);
@@ -113,9 +137,11 @@ fn look(
             message: row.get(0)?,
             revision: row.get(1)?,
             again: AGAIN,
+            called: false,
         })
     })?;
     let mut newest = newest.unwrap_or_default();
+    newest.called = calls::any(db)?;
     // What came before the first look may have come after others looked for themselves.
     let before = seen.unwrap_or(newest).message;
     if let Some(seen) = seen.filter(|seen| seen.message == newest.message) {

@@ -15,6 +15,7 @@ const ASKED: usize = 10_000;
 pub(super) struct Signals {
     hops: Mutex<HashMap<String, Arc<watch::Sender<u64>>>>,
     journal: watch::Sender<i64>,
+    calls: watch::Sender<u64>,
     asked: Mutex<HashSet<Node>>,
     woken: Notify,
     late: Mutex<HashSet<String>>,
@@ -25,6 +26,7 @@ impl Default for Signals {
         Self {
             hops: Mutex::default(),
             journal: watch::Sender::new(0),
+            calls: watch::Sender::new(0),
             asked: Mutex::default(),
             woken: Notify::new(),
             late: Mutex::default(),
@@ -78,6 +80,16 @@ impl Signals {
             }
             self.woken.notified().await;
         }
+    }
+
+    /// Calls wait for a keeper.
+    pub(super) fn called(&self) {
+        self.calls
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(super) fn calls(&self) -> &watch::Sender<u64> {
+        &self.calls
     }
 
     /// There is late mail for these next hops. The look that found them comes again, so what is there now is all.
