@@ -1,13 +1,16 @@
 """Replicas that share a spool in PostgreSQL: one queue, one keeper for each link, whoever of them fails."""
 
 import os
+import re
 import signal
 import threading
+from collections import Counter
 
 import pytest
 
 from harness import smtp, wait
 from harness.mailbox import Mailbox
+from harness.peer import Peer
 from harness.postgres import Postgres
 from harness.relay import Relay
 
@@ -43,9 +46,9 @@ class Replica(Relay):
 class Group:
     """Replicas on one database, the world behind their link, and the site's own server."""
 
-    def __init__(self, place, running, count, **settings):
+    def __init__(self, place, running, count, world=Mailbox, **settings):
         self.database = running(Postgres(place)).start()
-        self.world = running(Mailbox(place.endpoint()))
+        self.world = running(world(place.endpoint()))
         self.mailbox = running(Mailbox(place.endpoint()))
         settings.setdefault("trigger", "[{ queued = 1 }]")
         settings.setdefault("of_link", "")
@@ -57,13 +60,40 @@ class Group:
         for replica in self.replicas:
             replica.start()
 
-
     def wait_for(self, ids, seconds=30):
         wait.until(lambda: ids <= self.world.ids().keys(), lambda: f"{len(ids)}; came {len(self.world.ids())}", seconds)
 
     def times(self, ids):
         """How often each came."""
         return {self.world.ids()[id] for id in ids}
+
+
+class Holding(Peer):
+    """A world that can take messages and keep its replies back; `ids` as a mailbox has it."""
+
+    def __init__(self, endpoint):
+        super().__init__(endpoint)
+        self._answers = threading.Event()
+        self.on_body = lambda: None
+
+    def hold_back(self):
+        """From now on no message is answered for, until `answer`."""
+        self._answers.clear()
+        self.on_body = lambda answers=self._answers: answers.wait(120)
+
+    def take_more(self):
+        """Of those that come from now on each is answered at once; those that wait go on waiting."""
+        self.on_body = lambda: None
+
+    def answer(self):
+        self._answers.set()
+
+    def stop(self):
+        self.answer()
+        super().stop()
+
+    def ids(self):
+        return Counter(re.search(rb"Message-ID: <([^>]*)>", body).group(1).decode() for body in list(self.bodies))
 
 
 @pytest.fixture
@@ -137,6 +167,44 @@ def test_a_replica_that_was_stopped_past_its_lease_begins_nothing(group):
     stage.wait_for(more)
     assert stage.times(ids | more) == {1}
     assert len(asleep.logged("cycle started")) == before
+
+
+def doubts(stage):
+    """How many attempts are counted as in doubt."""
+    return int(stage.database.value("select coalesce(sum(doubts), 0) from recipients"))
+
+
+def test_a_flight_that_outlives_its_lease_is_in_doubt_and_nothing_follows_it(group):
+    """Must show: a replica is stopped in mid-flight, the far end having taken messages that it has not answered for, and
+    another one sends all. The first one wakes up to the answers: it records no outcome, sends nothing more, not even what it
+    had read ahead, and each message that it had sent is counted as in doubt, in the log and with its recipient."""
+    # One message at a time goes over each of three connections, and twenty wait.
+    stage = group(2, world=Holding, connections=3)
+    stage.wait_for(stage.replicas[0].submit(1))
+    asleep, awake = keeper_first(stage)
+    stage.world.hold_back()
+    ids = awake.submit(20)
+    wait.until(lambda: len(stage.world.bodies) == 4, "a message on each connection, without its answer")
+    asleep.pause()
+    try:
+        in_flight = set(stage.world.ids()) & ids
+        stage.world.take_more()
+        stage.wait_for(ids, TAKEN_OVER)
+        delivered = "select count(*) from recipients where state = 2 and attempts = 1 and doubts = 0"
+        wait.until(lambda: stage.database.value(delivered) == "21", "the outcomes of all")
+        logged = len(asleep.logged("recipient settled", outcome="delivered"))
+        stage.world.answer()
+    finally:
+        asleep.resume()
+    wait.until(lambda: doubts(stage) == len(in_flight), lambda: f"3 in doubt; are {doubts(stage)}")
+    assert len(asleep.logged("recipient settled", outcome="in_doubt")) == len(in_flight) == 3
+    assert {id: times for id, times in stage.world.ids().items() if times > 1} == dict.fromkeys(in_flight, 2)
+    assert len(asleep.logged("recipient settled", outcome="delivered")) == logged, "it recorded an outcome"
+    assert stage.database.value("select count(*) from recipients where state <> 2 or attempts <> 1") == "0"
+    # And it still works.
+    more = asleep.submit(3)
+    stage.wait_for(more)
+    assert stage.times(more) == {1}
 
 
 def test_a_database_that_restarts_loses_nothing(group):
