@@ -44,14 +44,14 @@ class Postgres:
             self.process.wait(timeout=30)
             self.process = None
 
-    def value(self, sql):
+    def value(self, sql, database="postgres"):
         """The one value of an answer, as text."""
-        done = self._run(sql)
+        done = self._run(sql, database)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def _run(self, sql):
-        psql = [str(self.programs / "psql"), "-h", str(self.folder), "-U", "linkmail", "-d", "postgres", "-Atc", sql]
+    def _run(self, sql, database="postgres"):
+        psql = [str(self.programs / "psql"), "-h", str(self.folder), "-U", "linkmail", "-d", database, "-Atc", sql]
         return subprocess.run(psql, capture_output=True, text=True, timeout=30)
 
     def _as_nobody(self, program):
