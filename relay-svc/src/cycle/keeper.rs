@@ -203,6 +203,9 @@ impl Keeper {
         let mut woken = self.shared.forwarder.spool.watch_hop(&self.hop.to_string());
         while !cancel.is_cancelled() {
             woken.mark_unchanged();
+            if let Err(error) = self.shared.forwarder.judge_late(&self.hop).await {
+                tracing::error!(link = %self.link.name, %error, "late mail cannot be judged");
+            }
             let decision = self.decide().await;
             let start = match decision {
                 Decision::Start(trigger) => Start {
@@ -231,15 +234,10 @@ impl Keeper {
             &self.link.name,
             in_how_long.map(|wait| Stamp::now().plus(wait)),
         );
-        let now = Stamp::now();
+        let spool = &self.shared.forwarder.spool;
+        let now = spool.tick();
         let cap = self.link.trigger.queued.unwrap_or(1);
-        match self
-            .shared
-            .forwarder
-            .spool
-            .backlog(self.hop.to_string(), now, cap)
-            .await
-        {
+        match spool.backlog(self.hop.to_string(), now, cap).await {
             Ok(backlog) => {
                 let waiting = Waiting {
                     due: backlog.due,

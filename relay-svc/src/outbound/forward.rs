@@ -13,10 +13,9 @@ use super::{
     settle::{Attempt, Unrecorded},
 };
 use crate::{
-    clock::Stamp,
     names::NextHop,
     policy::Policy,
-    queue::{Outcome, RetryPolicy},
+    queue::{Outcome, RetryPolicy, late::Lateness},
     spool::{Due, DueRecipient, Spool, SpoolError},
     telemetry::{self, Instruments},
 };
@@ -33,6 +32,8 @@ pub struct Forwarder {
     pub policy: Arc<Policy>,
     /// When mail is tried again.
     pub retry: RetryPolicy,
+    /// When it is late.
+    pub late: Lateness,
     /// The relay's own name.
     pub hostname: Arc<str>,
     /// Who signs reports.
@@ -75,7 +76,11 @@ impl Forwarder {
         let hop = hop.to_string();
         self.record_leftovers(&hop).await?;
         let mut tally = Tally::default();
-        for message in self.spool.due(hop.clone(), Stamp::now(), BATCH).await? {
+        for message in self
+            .spool
+            .due(hop.clone(), self.spool.tick(), BATCH)
+            .await?
+        {
             let outcomes = vec![Outcome::Failed(reason.to_owned()); message.recipients.len()];
             let attempt = Attempt::new(message, hop.clone(), host, Context::new());
             tally.add(&self.settle_whole(attempt, &outcomes).await?);
@@ -101,6 +106,7 @@ impl Forwarder {
     pub fn of_held(&self) -> Self {
         Self {
             retry: self.retry.of_held(),
+            late: self.late.of_held(),
             ..self.clone()
         }
     }

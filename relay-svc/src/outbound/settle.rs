@@ -39,7 +39,6 @@ struct Record {
     seq: i64,
     settled: Vec<Settled>,
     report: Option<Report>,
-    at: Stamp,
     /// Keeps the message in hand: until this is recorded the spool says that it is still to be sent.
     _hand: Option<Arc<Hand>>,
 }
@@ -63,8 +62,8 @@ pub(super) struct Attempt {
 pub(super) struct Part {
     /// Their places among those of the message.
     recipients: Vec<usize>,
-    /// Whether what the sender asked for is passed on with it.
-    pub(super) passes_wishes: bool,
+    /// What the host answers for that takes it.
+    pub(super) takes: report::Host,
     /// Why the source of the message failed, if it did.
     pub(super) fault: Option<SpoolError>,
 }
@@ -80,7 +79,7 @@ impl Part {
     pub(super) fn of(recipients: Vec<usize>) -> Part {
         Part {
             recipients,
-            passes_wishes: false,
+            takes: report::Host::default(),
             fault: None,
         }
     }
@@ -143,16 +142,17 @@ impl Forwarder {
         }
         let report = self.report(attempt, &told, at).await;
         if !settled.is_empty() {
-            self.record(attempt, settled, report, at).await?;
+            self.record(attempt, settled, report).await?;
         }
         Ok(is_last.then_some(attempt.tally))
     }
 
     /// What is to be recorded at once of a part; what is given up is noted for the report.
     fn judge(&self, attempt: &mut Attempt, part: &Part, outcomes: &[Outcome]) -> Vec<Settled> {
-        let now = Stamp::now();
+        let clock = self.spool.clock();
         let untold = self.report_to(attempt).is_none();
         let spread = Spread::of_route(&self.hostname, &attempt.hop);
+        let by = attempt.message.wish.deliver_by;
         let mut settled = Vec::new();
         let Attempt {
             message,
@@ -168,11 +168,11 @@ impl Forwarder {
             };
             let history = History {
                 attempts: recipient.attempts,
-                before: 0,
+                before: recipient.attempts_before,
                 waited: recipient.waited,
                 tried: recipient.tried,
             };
-            let settlement = queue::settle(history, outcome, &self.retry, spread, untold, now);
+            let settlement = queue::settle(history, outcome, &self.retry, spread, untold, clock);
             let Some(settlement) = settlement else {
                 tally.untried += 1;
                 continue;
@@ -181,9 +181,11 @@ impl Forwarder {
             match &settlement {
                 Settlement::Delivered { .. } => {
                     tally.delivered += 1;
-                    told.extend(relayed(recipient, outcome, part, remote));
+                    told.extend(relayed(recipient, outcome, (part, by), remote));
                 }
                 Settlement::Retry { .. } => tally.deferred += 1,
+                // No attempt gives that.
+                Settlement::Late { .. } => {}
                 Settlement::Discarded { .. } => tally.refused += 1,
                 Settlement::SetAside { .. } => tally.set_aside += 1,
                 Settlement::Bounced { reply } => {
@@ -218,31 +220,30 @@ impl Forwarder {
         }
     }
 
-    async fn record(
+    pub(super) async fn record(
         &self,
         attempt: &Attempt,
         settled: Vec<Settled>,
         report: Option<Report>,
-        at: Stamp,
     ) -> Result<(), SpoolError> {
         let record = Record {
             seq: attempt.message.seq,
             settled,
             report,
-            at,
             _hand: attempt.hand.clone(),
         };
         let done = self.store(&record).await;
+        let now = Stamp::now();
         for each in &record.settled {
             let mut recipients = attempt.message.recipients.iter();
             let recipient = recipients.find(|recipient| recipient.idx == each.idx);
             let Some(recipient) = recipient else { continue };
             let outcome = match matches!(done, Err(SpoolError::LeaseLost)) {
                 true => in_doubt(&each.settlement),
-                false => Some(outcome(&each.settlement)),
+                false => outcome(&each.settlement),
             };
             if let Some(outcome) = outcome {
-                self.note(&attempt.message, recipient, outcome, at);
+                self.note(&attempt.message, recipient, outcome, now);
             }
         }
         self.keep(&attempt.hop, record, done).await
@@ -295,9 +296,7 @@ impl Forwarder {
             }
         };
         let settled = record.settled.clone();
-        self.spool
-            .settle(record.seq, settled, report, record.at)
-            .await
+        self.spool.settle(record.seq, settled, report).await
     }
 
     /// One line per outcome, the message's identity first.
@@ -329,9 +328,9 @@ impl Forwarder {
 /// What a delivery is called where outcomes are told.
 const DELIVERED: &str = "delivered";
 
-/// What an outcome is called, and the reply that caused it.
-fn outcome(settlement: &Settlement) -> (&'static str, &str) {
-    match settlement {
+/// What an outcome is called, and the reply that caused it; nothing for what is none.
+fn outcome(settlement: &Settlement) -> Option<(&'static str, &str)> {
+    Some(match settlement {
         Settlement::Delivered { reply } => (DELIVERED, reply),
         Settlement::Retry {
             in_doubt: true,
@@ -342,7 +341,8 @@ fn outcome(settlement: &Settlement) -> (&'static str, &str) {
         Settlement::Bounced { reply } => ("bounced", reply),
         Settlement::Discarded { reply } => ("discarded", reply),
         Settlement::SetAside { reason } => ("set_aside", reason),
-    }
+        Settlement::Late { .. } => return None,
+    })
 }
 
 /// The same once nothing may be recorded any more: what the next hop has, or may have, is in doubt, and the rest is nothing.

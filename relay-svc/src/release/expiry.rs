@@ -8,9 +8,8 @@ use tokio::time::Instant;
 
 use super::turn::lease_of;
 use crate::{
-    clock::Stamp,
     names::{NextHop, Node},
-    outbound::{Forwarder, InHand},
+    outbound::{Forwarder, InHand, in_words},
     spool::{HeldPlace, SpoolError},
 };
 
@@ -130,22 +129,10 @@ async fn forget(held: &Forwarder) -> Result<(), SpoolError> {
     let spool = &held.spool;
     spool.keep_clock().await?;
     spool.forget_repeats(REPEATS_KEPT).await?;
-    let now = Stamp::now();
-    for id in spool.expire_reports(REPORTS_KEPT, now).await? {
+    for id in spool.expire_reports(REPORTS_KEPT).await? {
         tracing::warn!(%id, "report discarded: nobody acknowledged it for seven days");
     }
     let policy = Arc::clone(&held.policy);
     let named = move |node: &_| policy.routes.names(node);
-    spool.forget_nodes(named, now.minus(NODES_KEPT), now).await
-}
-
-/// A duration for people, in the largest unit of which it has at least two.
-fn in_words(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
+    spool.forget_nodes(named, NODES_KEPT).await
 }

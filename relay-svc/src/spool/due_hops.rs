@@ -1,7 +1,6 @@
 //! Which next hops of many have mail that is due: those whose names begin alike, such as `mx:`.
 
-use super::{Spool, SpoolError};
-use crate::clock::Stamp;
+use super::{Spool, SpoolError, Tick, lanes};
 
 /// The next hops with mail that is due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -9,13 +8,13 @@ pub struct DueHops {
     /// In alphabetical order.
     pub hops: Vec<String>,
     /// When mail of those that were passed over becomes due.
-    pub next_due: Option<Stamp>,
+    pub next_due: Option<Tick>,
 }
 
 impl Spool {
     /// Up to `limit` next hops that begin with `prefix`, stand behind `after`, and have mail that is due.
     ///
-    /// One look into the index for each next hop that is passed, however much mail waits for it.
+    /// Some looks into the index for each next hop that is passed, however much mail waits for it.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -23,7 +22,7 @@ impl Spool {
         &self,
         prefix: &'static str,
         after: String,
-        now: Stamp,
+        now: Tick,
         limit: usize,
     ) -> Result<DueHops, SpoolError> {
         self.read(move |db| {
@@ -34,11 +33,14 @@ impl Spool {
                 after.clone()
             };
             while found.hops.len() < limit {
-                let next = db.row(NEXT, &[(&at).into()], |row| {
-                    Ok((row.get::<String>(0)?, Stamp(row.get(1)?)))
-                })?;
-                let Some((hop, due)) = next.filter(|(hop, _)| hop.starts_with(prefix)) else {
+                let next = db.row(NEXT, &[(&at).into()], |row| row.get::<String>(0))?;
+                let Some(hop) = next.filter(|hop| hop.starts_with(prefix)) else {
                     break;
+                };
+                let lanes = lanes::of(db, &hop)?;
+                let Some(due) = lanes.iter().map(|lane| lane.first).min() else {
+                    at = hop;
+                    continue;
                 };
                 if due <= now {
                     found.hops.push(hop.clone());
@@ -53,9 +55,8 @@ impl Spool {
     }
 }
 
-/// The next hop behind one, and when the first of its mail is due.
-const NEXT: &str = "SELECT hop, due_ms FROM recipients INDEXED BY recipients_due \
-                    WHERE state = 1 AND hop > ?1 ORDER BY hop, due_ms LIMIT 1";
+/// The next hop behind one.
+const NEXT: &str = "SELECT hop FROM recipients INDEXED BY recipients_turn WHERE state = 1 AND hop > ?1 ORDER BY hop LIMIT 1";
 
 #[cfg(test)]
 mod tests {
@@ -103,11 +104,11 @@ mod tests {
             ("", 100, 9, &["a", "b", "c", "e"], None),
         ] {
             let found = spool
-                .due_hops("mx:", after.to_owned(), Stamp(now), limit)
+                .due_hops("mx:", after.to_owned(), Tick(now), limit)
                 .await
                 .unwrap();
             let hops: Vec<_> = hops.iter().map(|hop| format!("mx:{hop}.example")).collect();
-            let next_due = next.map(Stamp);
+            let next_due = next.map(Tick);
             assert_eq!(
                 found,
                 DueHops { hops, next_due },

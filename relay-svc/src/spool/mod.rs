@@ -13,11 +13,7 @@
 //!
 //! May touch: the state folder, the database. Must not touch: mail's own sockets.
 //!
-//! Held mail and reports that nobody fetches are given up by a clock that counts while the relay runs (`age`), so that
-//! no step of the wall clock ends them.
-//!
-//! Limits: waiting times are kept by the wall clock between attempts; a step of it can delay an attempt, and can
-//! add at most one scheduled wait to the time after which a recipient is given up.
+//! Whatever waits does so by a clock of the spool's own (`age`), so that no step of the wall clock delays it or ends it.
 
 mod age;
 mod body;
@@ -30,6 +26,8 @@ mod due;
 mod due_hops;
 mod embedded;
 mod held;
+mod lanes;
+mod late;
 mod leases;
 mod look;
 mod messages;
@@ -46,6 +44,7 @@ mod signals;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wall;
 mod writer;
 
 use std::{
@@ -59,12 +58,13 @@ use sqlx::postgres::PgConnectOptions;
 
 use db::Db;
 
+pub use age::Tick;
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
-pub use due::DuePlace;
 pub use due_hops::DueHops;
 pub use held::{HeldPlace, TooOld};
+pub use lanes::{DuePlace, WaitingLane};
 pub use leases::Lease;
 pub use messages::{
     Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
@@ -226,10 +226,16 @@ impl Spool {
         Ok(Self { inner, lease: None })
     }
 
-    /// Ends the use of a shared database: leases are given back, and nothing is begun any more.
+    /// Ends the use of the spool: its clock is kept; in a shared database leases are given back, and nothing is begun any
+    /// more.
     pub async fn close(&self) {
-        if let Engine::Shared(shared) = &self.inner.engine {
-            shared.close().await;
+        match &self.inner.engine {
+            Engine::Shared(shared) => shared.close().await,
+            Engine::Embedded(_) => {
+                if let Err(error) = self.keep_clock().await {
+                    tracing::warn!(%error, "the clock of the spool cannot be kept");
+                }
+            }
         }
     }
 
@@ -267,6 +273,23 @@ impl Spool {
     #[must_use]
     pub fn watch_hop(&self, hop: &str) -> tokio::sync::watch::Receiver<u64> {
         self.inner.signals.hop(hop).subscribe()
+    }
+
+    /// There is late mail for these next hops; whoever serves them is woken.
+    pub fn note_late(&self, hops: Vec<String>) {
+        self.inner.signals.note_late(hops);
+    }
+
+    /// Whether there is late mail for a next hop, of which nobody was told yet.
+    #[must_use]
+    pub fn take_late(&self, hop: &str) -> bool {
+        self.inner.signals.take_late(hop)
+    }
+
+    /// Domains with late mail, of which nobody was told yet.
+    #[must_use]
+    pub fn late_domains(&self) -> Vec<String> {
+        self.inner.signals.late_domains()
     }
 
     /// Wakes each time the journal of cycles grows; holds its newest revision that this process knows of.
