@@ -10,9 +10,11 @@ NOBODY = 65534
 
 
 class Postgres:
-    """`url` names a database of it, for the configuration of a relay."""
+    """`url` names a database of it, for the configuration of a relay. Not `synced`: for a test of many databases in which it
+    is not the server that dies."""
 
-    def __init__(self, place):
+    def __init__(self, place, synced=True):
+        self._options = [] if synced else ["-c", "fsync=off"]
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         assert found, "no PostgreSQL in /usr/lib/postgresql: tests/run install"
         self.programs = found[-1]
@@ -31,7 +33,7 @@ class Postgres:
             os.chown(self.data, NOBODY, NOBODY)
             made = ["-D", str(self.data), "-U", "linkmail", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
             subprocess.run([*self._as_nobody("initdb"), *made], check=True, capture_output=True)
-        options = ["-D", str(self.data), "-k", str(self.folder), "-c", "listen_addresses="]
+        options = ["-D", str(self.data), "-k", str(self.folder), "-c", "listen_addresses=", *self._options]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen([*self._as_nobody("postgres"), *options], stdout=log, stderr=log)
         wait.until(lambda: self._run("select 1").returncode == 0, "PostgreSQL", 30)
