@@ -239,8 +239,8 @@ class Walk:
             run.steps.arm(*((at, number) if whole else ()))
             began = run.begin()
             if not whole:
-                # The last commits of a start are those of its routes, which are others each time, and of the clock.
-                wait.until(lambda: sum((step.name, step.file) == ("sync", LOG) for step in run.steps.taken()) == 2, "two syncs")
+                # A start commits its routes, which are others each time, and thrice its clock.
+                wait.until(lambda: sum((step.name, step.file) == ("sync", LOG) for step in run.steps.taken()) == 4, "four syncs")
                 run.steps.arm(at, number)
             return self.judge(run, at, error, self.scenario.do(run) if began else None)
         finally:
