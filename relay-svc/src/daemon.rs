@@ -316,8 +316,12 @@ async fn forget(spool: Spool, cancel: CancellationToken) {
 
 async fn forget_under(spool: Spool) {
     loop {
-        if let Err(error) = spool.sweep_bodies().await {
-            tracing::warn!(%error, "bodies that no message names could not be swept");
+        match spool.sweep_bodies().await {
+            Ok(0) => {}
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "bodies that no message names could not be swept");
+            }
         }
         match spool.forget(KEPT).await {
             Ok(0) => {}

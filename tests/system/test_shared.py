@@ -1,6 +1,8 @@
 """Replicas that share a spool in PostgreSQL: one queue, one keeper for each link, whoever of them fails."""
 
+import re
 import threading
+from collections import Counter
 
 import pytest
 
@@ -8,6 +10,34 @@ from harness import smtp, wait
 from harness.mailbox import Mailbox
 from harness.peer import Peer
 from harness.replicas import TAKEN_OVER, Group, Replica
+
+
+class Holding(Peer):
+    """A world that can take messages and keep its replies back; `ids` as a mailbox has it."""
+
+    def __init__(self, endpoint):
+        super().__init__(endpoint)
+        self._answers = threading.Event()
+        self.on_body = lambda: None
+
+    def hold_back(self):
+        """From now on no message is answered for, until `answer`."""
+        self._answers.clear()
+        self.on_body = lambda answers=self._answers: answers.wait(120)
+
+    def take_more(self):
+        """Of those that come from now on each is answered at once; those that wait go on waiting."""
+        self.on_body = lambda: None
+
+    def answer(self):
+        self._answers.set()
+
+    def stop(self):
+        self.answer()
+        super().stop()
+
+    def ids(self):
+        return Counter(re.search(rb"Message-ID: <([^>]*)>", body).group(1).decode() for body in list(self.bodies))
 
 
 @pytest.fixture
@@ -81,6 +111,44 @@ def test_a_replica_that_was_stopped_past_its_lease_begins_nothing(group):
     stage.wait_for(more)
     assert stage.times(ids | more) == {1}
     assert len(asleep.logged("cycle started")) == before
+
+
+def doubts(stage):
+    """How many attempts are counted as in doubt."""
+    return int(stage.database.value("select coalesce(sum(doubts), 0) from recipients"))
+
+
+def test_a_flight_that_outlives_its_lease_is_in_doubt_and_nothing_follows_it(group):
+    """Must show: a replica is stopped in mid-flight, the far end having taken messages that it has not answered for, and
+    another one sends all. The first one wakes up to the answers: it records no outcome, sends nothing more, not even what it
+    had read ahead, and each message that it had sent is counted as in doubt, in the log and with its recipient."""
+    # One message at a time goes over each of three connections, and twenty wait.
+    stage = group(2, world=Holding, connections=3)
+    stage.wait_for(stage.replicas[0].submit(1))
+    asleep, awake = keeper_first(stage)
+    stage.world.hold_back()
+    ids = awake.submit(20)
+    wait.until(lambda: len(stage.world.bodies) == 4, "a message on each connection, without its answer")
+    asleep.pause()
+    try:
+        in_flight = set(stage.world.ids()) & ids
+        stage.world.take_more()
+        stage.wait_for(ids, TAKEN_OVER)
+        delivered = "select count(*) from recipients where state = 2 and attempts = 1 and doubts = 0"
+        wait.until(lambda: stage.database.value(delivered) == "21", "the outcomes of all")
+        logged = len(asleep.logged("recipient settled", outcome="delivered"))
+        stage.world.answer()
+    finally:
+        asleep.resume()
+    wait.until(lambda: doubts(stage) == len(in_flight), lambda: f"3 in doubt; are {doubts(stage)}")
+    assert len(asleep.logged("recipient settled", outcome="in_doubt")) == len(in_flight) == 3
+    assert {id: times for id, times in stage.world.ids().items() if times > 1} == dict.fromkeys(in_flight, 2)
+    assert len(asleep.logged("recipient settled", outcome="delivered")) == logged, "it recorded an outcome"
+    assert stage.database.value("select count(*) from recipients where state <> 2 or attempts <> 1") == "0"
+    # And it still works.
+    more = asleep.submit(3)
+    stage.wait_for(more)
+    assert stage.times(more) == {1}
 
 
 def test_a_database_that_restarts_loses_nothing(group):

@@ -149,7 +149,7 @@ impl Forwarder {
 
     /// What is to be recorded at once of a part; what is given up is noted for the report.
     fn judge(&self, attempt: &mut Attempt, part: &Part, outcomes: &[Outcome]) -> Vec<Settled> {
-        let (now, clock) = (Stamp::now(), self.spool.clock());
+        let clock = self.spool.clock();
         let untold = self.report_to(attempt).is_none();
         let spread = Spread::of_route(&self.hostname, &attempt.hop);
         let by = attempt.message.wish.deliver_by;
@@ -177,7 +177,6 @@ impl Forwarder {
                 tally.untried += 1;
                 continue;
             };
-            self.note(message, recipient, &settlement, now);
             let idx = recipient.idx;
             match &settlement {
                 Settlement::Delivered { .. } => {
@@ -233,14 +232,45 @@ impl Forwarder {
             report,
             _hand: attempt.hand.clone(),
         };
-        self.write(&attempt.hop, record).await
+        let done = self.store(&record).await;
+        let now = Stamp::now();
+        for each in &record.settled {
+            let mut recipients = attempt.message.recipients.iter();
+            let recipient = recipients.find(|recipient| recipient.idx == each.idx);
+            let Some(recipient) = recipient else { continue };
+            let outcome = match matches!(done, Err(SpoolError::LeaseLost)) {
+                true => in_doubt(&each.settlement),
+                false => outcome(&each.settlement),
+            };
+            if let Some(outcome) = outcome {
+                self.note(&attempt.message, recipient, outcome, now);
+            }
+        }
+        self.keep(&attempt.hop, record, done).await
     }
 
     async fn write(&self, hop: &str, record: Record) -> Result<(), SpoolError> {
         let done = self.store(&record).await;
+        self.keep(hop, record, done).await
+    }
+
+    /// What could not be recorded now waits. What may not be recorded any more is counted: another replica has taken the
+    /// message over, and sends it again.
+    async fn keep(
+        &self,
+        hop: &str,
+        record: Record,
+        done: Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
         if matches!(done, Err(SpoolError::Full | SpoolError::Unavailable(_))) {
             let mut waiting = self.unrecorded.lock();
             waiting.entry(hop.to_owned()).or_default().push(record);
+        } else if matches!(done, Err(SpoolError::LeaseLost)) {
+            let doubtful = |each: &Settled| in_doubt(&each.settlement).map(|_| each.idx);
+            let doubtful: Vec<i64> = record.settled.iter().filter_map(doubtful).collect();
+            if let Err(error) = self.spool.count_doubts(record.seq, doubtful).await {
+                tracing::warn!(seq = record.seq, %error, "attempts in doubt are not counted");
+            }
         }
         done
     }
@@ -270,20 +300,13 @@ impl Forwarder {
     }
 
     /// One line per outcome, the message's identity first.
-    fn note(&self, message: &Due, recipient: &DueRecipient, settlement: &Settlement, now: Stamp) {
-        let (outcome, reply) = match settlement {
-            Settlement::Delivered { reply } => ("delivered", reply),
-            Settlement::Retry {
-                in_doubt: true,
-                reply,
-                ..
-            } => ("in_doubt", reply),
-            Settlement::Retry { reply, .. } => ("deferred", reply),
-            Settlement::Bounced { reply } => ("bounced", reply),
-            Settlement::Discarded { reply } => ("discarded", reply),
-            Settlement::SetAside { reason } => ("set_aside", reason),
-            Settlement::Late { .. } => return,
-        };
+    fn note(
+        &self,
+        message: &Due,
+        recipient: &DueRecipient,
+        (outcome, reply): (&'static str, &str),
+        now: Stamp,
+    ) {
         tracing::info!(id = %message.id, recipient = %recipient.address, outcome, reply, "recipient settled");
         let direction = if message.link.is_some() {
             "inbound"
@@ -295,9 +318,42 @@ impl Forwarder {
             KeyValue::new("outcome", outcome),
         ];
         self.instruments.deliveries.add(1, &labels);
-        if matches!(settlement, Settlement::Delivered { .. }) {
+        if outcome == DELIVERED {
             let waited = now.since(message.accepted).as_secs_f64();
             self.instruments.queue_duration.record(waited, &labels);
         }
+    }
+}
+
+/// What a delivery is called where outcomes are told.
+const DELIVERED: &str = "delivered";
+
+/// What an outcome is called, and the reply that caused it; nothing for what is none.
+fn outcome(settlement: &Settlement) -> Option<(&'static str, &str)> {
+    Some(match settlement {
+        Settlement::Delivered { reply } => (DELIVERED, reply),
+        Settlement::Retry {
+            in_doubt: true,
+            reply,
+            ..
+        } => ("in_doubt", reply),
+        Settlement::Retry { reply, .. } => ("deferred", reply),
+        Settlement::Bounced { reply } => ("bounced", reply),
+        Settlement::Discarded { reply } => ("discarded", reply),
+        Settlement::SetAside { reason } => ("set_aside", reason),
+        Settlement::Late { .. } => return None,
+    })
+}
+
+/// The same once nothing may be recorded any more: what the next hop has, or may have, is in doubt, and the rest is nothing.
+fn in_doubt(settlement: &Settlement) -> Option<(&'static str, &str)> {
+    match settlement {
+        Settlement::Delivered { reply }
+        | Settlement::Retry {
+            in_doubt: true,
+            reply,
+            ..
+        } => Some(("in_doubt", reply)),
+        _ => None,
     }
 }

@@ -259,7 +259,28 @@ impl Spool {
         }
     }
 
-    fn unbound(&self) -> Self {
+    /// Whether its lease has ended, by our own clock. Without a lease there is none that could.
+    #[must_use]
+    pub fn has_lapsed(&self) -> bool {
+        self.lease.as_ref().is_some_and(|held| held.look().is_err())
+    }
+
+    /// Returns once its lease has ended, by our own clock or by what the database said; without a lease never.
+    pub async fn lapsed(&self) {
+        let Some(held) = &self.lease else {
+            return std::future::pending().await;
+        };
+        while !self.has_lapsed() {
+            let until = *held.until.lock().unwrap_or_else(PoisonError::into_inner);
+            tokio::select! {
+                () = held.lost.cancelled() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    }
+
+    /// The spool under no lease.
+    pub(super) fn unbound(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
             lease: None,

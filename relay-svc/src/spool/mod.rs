@@ -23,6 +23,7 @@ mod checkpoint;
 mod chunks;
 mod cycles;
 mod db;
+mod doubts;
 mod due;
 mod due_hops;
 mod embedded;

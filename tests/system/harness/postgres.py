@@ -12,9 +12,11 @@ NOBODY = 65534
 
 class Postgres:
     """`url` names a database of it, for the configuration of a relay. With `tls`, an identity for its address, it listens at
-    `endpoint` too, for TLS only; with `password` it wants that there."""
+    `endpoint` too, for TLS only; with `password` it wants that there. Not `synced`: for a test of many databases in which it
+    is not the server that dies."""
 
-    def __init__(self, place, tls=None, password=None):
+    def __init__(self, place, tls=None, password=None, synced=True):
+        self._options = [] if synced else ["-c", "fsync=off"]
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         assert found, "no PostgreSQL in /usr/lib/postgresql: tests/run install"
         self.programs = found[-1]
@@ -43,6 +45,7 @@ class Postgres:
         if self.tls:
             options[-1] += self.address
             options += ["-p", str(self.port), *self._for_tls()]
+        options += self._options
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen([*self._as_nobody("postgres"), *options], stdout=log, stderr=log)
         wait.until(lambda: self._run("select 1").returncode == 0, "PostgreSQL", 30)
@@ -69,15 +72,16 @@ class Postgres:
             self.process.wait(timeout=30)
             self.process = None
 
-    def value(self, sql):
+    def value(self, sql, database="postgres"):
         """The one value of an answer, as text."""
-        done = self._run(sql)
+        done = self._run(sql, database)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def _run(self, sql):
+    def _run(self, sql, database="postgres"):
         port = ["-p", str(self.port)] if self.tls else []
-        psql = [str(self.programs / "psql"), "-h", str(self.folder), *port, "-U", "linkmail", "-d", "postgres", "-Atc", sql]
+        connect = ["-h", str(self.folder), *port, "-U", "linkmail", "-d", database]
+        psql = [str(self.programs / "psql"), *connect, "-Atc", sql]
         return subprocess.run(psql, capture_output=True, text=True, timeout=30)
 
     def _as_nobody(self, program):

@@ -42,9 +42,9 @@ class Group:
     and so the keeper of the link. `database` is one that runs, if not one of the group's own; `released`: where each replica
     listens for what is released."""
 
-    def __init__(self, place, running, count, database=None, released=None, **settings):
+    def __init__(self, place, running, count, database=None, released=None, world=Mailbox, **settings):
         self.database = database or running(Postgres(place)).start()
-        self.world = running(Mailbox(place.endpoint()))
+        self.world = running(world(place.endpoint()))
         self.mailbox = running(Mailbox(place.endpoint()))
         settings.setdefault("trigger", "[{ queued = 1 }]")
         settings.setdefault("of_link", "")
