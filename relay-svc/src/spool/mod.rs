@@ -28,6 +28,7 @@ mod db;
 mod due;
 mod due_hops;
 mod embedded;
+mod gather;
 mod held;
 mod leases;
 mod look;

@@ -1,7 +1,7 @@
 //! The one writer of the embedded engine: a thread that commits together what waits together.
 //!
-//! While one commit syncs, further changes gather in the channel; the next transaction takes them all. A change that fails
-//! takes nothing else with it, and its caller alone hears of it: what it had written by then is taken back with the whole
+//! While one commit syncs, further changes gather in the channel; the next transaction takes them all, and on a slow disk
+//! waits a little for those that are on their way (`gather`). A change that fails takes nothing else with it, and its caller alone hears of it: what it had written by then is taken back with the whole
 //! transaction, and the others are run once more, each in a savepoint. Savepoints for all would cost a copy of every page
 //! that a change touches. Callers hear after the commit. A commit that fails for anything but a full disk ends the process:
 //! after a failed sync nobody knows what is on the disk, and nothing may be acknowledged any more.
@@ -11,12 +11,17 @@ use std::{
     path::Path,
     sync::mpsc::{self, Receiver, Sender},
     thread,
+    time::Instant,
 };
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi};
 use tokio::sync::oneshot;
 
-use super::{SpoolError, checkpoint::Checkpoints};
+use super::{
+    SpoolError,
+    checkpoint::Checkpoints,
+    gather::{Gather, Wait},
+};
 
 /// At most this many changes share a commit, which bounds how long the first of them waits.
 const BATCH: usize = 256;
@@ -113,20 +118,66 @@ fn write_all(
     waiting: &Receiver<Box<dyn Change>>,
     checkpoints: &mut Checkpoints,
 ) {
-    while let Ok(first) = waiting.recv() {
-        let mut batch = vec![first];
-        match commit_batch(connection, &mut batch, waiting) {
+    let (mut gather, mut next) = (Gather::default(), None);
+    loop {
+        let came_meanwhile = next.is_some();
+        let Some(first) = next.take().or_else(|| waiting.recv().ok()) else {
+            return;
+        };
+        let mut batch = Batch {
+            changes: vec![first],
+            came_meanwhile,
+            wait: None,
+            waiting,
+        };
+        let done = commit_batch(connection, &mut batch, &mut gather);
+        // Before anybody hears of this commit: who is there now is not one of those.
+        next = waiting.try_recv().ok();
+        let changes = batch.changes;
+        match done {
             Ok(()) => {
-                let changes = batch.len();
-                batch.into_iter().for_each(|change| change.finish(true));
-                checkpoints.committed(changes, connection);
+                let count = changes.len();
+                changes.into_iter().for_each(|change| change.finish(true));
+                checkpoints.committed(count, connection);
             }
             Err(error) if is_full(&error) => {
                 tracing::error!(error = %error, "spool: the disk is full");
-                batch.into_iter().for_each(|change| change.finish(false));
+                changes.into_iter().for_each(|change| change.finish(false));
             }
             Err(error) => sync_failed(&error.into()),
         }
+    }
+}
+
+/// Changes that are committed together.
+struct Batch<'w> {
+    changes: Vec<Box<dyn Change>>,
+    /// The first of them came while the commit before ran.
+    came_meanwhile: bool,
+    /// Since there was no further one at once: how long one is waited for, and since when.
+    wait: Option<(Wait, Instant)>,
+    waiting: &'w Receiver<Box<dyn Change>>,
+}
+
+impl Batch<'_> {
+    /// The change at this place, if it has so many or another one comes.
+    fn change(&mut self, place: usize, gather: &Gather) -> Option<&mut Box<dyn Change>> {
+        if place == self.changes.len() && place < BATCH {
+            let another = self.another(gather);
+            self.changes.extend(another);
+        }
+        self.changes.get_mut(place)
+    }
+
+    fn another(&mut self, gather: &Gather) -> Option<Box<dyn Change>> {
+        if let Ok(change) = self.waiting.try_recv() {
+            return Some(change);
+        }
+        let taken = self.changes.len();
+        let begins = || (gather.wait(taken, self.came_meanwhile), Instant::now());
+        let (wait, since) = self.wait.get_or_insert_with(begins);
+        let left = wait.left(taken, since.elapsed())?;
+        self.waiting.recv_timeout(left).ok()
     }
 }
 
@@ -136,28 +187,29 @@ pub(super) fn sync_failed(error: &SpoolError) -> ! {
     std::process::exit(EXIT_IO)
 }
 
-/// Commits what is in `batch`, which has one, and what else waits: that is then in it, too.
+/// Commits what is in `batch`, and what comes until that is done.
 fn commit_batch(
     connection: &Connection,
-    batch: &mut Vec<Box<dyn Change>>,
-    waiting: &Receiver<Box<dyn Change>>,
+    batch: &mut Batch<'_>,
+    gather: &mut Gather,
 ) -> rusqlite::Result<()> {
     let transaction = begin(connection)?;
     let mut begun = 0;
-    while let Some(change) = batch.get_mut(begun) {
+    while let Some(change) = batch.change(begun, gather) {
         let before = transaction.total_changes();
         let keep = change.run(&transaction);
         still_open(&transaction)?;
         if !keep && transaction.total_changes() != before {
             transaction.rollback()?;
-            return commit_apart(connection, batch);
+            return commit_apart(connection, &mut batch.changes);
         }
         begun += 1;
-        if begun < BATCH {
-            batch.extend(waiting.try_recv());
-        }
     }
-    transaction.commit()
+    let began = Instant::now();
+    transaction.commit()?;
+    let wait = batch.wait.map(|(wait, _)| wait);
+    gather.committed(wait, begun, began.elapsed());
+    Ok(())
 }
 
 /// Runs each once more, in a savepoint: those that fail are taken back alone.
