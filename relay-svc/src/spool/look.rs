@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    Body, ListFilter, Origin, RecipientRow, RecipientState, Spool, SpoolError, StoredMessage,
+    Body, ListFilter, Origin, RecipientRow, RecipientState, Spool, SpoolError, StoredMessage, Tick,
     db::{Db, Row},
 };
 use crate::{
@@ -56,7 +56,8 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn message(&self, id: MessageId) -> Result<Option<StoredMessage>, SpoolError> {
-        self.read(move |db| place_of(db, id)?.map(|seq| load(db, seq)).transpose())
+        let now = (self.tick(), Stamp::now());
+        self.read(move |db| place_of(db, id)?.map(|seq| load(db, seq, now)).transpose())
             .await
     }
 
@@ -65,7 +66,8 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn list(&self, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
-        self.read(move |db| list(db, filter)).await
+        let now = (self.tick(), Stamp::now());
+        self.read(move |db| list(db, filter, now)).await
     }
 }
 
@@ -75,7 +77,11 @@ pub(super) fn place_of(db: &Db<'_>, id: MessageId) -> Result<Option<i64>, SpoolE
     db.row(sql, &[id.as_bytes().into()], |row| row.get(0))
 }
 
-fn list(db: &Db<'_>, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
+fn list(
+    db: &Db<'_>,
+    filter: ListFilter,
+    now: (Tick, Stamp),
+) -> Result<Vec<StoredMessage>, SpoolError> {
     let sql = match filter.state {
         None => "SELECT seq FROM messages WHERE seq > ?1 AND ?2 = 0 ORDER BY seq LIMIT ?3",
         Some(_) => {
@@ -89,7 +95,7 @@ fn list(db: &Db<'_>, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolErro
         })
     };
     page(places, filter.after, filter.limit, |seq| {
-        match load(db, seq) {
+        match load(db, seq, now) {
             Err(SpoolError::Damaged(what)) => {
                 tracing::warn!(seq, what, "spool: a damaged message is not listed");
                 Ok(None)
@@ -141,14 +147,14 @@ pub(super) fn load_each<T>(
     Ok((messages, damaged))
 }
 
-pub(super) fn load(db: &Db<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
+pub(super) fn load(db: &Db<'_>, seq: i64, now: (Tick, Stamp)) -> Result<StoredMessage, SpoolError> {
     let message = "SELECT id, accepted_ms, reverse_path, origin, link, cycle, size, traceparent FROM messages WHERE seq = ?1";
     let recipients = "SELECT address, state, hop, attempts, due_ms, last_reply FROM recipients WHERE seq = ?1 ORDER BY idx";
     let stored = db.row(message, &[seq.into()], |row| stored(row, seq))?;
     let stored = stored
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
     Ok(StoredMessage {
-        recipients: db.query(recipients, &[seq.into()], recipient)?,
+        recipients: db.query(recipients, &[seq.into()], |row| recipient(row, now))?,
         ..stored
     })
 }
@@ -170,13 +176,13 @@ fn stored(row: &Row<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
     })
 }
 
-fn recipient(row: &Row<'_>) -> Result<RecipientRow, SpoolError> {
+fn recipient(row: &Row<'_>, (tick, wall): (Tick, Stamp)) -> Result<RecipientRow, SpoolError> {
     Ok(RecipientRow {
         address: String::from_utf8_lossy(&row.get::<Vec<u8>>(0)?).into_owned(),
         state: RecipientState::read(row.get(1)?)?,
         hop: row.get(2)?,
         attempts: row.get(3)?,
-        due: Stamp(row.get(4)?),
+        due: Tick(row.get(4)?).at_wall(tick, wall),
         last_reply: row.get(5)?,
     })
 }
