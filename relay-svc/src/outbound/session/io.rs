@@ -51,9 +51,6 @@ impl Session {
     async fn exchange_into(&mut self, octets: &mut [u8], awaited: Option<ClientPhase>) {
         let patience = self.host.patience;
         let writing = self.must_write();
-        if self.unacknowledged && !writing {
-            self.acknowledge();
-        }
         let block = writing.then(|| patience.of(ClientPhase::DataBlock));
         let wait = block.max(awaited.map(|phase| patience.of(phase)));
         let wait = wait.unwrap_or_else(|| patience.of(ClientPhase::Quit));
@@ -70,7 +67,7 @@ impl Session {
                 self.broken("the connection was closed by the other side", Loss::Closed);
             }
             Moved::Read(Ok(count)) => {
-                self.unacknowledged = true;
+                self.acknowledge();
                 self.recorder.server(&octets[..count]);
                 self.smtp.receive(&octets[..count]);
             }
@@ -85,8 +82,6 @@ impl Session {
             Moved::Wrote(Ok(count)) if count > 0 => {
                 self.written += count;
                 self.unflushed = true;
-                // What is sent takes the acknowledgement along.
-                self.unacknowledged = false;
                 self.moved = Instant::now();
                 if self.unwritten() == 0 {
                     // What a flight needed is not kept.
@@ -104,11 +99,10 @@ impl Session {
         }
     }
 
-    /// Has the kernel acknowledge at once what was read, where nothing is to be sent that would. A server that gathers its replies holds the last of them back until
+    /// Has the kernel acknowledge at once what was read. A server that gathers its replies holds the last of them back until
     /// the ones before are acknowledged; if it closes then, as with 421 in mid-flight, they are lost, and what they answered
     /// would be in doubt.
-    fn acknowledge(&mut self) {
-        self.unacknowledged = false;
+    fn acknowledge(&self) {
         if let Some(stream) = &self.stream {
             let _ = SockRef::from(stream.socket()).set_tcp_quickack(true);
         }

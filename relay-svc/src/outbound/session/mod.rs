@@ -90,8 +90,6 @@ pub struct Session {
     stream: Option<MaybeTls<TcpStream>>,
     /// Octets were given to TLS that may not be on the wire yet.
     unflushed: bool,
-    /// Octets were read that nothing which was sent has acknowledged.
-    unacknowledged: bool,
     login: Option<Exchange>,
     /// No TLS was tried, since it failed on another connection.
     in_clear: bool,
@@ -151,7 +149,6 @@ impl Session {
             host,
             stream: Some(MaybeTls::plain(stream)),
             unflushed: false,
-            unacknowledged: false,
             login: None,
             in_clear,
             tls_failed: false,
