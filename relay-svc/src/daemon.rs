@@ -24,6 +24,7 @@ use crate::{
     names::NextHop,
     outbound::{self, Forwarder, Unrecorded, direct::Direct},
     release,
+    route::Routes,
     spool::{Spool, SpoolError},
     telemetry::{Instruments, SCOPE},
 };
@@ -36,6 +37,8 @@ const FLUSH: Duration = Duration::from_secs(3);
 const KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Certificates, credentials and lists are looked at so often, to see whether they changed.
 const REFRESH_EVERY: Duration = Duration::from_secs(15);
+/// The wait before mail that could not be routed anew is tried again.
+const REROUTE_PAUSE: Duration = Duration::from_secs(10);
 /// What is older is looked for so often.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
@@ -76,12 +79,14 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
         match self {
-            Self::Telemetry(_) => Exit::Config,
+            Self::Telemetry(_) | Self::Spool(SpoolError::Refused { .. }) => Exit::Config,
             Self::Spool(SpoolError::InUse { .. } | SpoolError::Unavailable(_)) => Exit::TempFail,
             Self::Spool(
                 SpoolError::TooNew { .. }
                 | SpoolError::Damaged(_)
-                | SpoolError::DatabaseGone { .. },
+                | SpoolError::DatabaseGone { .. }
+                | SpoolError::Moved { .. }
+                | SpoolError::HalfMoved { .. },
             ) => Exit::DataError,
             Self::Spool(_) => Exit::CannotCreate,
             Self::Listen { source, .. } if denied(source) => Exit::NoPermission,
@@ -117,12 +122,9 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         None => Spool::open_with(&config.state, config.limits.reserve)?,
         Some(database) => Spool::connect(database.options()?).await?,
     };
-    let moved = spool.reroute(config.policy.routes.clone()).await?;
-    if moved > 0 {
-        tracing::info!(
-            recipients = moved,
-            "the routes changed: queued mail was routed anew"
-        );
+    if !spool.is_shared() {
+        let routes = config.policy.routes.clone();
+        told(spool.reroute(routes).await?);
     }
     let mut sockets = Vec::new();
     for listener in &config.listeners {
@@ -175,17 +177,50 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     Ok(ended?)
 }
 
+/// Says that queued mail was routed anew.
+fn told(moved: u64) {
+    if moved > 0 {
+        tracing::info!(
+            recipients = moved,
+            "the routes changed: queued mail was routed anew"
+        );
+    }
+}
+
+/// Routes what is queued by our routes, beside everything else: whoever sends of it ends that first.
+async fn reroute(spool: Spool, routes: Routes, cancel: CancellationToken) {
+    while spool.is_shared() && !cancel.is_cancelled() {
+        match spool.reroute_shared(&routes, &cancel).await {
+            Ok(moved) => {
+                told(moved);
+                break;
+            }
+            Err(error) => {
+                tracing::error!(%error, "queued mail cannot be routed anew");
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(REROUTE_PAUSE) => {}
+                }
+            }
+        }
+    }
+    cancel.cancelled().await;
+}
+
 async fn start(
     config: &Config,
     spool: &Spool,
     sockets: Vec<TcpListener>,
     tasks: &Tasks,
 ) -> Result<Desk, StartError> {
-    let arrivals = Arrivals::default();
+    let arrivals = Arrivals::on(spool);
+    let exchange = arrivals.clone().exchange(tasks.cancel().clone());
+    tasks.spawn("arrivals", exchange);
     let forwarder = Forwarder {
         spool: spool.clone(),
         policy: Arc::clone(&config.policy),
         retry: config.retry,
+        late: config.late,
         hostname: Arc::clone(&config.hostname),
         postmaster: config.postmaster.clone(),
         instruments: Instruments::default(),
@@ -193,6 +228,9 @@ async fn start(
         flight: linkmail_smtp::FlightLimits::default(),
         hosts: config.hosts.clone(),
     };
+    let routes = config.policy.routes.clone();
+    let rerouting = reroute(spool.clone(), routes, tasks.cancel().clone());
+    tasks.spawn("reroute", rerouting);
     let (desk, places) = Desk::new(&config.links);
     let shared = Shared {
         forwarder: forwarder.clone(),
@@ -220,6 +258,8 @@ async fn start(
             direct(config, forwarder.clone(), &sockets, tasks)?,
         );
     }
+    let late = outbound::watch_late(spool.clone(), config.late, tasks.cancel().clone());
+    tasks.spawn("late", late);
     tasks.spawn("release", release::run(forwarder, tasks.cancel().clone()));
     let inbound = Arc::new(Inbound::new(
         config,
@@ -265,7 +305,7 @@ fn direct(
 /// Forgets finished messages that are older than they need to be kept. One replica does it for all.
 async fn forget(spool: Spool, cancel: CancellationToken) {
     while let Some(lease) = spool.claimed("forget", &cancel).await {
-        let until = lease.lost().clone();
+        let until = lease.ends().clone();
         tokio::select! {
             () = forget_under(spool.under(&lease)) => {}
             () = until.cancelled() => {}

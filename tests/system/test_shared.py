@@ -1,69 +1,13 @@
 """Replicas that share a spool in PostgreSQL: one queue, one keeper for each link, whoever of them fails."""
 
-import os
-import signal
 import threading
 
 import pytest
 
 from harness import smtp, wait
 from harness.mailbox import Mailbox
-from harness.postgres import Postgres
-from harness.relay import Relay
-
-# A lease that is not renewed ends after 15 s, and is asked for every 3 s.
-TAKEN_OVER = 40
-
-
-class Replica(Relay):
-    """A relay that has its spool in `database`."""
-
-    def __init__(self, place, number, database, mailbox, smart_host, **settings):
-        super().__init__(place, mailbox, smart_host, state=place.folder / f"state-{number}", **settings)
-        text = self.config.read_text()
-        self.name = f"relay-{number}"
-        self.config = place.folder / f"{self.name}.toml"
-        self.write(f'spool = "{database}"\n' + text)
-
-    def submit(self, count=1):
-        ids = set()
-        for _ in range(count):
-            content, id = smtp.message()
-            smtp.submit(self.site, "alice@branch.example", ["bob@remote.example"], content)
-            ids.add(id)
-        return ids
-
-    def pause(self):
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self):
-        os.kill(self.pid, signal.SIGCONT)
-
-
-class Group:
-    """Replicas on one database, the world behind their link, and the site's own server."""
-
-    def __init__(self, place, running, count, **settings):
-        self.database = running(Postgres(place)).start()
-        self.world = running(Mailbox(place.endpoint()))
-        self.mailbox = running(Mailbox(place.endpoint()))
-        settings.setdefault("trigger", "[{ queued = 1 }]")
-        settings.setdefault("of_link", "")
-        far = self.world.endpoint
-        self.replicas = [
-            running(Replica(place, number, self.database.url, self.mailbox.endpoint, far, **settings))
-            for number in range(count)
-        ]
-        for replica in self.replicas:
-            replica.start()
-
-
-    def wait_for(self, ids, seconds=30):
-        wait.until(lambda: ids <= self.world.ids().keys(), lambda: f"{len(ids)}; came {len(self.world.ids())}", seconds)
-
-    def times(self, ids):
-        """How often each came."""
-        return {self.world.ids()[id] for id in ids}
+from harness.peer import Peer
+from harness.replicas import TAKEN_OVER, Group, Replica
 
 
 @pytest.fixture
@@ -172,3 +116,38 @@ def test_a_database_that_restarts_loses_nothing(group):
             client.join(timeout=60)
     assert refused == {451}
     stage.wait_for(accepted, TAKEN_OVER)
+
+
+def test_what_is_being_sent_is_not_routed_anew(place, running, group):
+    """Must show: a replica starts with another route while one sends by the old one: what that has under way goes there, and
+    only there, though the new one is up and wants it; what is taken by the old one later, and not sent, is routed anew."""
+    stage = group(1)
+    [old] = stage.replicas
+    moved_to = running(Mailbox(place.endpoint()))
+    stage.mailbox.stop()
+    slow = running(Peer(stage.mailbox.endpoint))
+    under_way, answer = threading.Event(), threading.Event()
+
+    def hold():
+        under_way.set()
+        assert answer.wait(60)
+
+    slow.on_body = hold
+    first, second = (smtp.message(to="user@branch.example") for _ in range(2))
+    smtp.submit(old.site, "bob@remote.example", ["user@branch.example"], first[0])
+    assert under_way.wait(15)
+    new = running(Replica(place, 1, stage.database.url, moved_to.endpoint, stage.world.endpoint)).start()
+    asked_back = "select count(*) from leases where wanted_by <> '' and expires_ms > wanted_ms"
+    wait.until(lambda: stage.database.value(asked_back) == "1", "the lease is asked back")
+    wait.stays(lambda: not moved_to.mails, "the message goes by the new route, too", 8)
+    answer.set()
+    old.wait_for_states({"user@branch.example": "DELIVERED"})
+    assert (len(slow.bodies), moved_to.mails) == (1, [])
+
+    # The old route leads nowhere now.
+    slow.stop()
+    smtp.submit(old.site, "bob@remote.example", ["user@branch.example"], second[0])
+    assert new.terminate() == 0
+    new.start()
+    moved_to.wait_for(1)
+    assert moved_to.ids() == {second[1]: 1}

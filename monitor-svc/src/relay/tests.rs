@@ -92,6 +92,22 @@ impl wire::message_service_server::MessageService for Fake {
     ) -> Result<Response<wire::ListMessagesResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
+
+    type ExportMessageStream = ReceiverStream<Result<wire::ExportMessageResponse, Status>>;
+
+    async fn export_message(
+        &self,
+        _: Request<wire::ExportMessageRequest>,
+    ) -> Result<Response<Self::ExportMessageStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn import_message(
+        &self,
+        _: Request<wire::ImportMessageRequest>,
+    ) -> Result<Response<wire::Message>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
 }
 
 #[tonic::async_trait]

@@ -97,7 +97,7 @@ pub(super) fn recipient_state(state: wire::recipient::State) -> Option<Recipient
     })
 }
 
-fn wire_state(state: RecipientState) -> wire::recipient::State {
+pub(super) fn wire_state(state: RecipientState) -> wire::recipient::State {
     use wire::recipient::State;
     match state {
         RecipientState::Queued => State::Queued,

@@ -17,6 +17,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     Services, convert,
     errors::{DOMAIN, error, invalid, invalid_for, not_found, of_spool},
+    export,
 };
 use crate::{
     clock::Stamp,
@@ -32,7 +33,7 @@ const HOPS: usize = 100;
 const PIECE: usize = 64 * 1024;
 
 pub(super) struct Messages {
-    services: Services,
+    pub(super) services: Services,
 }
 
 impl Messages {
@@ -41,7 +42,11 @@ impl Messages {
     }
 
     /// What may be relayed for whom is the same as over SMTP.
-    fn admit(&self, recipients: &[String], peer: IpAddr) -> Result<Vec<Admitted>, Status> {
+    pub(super) fn admit(
+        &self,
+        recipients: &[String],
+        peer: IpAddr,
+    ) -> Result<Vec<Admitted>, Status> {
         if recipients.is_empty() || recipients.len() > self.services.recipients {
             return Err(invalid(
                 "recipients",
@@ -67,8 +72,7 @@ impl Messages {
     }
 
     /// Whether the header has octets above 127, of content that can be sent.
-    fn check(&self, content: &[u8]) -> Result<bool, Status> {
-        let limit = self.services.message_size;
+    pub(super) fn check(&self, content: &[u8], limit: u64) -> Result<bool, Status> {
         if content.len() as u64 > limit {
             return Err(invalid_for(
                 "MESSAGE_TOO_LARGE",
@@ -113,7 +117,7 @@ impl Messages {
                 )
             })?;
         let admitted = self.admit(&call.recipients, peer)?;
-        let eight_bit_header = self.check(&call.content)?;
+        let eight_bit_header = self.check(&call.content, self.services.message_size)?;
         let request = request.map(|id| request_key(id, &call));
         let (id, now) = (MessageId::new(), Stamp::now());
         let attributes = vec![
@@ -197,7 +201,7 @@ impl Messages {
         self.get(accepted.id).await
     }
 
-    async fn get(&self, id: MessageId) -> Result<wire::Message, Status> {
+    pub(super) async fn get(&self, id: MessageId) -> Result<wire::Message, Status> {
         let found = self
             .services
             .spool
@@ -224,7 +228,7 @@ fn request_key(id: RequestId, call: &wire::SubmitMessageRequest) -> RequestKey {
 }
 
 /// A caller that did not come through the listener, as in a test, has no address and may not relay.
-fn peer_of<T>(request: &Request<T>) -> IpAddr {
+pub(super) fn peer_of<T>(request: &Request<T>) -> IpAddr {
     Peer::of(request.extensions()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
@@ -258,6 +262,28 @@ fn refuse(denied: Denied, field: &str, address: &str) -> Status {
 
 #[tonic::async_trait]
 impl wire::message_service_server::MessageService for Messages {
+    type ExportMessageStream = export::Stream;
+
+    async fn export_message(
+        &self,
+        request: Request<wire::ExportMessageRequest>,
+    ) -> Result<Response<Self::ExportMessageStream>, Status> {
+        let peer = peer_of(&request);
+        self.export(&request.into_inner(), peer)
+            .await
+            .map(Response::new)
+    }
+
+    async fn import_message(
+        &self,
+        request: Request<wire::ImportMessageRequest>,
+    ) -> Result<Response<wire::Message>, Status> {
+        let peer = peer_of(&request);
+        self.import(request.into_inner(), peer)
+            .await
+            .map(Response::new)
+    }
+
     async fn submit_message(
         &self,
         request: Request<wire::SubmitMessageRequest>,

@@ -3,6 +3,7 @@
 mod convert;
 mod cycles;
 mod errors;
+mod export;
 mod links;
 mod messages;
 mod nodes;

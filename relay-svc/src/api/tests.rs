@@ -68,7 +68,7 @@ async fn be_busy(spool: &Spool, times: usize) {
     let link = LinkName::parse("busy").unwrap();
     for _ in 0..times {
         let record = Record::begin(link.clone(), Trigger::Api, Stamp::now());
-        spool.begin_cycle(&record, None).await.unwrap();
+        spool.begin_cycle(&record, None, None).await.unwrap();
         advance(Duration::from_secs(10)).await;
     }
     drop(release);

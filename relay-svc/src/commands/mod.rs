@@ -2,8 +2,11 @@
 
 mod credentials;
 mod cycle;
+mod eml;
+mod export;
 mod node;
 mod queue;
+mod spool;
 mod submit;
 
 use std::path::{Path, PathBuf};
@@ -50,6 +53,9 @@ enum Command {
     /// Work with the file of credentials
     #[command(subcommand)]
     Credentials(CredentialsCommand),
+    /// Work with the spool as a whole
+    #[command(subcommand)]
+    Spool(spool::SpoolCommand),
     /// Hand in the message on standard input
     Submit {
         /// The reverse path, such as alice@branch.example; left out: the null reverse path
@@ -89,6 +95,10 @@ enum QueueCommand {
         #[command(flatten)]
         service: Service,
     },
+    /// Write a message with its envelope to a file
+    Export(export::Export),
+    /// Take a message from a file, that was exported or comes from elsewhere
+    Import(export::Import),
 }
 
 #[derive(Debug, Subcommand)]
@@ -177,6 +187,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
         Command::Credentials(command) => credentials(command),
+        Command::Spool(command) => spool::run(command).await,
         client => call(client).await,
     }
 }
@@ -184,13 +195,17 @@ async fn run(command: Command) -> Result<(), Exit> {
 /// The commands that speak to the service.
 async fn call(command: Command) -> Result<(), Exit> {
     match command {
-        Command::Serve(_) | Command::Check(_) | Command::Credentials(_) => Ok(()),
+        Command::Serve(_) | Command::Check(_) | Command::Credentials(_) | Command::Spool(_) => {
+            Ok(())
+        }
         Command::Cycle(CycleCommand::Run { link, service }) => {
             cycle::run(&link, &address(&service)?).await
         }
         Command::Queue(QueueCommand::List { json, all, service }) => {
             queue::list(&address(&service)?, json, all).await
         }
+        Command::Queue(QueueCommand::Export(command)) => export::export(command).await,
+        Command::Queue(QueueCommand::Import(command)) => export::import(command).await,
         Command::Node(NodeCommand::List { service }) => node::list(&address(&service)?).await,
         Command::Node(NodeCommand::Release { domain, service }) => {
             node::release(&domain, &address(&service)?).await

@@ -24,12 +24,13 @@ use crate::{
     names::{HostPort, LinkName},
     outbound::{Hosts, direct::name_servers::Dnssec},
     policy::{Identity, Policy},
-    queue::RetryPolicy,
+    queue::{RetryPolicy, late::Lateness},
     recipient_list::RecipientList,
     sender_map::SenderMap,
 };
 
 pub use read::{api_address, credentials_path, load};
+pub use read_database::state_folder;
 
 /// The recipients that there are, by the path of the file that says so.
 pub type RecipientLists = BTreeMap<PathBuf, Arc<ReloadingFile<RecipientList>>>;
@@ -53,6 +54,8 @@ pub struct Config {
     pub limits: Limits,
     /// When mail is tried again.
     pub retry: RetryPolicy,
+    /// When mail is late, or left by its line.
+    pub late: Lateness,
     /// Who may authenticate.
     pub credentials: Option<Arc<ReloadingFile<CredentialFile>>>,
     /// Where mail comes in; at least one.

@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Busy, Desk, Record, RunError, RunRequest, Trigger,
+    Busy, Desk, Record, RunError, RunRequest, Trigger, replicas,
     run::Run,
     schedule::{Decision, Schedule, Waiting},
 };
@@ -68,6 +68,11 @@ async fn interrupt_left_open(spool: &Spool, link: &LinkName) -> Result<bool, Spo
         if record.link != *link {
             continue;
         }
+        // What came in its window was accepted, whoever of us counted it.
+        if let Some((messages, bytes)) = spool.close_window(record.id).await? {
+            record.received = record.received.max(messages);
+            record.received_bytes = record.received_bytes.max(bytes);
+        }
         let now = Stamp::now();
         let reason = "the relay stopped while the cycle ran".to_owned();
         record.finish(super::Outcome::Interrupted, reason, now);
@@ -94,8 +99,8 @@ struct Start {
 }
 
 impl Keeper {
-    /// Keeps a link until cancelled: now, if no other replica does, or as soon as none does any more. What it calls for
-    /// meanwhile is answered: another replica keeps it.
+    /// Keeps a link until cancelled: now, if no other replica does, or as soon as none does any more. Who calls for a cycle
+    /// meanwhile is told so.
     ///
     /// # Errors
     /// The spool cannot be read.
@@ -174,11 +179,16 @@ impl Keeper {
         })
     }
 
-    /// Runs cycles until cancelled, or until the lease is lost; the one that runs then is brought to its end first.
+    /// Runs cycles until cancelled, or until the lease is lost; the one that runs then is brought to its end first. When the
+    /// lease is asked back, that one is the last.
     async fn run(mut self, requests: &mut mpsc::Receiver<RunRequest>, cancel: &CancellationToken) {
         let stop = cancel.child_token();
         let lost = self.lease.lost().clone();
-        let cycles = self.cycles(requests, &stop);
+        let (desk, link) = (self.shared.desk.clone(), self.link.name.clone());
+        let spool = self.shared.forwarder.spool.clone();
+        desk.set_kept(&link, true);
+        let last = self.lease.ends().clone();
+        let cycles = self.cycles(requests, &stop, &last);
         let watched = async {
             lost.cancelled().await;
             stop.cancel();
@@ -187,13 +197,17 @@ impl Keeper {
         tokio::select! {
             () = cycles => {}
             () = watched => {}
+            () = replicas::serve(&spool, &desk, &link) => {}
         }
+        desk.set_kept(&link, false);
+        desk.set_next(&link, None);
     }
 
     async fn cycles(
         &mut self,
         requests: &mut mpsc::Receiver<RunRequest>,
         cancel: &CancellationToken,
+        last: &CancellationToken,
     ) {
         if self.line_may_be_up
             && let Err(error) = link::hang_up(&self.link.dial).await
@@ -201,8 +215,11 @@ impl Keeper {
             tracing::warn!(link = %self.link.name, %error, "hanging up after an interrupted cycle failed");
         }
         let mut woken = self.shared.forwarder.spool.watch_hop(&self.hop.to_string());
-        while !cancel.is_cancelled() {
+        while !cancel.is_cancelled() && !last.is_cancelled() {
             woken.mark_unchanged();
+            if let Err(error) = self.shared.forwarder.judge_late(&self.hop).await {
+                tracing::error!(link = %self.link.name, %error, "late mail cannot be judged");
+            }
             let decision = self.decide().await;
             let start = match decision {
                 Decision::Start(trigger) => Start {
@@ -214,6 +231,7 @@ impl Keeper {
                     let until = until.map_or(look_again, |until| until.min(look_again));
                     tokio::select! {
                         () = cancel.cancelled() => break,
+                        () = last.cancelled() => break,
                         _ = woken.changed() => continue,
                         () = tokio::time::sleep_until(until) => continue,
                         Some(call) = requests.recv() => Start { trigger: call.trigger, call: Some(call) },
@@ -257,9 +275,9 @@ impl Keeper {
         requests: &mut mpsc::Receiver<RunRequest>,
         cancel: &CancellationToken,
     ) {
-        let (request, caller, answer) = match start.call {
-            Some(call) => (call.request, call.caller, Some(call.answer)),
-            None => (None, SpanContext::NONE, None),
+        let (request, caller, call, answer) = match start.call {
+            Some(asked) => (asked.request, asked.caller, asked.call, Some(asked.answer)),
+            None => (None, SpanContext::NONE, None, None),
         };
         // A caller that has gone gets its cycle all the same.
         let tell = |reply| {
@@ -279,15 +297,22 @@ impl Keeper {
             start.trigger,
             caller,
         );
-        if let Err(error) = spool.begin_cycle(run.record(), request).await {
-            tracing::error!(link = %self.link.name, %error, "no cycle: it cannot be kept");
-            run.give_up(error.to_string());
-            tell(Err(error.into()));
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = tokio::time::sleep(SPOOL_PAUSE) => {}
+        match spool.begin_cycle(run.record(), request, call).await {
+            Ok(true) => {}
+            Ok(false) => {
+                run.give_up("the call was withdrawn".to_owned());
+                return tell(Err(RunError::Elsewhere));
             }
-            return;
+            Err(error) => {
+                tracing::error!(link = %self.link.name, %error, "no cycle: it cannot be kept");
+                run.give_up(error.to_string());
+                tell(Err(error.into()));
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(SPOOL_PAUSE) => {}
+                }
+                return;
+            }
         }
         tell(Ok(run.record().clone()));
         self.schedule.started(run.record().trigger, Instant::now());

@@ -36,7 +36,7 @@ pub async fn run(forwarder: Forwarder, host: HostPort, cancel: CancellationToken
         let mut forwarder = forwarder.clone();
         forwarder.spool = forwarder.spool.under(&lease);
         let watched = async {
-            lease.lost().cancelled().await;
+            lease.ends().cancelled().await;
             stop.cancel();
             std::future::pending::<()>().await;
         };
@@ -54,6 +54,9 @@ async fn serve(forwarder: Forwarder, host: HostPort, cancel: CancellationToken) 
     let mut pause = PAUSE.0;
     while !cancel.is_cancelled() {
         woken.mark_unchanged();
+        if let Err(error) = forwarder.judge_late(&hop).await {
+            tracing::error!(hop = %hop, %error, "late mail cannot be judged");
+        }
         let wait = match forwarder
             .spool
             .backlog(hop.to_string(), forwarder.spool.tick(), 1)

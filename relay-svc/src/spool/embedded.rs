@@ -9,7 +9,14 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::{SpoolError, age, body, db::Db, room::Room, schema, writer};
+use super::{
+    SpoolError, age, body,
+    db::Db,
+    moving,
+    removal::{self, Removals},
+    room::Room,
+    schema, writer,
+};
 
 /// How many look-ups run at once, each on a connection of its own that is kept open.
 const READERS: usize = 4;
@@ -17,6 +24,7 @@ const READERS: usize = 4;
 pub(super) struct Embedded {
     folder: PathBuf,
     pub(super) room: Room,
+    pub(super) removals: Removals,
     pub(super) writer: writer::Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
     /// A turn for each look-up; it ends with the look-up, also when nobody waits for that any more. The lock of the folder
@@ -25,20 +33,26 @@ pub(super) struct Embedded {
     lock: Arc<File>,
 }
 
+/// Makes the folder, and takes it for this process while the file is open.
+pub(super) fn lock(folder: &Path) -> Result<File, SpoolError> {
+    let unusable = |source| SpoolError::Folder {
+        path: folder.to_owned(),
+        source,
+    };
+    fs::create_dir_all(folder.join("bodies")).map_err(unusable)?;
+    let lock = File::create(folder.join("lock")).map_err(unusable)?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+        |_| SpoolError::InUse {
+            path: folder.to_owned(),
+        },
+    )?;
+    Ok(lock)
+}
+
 impl Embedded {
     /// Opens the spool in `folder`, making it if it is missing, and sweeps what a crash left.
     pub(super) fn open(folder: &Path, reserve: u64) -> Result<(Self, age::SpoolClock), SpoolError> {
-        let unusable = |source| SpoolError::Folder {
-            path: folder.to_owned(),
-            source,
-        };
-        fs::create_dir_all(folder.join("bodies")).map_err(unusable)?;
-        let lock = File::create(folder.join("lock")).map_err(unusable)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-            |_| SpoolError::InUse {
-                path: folder.to_owned(),
-            },
-        )?;
+        let lock = lock(folder)?;
         if !schema::exists(folder) && body::any(folder)? {
             return Err(SpoolError::DatabaseGone {
                 path: folder.to_owned(),
@@ -46,12 +60,14 @@ impl Embedded {
         }
         let connection = schema::open(folder)?;
         let db = Db::Sqlite(&connection);
-        body::sweep(folder, &db)?;
+        moving::refuse_moved(&db, folder)?;
+        removal::unless_held(folder, || body::sweep(folder, &db))?;
         let clock = age::SpoolClock::resume(&db)?;
         let writer = writer::Writer::start(folder, connection, reserve)?;
         let embedded = Self {
             folder: folder.to_owned(),
             room: Room::new(folder, reserve),
+            removals: Removals::new(folder),
             writer,
             readers: Arc::default(),
             turns: Arc::new(Semaphore::new(READERS)),

@@ -16,7 +16,9 @@
 //! Whatever waits does so by a clock of the spool's own (`age`), so that no step of the wall clock delays it or ends it.
 
 mod age;
+mod backup;
 mod body;
+mod calls;
 mod checkpoint;
 mod chunks;
 mod cycles;
@@ -24,17 +26,24 @@ mod db;
 mod due;
 mod due_hops;
 mod embedded;
+mod export;
 mod gather;
 mod held;
+mod lanes;
+mod late;
 mod leases;
+mod link_views;
 mod look;
 mod messages;
+mod moving;
 mod nodes;
 mod policies;
+mod removal;
 mod repeats;
 mod reports;
 mod requests;
 mod reroute;
+mod restore;
 mod room;
 mod schema;
 mod shared;
@@ -43,6 +52,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod wall;
+mod windows;
 mod writer;
 
 use std::{
@@ -57,20 +67,26 @@ use sqlx::postgres::PgConnectOptions;
 use db::Db;
 
 pub use age::Tick;
+pub use backup::{BackupError, Contents, back_up};
 pub use body::{Body, Draft};
+pub use calls::{Answer, CALL_WAIT, Call, CallId};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
-pub use due::DuePlace;
 pub use due_hops::DueHops;
+pub use export::{Envelope, EnvelopeRecipient};
 pub use held::{HeldPlace, TooOld};
+pub use lanes::{DuePlace, WaitingLane};
 pub use leases::Lease;
 pub use messages::{
     Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
 };
+pub use moving::{MoveError, move_to};
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+pub use restore::{RestoreError, restore};
+pub use windows::{Came, Exchanged, OpenCycle};
 
 /// Bodies up to this many octets lie in the database; larger ones in files, or in pieces. A file costs two syncs more, whatever
 /// its size; a body in the database is written twice, by way of the log.
@@ -115,6 +131,22 @@ pub enum SpoolError {
         /// The folder.
         path: PathBuf,
     },
+    /// The spool was moved away from here.
+    #[error("{path}: this spool was moved to {to}: set spool to that in the configuration")]
+    Moved {
+        /// The folder.
+        path: PathBuf,
+        /// Where it is now.
+        to: String,
+    },
+    /// A spool was not moved into this database to its end.
+    #[error(
+        "{place}: a spool is being moved into this database, or that was interrupted: relay-svc spool move, begun again, ends it"
+    )]
+    HalfMoved {
+        /// The database.
+        place: String,
+    },
     /// The disk is full; nothing was stored.
     #[error("the disk of the spool is full")]
     Full,
@@ -124,6 +156,14 @@ pub enum SpoolError {
     /// The server of the database does not answer, or not now. A change may have been done all the same.
     #[error("the database of the spool does not answer: {0}")]
     Unavailable(String),
+    /// The server lets us not in, or has no such database.
+    #[error("{place}: {reason}; check the user and the database of spool, and spool_password_file")]
+    Refused {
+        /// The database.
+        place: String,
+        /// What the server said.
+        reason: String,
+    },
     /// Another replica works for this now; nothing was recorded.
     #[error("another replica has taken over")]
     LeaseLost,
@@ -274,6 +314,23 @@ impl Spool {
     #[must_use]
     pub fn watch_hop(&self, hop: &str) -> tokio::sync::watch::Receiver<u64> {
         self.inner.signals.hop(hop).subscribe()
+    }
+
+    /// There is late mail for these next hops; whoever serves them is woken.
+    pub fn note_late(&self, hops: Vec<String>) {
+        self.inner.signals.note_late(hops);
+    }
+
+    /// Whether there is late mail for a next hop, of which nobody was told yet.
+    #[must_use]
+    pub fn take_late(&self, hop: &str) -> bool {
+        self.inner.signals.take_late(hop)
+    }
+
+    /// Domains with late mail, of which nobody was told yet.
+    #[must_use]
+    pub fn late_domains(&self) -> Vec<String> {
+        self.inner.signals.late_domains()
     }
 
     /// Wakes each time the journal of cycles grows; holds its newest revision that this process knows of.

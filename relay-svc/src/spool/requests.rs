@@ -36,6 +36,19 @@ impl RequestKey {
             digest: hash.finalize().into(),
         }
     }
+
+    /// As it was handed on.
+    pub(super) fn read(id: &[u8], digest: Vec<u8>) -> Option<Self> {
+        Some(Self {
+            id: RequestId::from_bytes(id)?,
+            digest: digest.try_into().ok()?,
+        })
+    }
+
+    /// To be handed on: the id and the digest.
+    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
+        (self.id.as_bytes(), &self.digest)
+    }
 }
 
 /// What the first call with this identity made, if there was one.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::SpoolError;
 
 /// The file in the state folder.
-const FILE: &str = "spool.sqlite";
+pub(super) const FILE: &str = "spool.sqlite";
 
 /// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
 const MIGRATIONS: [&str; 5] = [
@@ -143,15 +143,16 @@ CREATE INDEX policies_ends ON policies (ends_ms);
     r"
 ALTER TABLE messages ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; -- -9 to 9 (RFC 6710), as it was accepted
 ALTER TABLE messages ADD COLUMN deliver_by TEXT;     -- the value of BY= (RFC 2852); its time began at accepted_ms
-ALTER TABLE messages ADD COLUMN deadline_ms INTEGER; -- when that is to be looked at; NULL: nothing is to be done any more
+ALTER TABLE messages ADD COLUMN deadline_ms INTEGER; -- when it ends, by the clock by which mail is due; NULL once all is done
 CREATE INDEX messages_deadline ON messages (deadline_ms) WHERE deadline_ms IS NOT NULL;
 
-ALTER TABLE recipients ADD COLUMN told_ms INTEGER;   -- when the sender was told that it is late
+ALTER TABLE recipients ADD COLUMN late_ms INTEGER;   -- when it was found late, and the sender told if that was wanted
 -- So many attempts had been counted when the backoff began anew.
 ALTER TABLE recipients ADD COLUMN attempts_before INTEGER NOT NULL DEFAULT 0;
 -- What goes first, in the order of the index: the priority with its sign turned, then who has the turn (queue/order.rs).
 ALTER TABLE recipients ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE recipients ADD COLUMN lane INTEGER NOT NULL DEFAULT 0;
+DROP INDEX recipients_due;
 CREATE INDEX recipients_turn ON recipients (hop, rank, lane, due_ms, seq) WHERE state = 1;
 
 -- What was a time of the wall clock is a reading of the spool's own: due_ms of its second hand, the others of its first
@@ -212,6 +213,27 @@ pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+/// Opens a copy of the database, which nobody else uses, for look-ups.
+pub(super) fn open_copy(path: &Path) -> Result<Connection, SpoolError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(Connection::open_with_flags(path, flags)?)
+}
+
+/// Whether the tables are of a version that this program knows.
+pub(super) fn known(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    match found {
+        1.. if found <= known => Ok(()),
+        ..=0 => Err(SpoolError::Damaged(format!("schema version {found}"))),
+        _ => Err(SpoolError::TooNew {
+            path: path.join(FILE),
+            found,
+            known,
+        }),
+    }
 }
 
 #[cfg(test)]

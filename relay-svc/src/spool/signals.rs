@@ -15,8 +15,10 @@ const ASKED: usize = 10_000;
 pub(super) struct Signals {
     hops: Mutex<HashMap<String, Arc<watch::Sender<u64>>>>,
     journal: watch::Sender<i64>,
+    calls: watch::Sender<u64>,
     asked: Mutex<HashSet<Node>>,
     woken: Notify,
+    late: Mutex<HashSet<String>>,
 }
 
 impl Default for Signals {
@@ -24,8 +26,10 @@ impl Default for Signals {
         Self {
             hops: Mutex::default(),
             journal: watch::Sender::new(0),
+            calls: watch::Sender::new(0),
             asked: Mutex::default(),
             woken: Notify::new(),
+            late: Mutex::default(),
         }
     }
 }
@@ -76,6 +80,37 @@ impl Signals {
             }
             self.woken.notified().await;
         }
+    }
+
+    /// Calls wait for a keeper.
+    pub(super) fn called(&self) {
+        self.calls
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(super) fn calls(&self) -> &watch::Sender<u64> {
+        &self.calls
+    }
+
+    /// There is late mail for these next hops. The look that found them comes again, so what is there now is all.
+    pub(super) fn note_late(&self, hops: Vec<String>) {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        *late = hops.iter().cloned().collect();
+        drop(late);
+        self.wake(hops.iter().map(String::as_str));
+    }
+
+    /// Whether there is late mail for one; told once.
+    pub(super) fn take_late(&self, hop: &str) -> bool {
+        let late = self.late.lock();
+        late.unwrap_or_else(PoisonError::into_inner).remove(hop)
+    }
+
+    /// Those of domains, which stay until [`Self::take_late`].
+    pub(super) fn late_domains(&self) -> Vec<String> {
+        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let domains = late.iter().filter(|hop| hop.starts_with(NextHop::MX));
+        domains.cloned().collect()
     }
 
     pub(super) fn journal(&self) -> &watch::Sender<i64> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use linkmail_smtp::{
-    Mailbox, PeerId, ReversePath,
+    DeliverBy, Mailbox, PeerId, Priority, ReversePath,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
 use place::{Place, change, change_octets, on_both};
@@ -22,6 +22,7 @@ mod feed;
 mod folder;
 mod held;
 pub(super) mod place;
+mod replicas;
 mod reports;
 mod shared;
 
@@ -98,7 +99,7 @@ async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot
     let spool = place.open().await;
     let link = LinkName::parse("isp").unwrap();
     let mut record = Record::begin(link.clone(), Trigger::Api, NOW);
-    spool.begin_cycle(&record, None).await.unwrap();
+    spool.begin_cycle(&record, None, None).await.unwrap();
     record.finish(
         Outcome::Complete,
         String::new(),
