@@ -47,7 +47,7 @@ def group(place, running):
 
 def test_three_replicas_one_cycle_at_a_time(group):
     """Must show: three replicas accept at once; all mail goes over the link, each message once, and no two cycles of the
-    link overlap, whichever replica ran them. A body above 64 KiB passes whole."""
+    link overlap, whichever replica ran them. A body above 96 KiB passes whole."""
     stage = group(3)
     ids = set()
 

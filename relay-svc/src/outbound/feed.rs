@@ -23,8 +23,9 @@ use crate::{
 const PAGE: u32 = 200;
 /// So many messages are read at once, ahead of the sessions.
 const AHEAD: usize = 50;
-/// With so many octets of bodies, but always one message. A body in a file is read when its turn comes.
-const BODIES: u64 = 256 * 1024;
+/// With so many octets of bodies, which each next hop that is being sent to then takes of the memory. A body in a file is
+/// read when its turn comes.
+const BODIES: u64 = 1024 * 1024;
 
 /// Hands out the messages of one next hop.
 pub struct Feed {

@@ -80,7 +80,8 @@ impl Embedded {
         self.folder.join("bodies")
     }
 
-    /// Runs a look-up on a read connection, off the runtime's own threads.
+    /// Runs a look-up on a read connection, off the runtime's own threads. Its statements are one transaction: they see the
+    /// same, and pages that one of them has read are there for the next.
     pub(super) async fn read<T, F>(&self, look_up: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
@@ -97,7 +98,10 @@ impl Embedded {
                 Some(connection) => connection,
                 None => schema::open_reader(&folder)?,
             };
-            let result = look_up(&Db::Sqlite(&connection));
+            let transaction = connection.unchecked_transaction()?;
+            let result = look_up(&Db::Sqlite(&transaction));
+            // Nothing was written: to roll back is to end it.
+            drop(transaction);
             let readers = readers.lock();
             readers
                 .unwrap_or_else(PoisonError::into_inner)

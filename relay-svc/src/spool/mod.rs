@@ -28,6 +28,7 @@ mod due;
 mod due_hops;
 mod embedded;
 mod export;
+mod gather;
 mod held;
 mod lanes;
 mod late;
@@ -88,8 +89,11 @@ pub use requests::{RequestConflict, RequestKey};
 pub use restore::{RestoreError, restore};
 pub use windows::{Came, Exchanged, OpenCycle};
 
-/// Bodies up to this many octets lie in the database; larger ones in files.
-pub const INLINE_LIMIT: usize = 64 * 1024;
+/// Bodies up to this many octets lie in the database; larger ones in files, or in pieces. A file costs two syncs more, whatever
+/// its size; a body in the database is written twice, by way of the log.
+pub const INLINE_LIMIT: usize = 96 * 1024;
+/// A larger body is written and read in pieces of so many octets.
+const PIECE: usize = 64 * 1024;
 
 /// Why the spool could not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -209,6 +209,7 @@ pub(super) fn open_beside(folder: &Path) -> Result<Connection, SpoolError> {
 pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(folder.join(FILE), flags)?;
+    sqlite::keep_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)

@@ -17,7 +17,7 @@ use super::{
     destination::{Destination, server},
     rows::Batch,
 };
-use crate::spool::{Contents, INLINE_LIMIT, backup};
+use crate::spool::{Contents, PIECE, backup};
 
 /// So many pieces are sent at once.
 const PIECES: usize = 32;
@@ -106,10 +106,10 @@ async fn copy_one(
     Ok((octets, whole.finalize().into()))
 }
 
-/// Up to [`INLINE_LIMIT`] octets, fewer only at the end; empty behind it.
+/// Up to [`PIECE`] octets, fewer only at the end; empty behind it.
 fn piece(file: &mut File) -> io::Result<Vec<u8>> {
-    let mut piece = Vec::with_capacity(INLINE_LIMIT);
-    file.take(INLINE_LIMIT as u64).read_to_end(&mut piece)?;
+    let mut piece = Vec::with_capacity(PIECE);
+    file.take(PIECE as u64).read_to_end(&mut piece)?;
     Ok(piece)
 }
 
