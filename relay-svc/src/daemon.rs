@@ -23,7 +23,8 @@ use crate::{
     cycle::{self, Desk, Keeper, Shared},
     inbound::{self, Inbound},
     names::NextHop,
-    outbound::{self, Forwarder, Unrecorded, direct::Direct},
+    operator::Operator,
+    outbound::{self, Forwarder, InHand, Unrecorded, direct::Direct},
     release,
     spool::{Spool, SpoolError},
     telemetry::{Instruments, SCOPE},
@@ -149,10 +150,11 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         .collect();
     let named = config.policy.routes.named_nodes();
     spool.know_nodes(named, Stamp::now()).await?;
-    let desk = start(&config, &spool, sockets, &tasks).await?;
+    let (desk, operator) = start(&config, &spool, sockets, &tasks).await?;
     let services = Services {
         spool: spool.clone(),
         desk,
+        operator,
         policy: Arc::clone(&config.policy),
         relay_from: config.grpc.relay_from.clone(),
         message_size: config.limits.message_size,
@@ -183,7 +185,7 @@ async fn start(
     spool: &Spool,
     sockets: Vec<TcpListener>,
     tasks: &Tasks,
-) -> Result<Desk, StartError> {
+) -> Result<(Desk, Operator), StartError> {
     let arrivals = Arrivals::default();
     let forwarder = Forwarder {
         spool: spool.clone(),
@@ -193,6 +195,7 @@ async fn start(
         postmaster: config.postmaster.clone(),
         instruments: Instruments::default(),
         unrecorded: Unrecorded::default(),
+        in_hand: InHand::default(),
         flight: linkmail_smtp::FlightLimits::default(),
         hosts: config.hosts.clone(),
     };
@@ -223,6 +226,11 @@ async fn start(
             direct(config, forwarder.clone(), &sockets, tasks)?,
         );
     }
+    let links = config
+        .links
+        .iter()
+        .map(|link| NextHop::Link(link.name.clone()));
+    let operator = Operator::new(forwarder.clone(), links);
     tasks.spawn("release", release::run(forwarder, tasks.cancel().clone()));
     let inbound = Arc::new(Inbound::new(
         config,
@@ -240,7 +248,7 @@ async fn start(
         tasks.spawn("listener", serve);
     }
     tasks.spawn("forget", forget(spool.clone(), tasks.cancel().clone()));
-    Ok(desk)
+    Ok((desk, operator))
 }
 
 /// Delivery to the exchangers of domains. The addresses are those that were bound: they are what leads back to us.

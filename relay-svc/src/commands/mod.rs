@@ -16,6 +16,7 @@ use linkmail_service::{
 };
 
 use crate::{config, daemon};
+use queue::QueueCommand;
 
 const PROGRAM: Program = Program("relay-svc");
 
@@ -71,21 +72,6 @@ enum CycleCommand {
     Run {
         /// The link, such as isp
         link: String,
-        #[command(flatten)]
-        service: Service,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum QueueCommand {
-    /// List what waits, and what was set aside
-    List {
-        /// One JSON object a line
-        #[arg(long)]
-        json: bool,
-        /// Also what is delivered, bounced or discarded
-        #[arg(long)]
-        all: bool,
         #[command(flatten)]
         service: Service,
     },
@@ -188,9 +174,7 @@ async fn call(command: Command) -> Result<(), Exit> {
         Command::Cycle(CycleCommand::Run { link, service }) => {
             cycle::run(&link, &address(&service)?).await
         }
-        Command::Queue(QueueCommand::List { json, all, service }) => {
-            queue::list(&address(&service)?, json, all).await
-        }
+        Command::Queue(command) => queue::run(command).await,
         Command::Node(NodeCommand::List { service }) => node::list(&address(&service)?).await,
         Command::Node(NodeCommand::Release { domain, service }) => {
             node::release(&domain, &address(&service)?).await

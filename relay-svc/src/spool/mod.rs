@@ -28,7 +28,9 @@ mod db;
 mod due;
 mod due_hops;
 mod embedded;
+mod filter;
 mod held;
+mod history;
 mod leases;
 mod look;
 mod messages;
@@ -42,6 +44,7 @@ mod room;
 mod schema;
 mod shared;
 mod signals;
+mod steer;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -63,15 +66,18 @@ pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
 pub use due::DuePlace;
 pub use due_hops::DueHops;
+pub use filter::{FilterPlace, MessageFilter, Selected, Selection, SenderPattern};
 pub use held::{HeldPlace, TooOld};
+pub use history::PastAttempt;
 pub use leases::Lease;
 pub use messages::{
-    Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
+    Accepted, Backlog, Due, DueRecipient, GivenBy, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
 };
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+pub use steer::{Steered, Step};
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;

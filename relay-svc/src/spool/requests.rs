@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{SpoolError, db::Db};
+use super::{Spool, SpoolError, db::Db};
 use crate::{clock::Stamp, names::RequestId};
 
 /// How long an identity is remembered.
@@ -35,6 +35,33 @@ impl RequestKey {
             id,
             digest: hash.finalize().into(),
         }
+    }
+}
+
+impl Spool {
+    /// What the first call with this identity was answered, if it was.
+    ///
+    /// # Errors
+    /// The identity was used with other arguments, or the database cannot be read.
+    pub async fn answered(&self, key: RequestKey) -> Result<Option<Vec<u8>>, SpoolError> {
+        self.read(move |db| find(db, &key)).await
+    }
+
+    /// Remembers what a call is answered. If another one with its identity was answered meanwhile, that stands.
+    ///
+    /// # Errors
+    /// The identity was used with other arguments, or the database cannot be written.
+    pub async fn remember_answer(
+        &self,
+        key: RequestKey,
+        answer: Vec<u8>,
+    ) -> Result<(), SpoolError> {
+        let now = Stamp::now();
+        let remembered = self.write(move |db| match find(db, &key)? {
+            Some(_) => Ok(()),
+            None => remember(db, &key, &answer, now),
+        });
+        remembered.await
     }
 }
 

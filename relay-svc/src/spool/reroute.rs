@@ -32,7 +32,7 @@ fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, 
         return Ok(0);
     }
     let queued = "SELECT seq, idx, address, hop, state FROM recipients WHERE (seq, idx) > (?2, ?3) AND \
-                  (state IN (1, 6) OR (state = 5 AND last_reply = ?1)) ORDER BY seq, idx LIMIT ?4";
+                  (state IN (1, 6, 7) OR (state = 5 AND last_reply = ?1)) ORDER BY seq, idx LIMIT ?4";
     let update = "UPDATE recipients SET hop = ?3, state = ?4, last_reply = ?5, since_ms = ?6 \
                   WHERE seq = ?1 AND idx = ?2 AND state = ?7 AND hop = ?8";
     let (mut moved, mut place) = (0, (0, -1));
@@ -96,11 +96,16 @@ impl Waiting {
     fn moves(&self, routes: &Routes) -> Option<(Option<NextHop>, i64, &'static str)> {
         let address = Mailbox::parse_utf8(&self.address).ok()?;
         let aside = RecipientState::SetAside as i64;
+        let on_hold = RecipientState::OnHold as i64;
         let Some(route) = routes.find(&address) else {
-            return Some((None, aside, NO_ROUTE));
+            return (self.state != on_hold).then_some((None, aside, NO_ROUTE));
         };
         let next = route.target.hop(&address);
-        let state = RecipientState::waiting_for(&next) as i64;
+        let state = match self.state {
+            // It stays on hold, wherever it goes.
+            state if state == on_hold => on_hold,
+            _ => RecipientState::waiting_for(&next) as i64,
+        };
         (self.state == aside || next.to_string() != self.hop).then_some((Some(next), state, ""))
     }
 }

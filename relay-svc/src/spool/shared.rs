@@ -68,6 +68,8 @@ impl Shared {
 struct Newest {
     message: i64,
     revision: i64,
+    /// So often an operator changed something.
+    steered: i64,
     /// So many further looks see what came late.
     again: u32,
 }
@@ -88,6 +90,9 @@ pub(super) async fn watch(spool: Weak<Inner>) {
             Ok((newest, hops, clock)) => {
                 inner.signals.wake(hops.iter().map(String::as_str));
                 inner.signals.journal_grew(newest.revision);
+                if seen.is_some_and(|seen: Newest| seen.steered != newest.steered) {
+                    inner.signals.was_steered();
+                }
                 inner.clock.set(clock);
                 seen = Some(newest);
             }
@@ -99,11 +104,13 @@ pub(super) async fn watch(spool: Weak<Inner>) {
 
 /// What is newest, the next hops of the messages that came since, and the reading of the spool's clock.
 fn look(db: &Db<'_>, seen: Option<Newest>) -> Result<(Newest, Vec<String>, Duration), SpoolError> {
-    let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal)";
+    let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal), \
+               (SELECT coalesce(max(CAST(value AS BIGINT)), 0) FROM meta WHERE key = 'steered')";
     let newest = db.row(sql, &[], |row| {
         Ok(Newest {
             message: row.get(0)?,
             revision: row.get(1)?,
+            steered: row.get(2)?,
             again: AGAIN,
         })
     })?;

@@ -11,3 +11,18 @@ ALTER TABLE recipients
     ADD COLUMN rank BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN lane BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX recipients_turn ON recipients (hop, rank, lane, due_ms, seq) WHERE state = 1;
+
+ALTER TABLE recipients
+    ADD COLUMN settled_ms BIGINT,
+    ADD COLUMN host TEXT NOT NULL DEFAULT '';
+CREATE TABLE attempts (
+    seq      BIGINT NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
+    idx      BIGINT NOT NULL,
+    number   BIGINT NOT NULL,
+    at_ms    BIGINT NOT NULL,
+    outcome  TEXT NOT NULL,
+    host     TEXT NOT NULL,
+    reply    TEXT NOT NULL,
+    operator TEXT NOT NULL,
+    PRIMARY KEY (seq, idx, number)
+);
