@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Services},
     arrivals::Arrivals,
-    clock::Stamp,
     config::Config,
     cycle::{self, Desk, Keeper, Shared},
     inbound::{self, Inbound},
@@ -119,9 +118,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         None => Spool::open_with(&config.state, config.limits.reserve)?,
         Some(database) => Spool::connect(database.options()?).await?,
     };
-    let moved = spool
-        .reroute(config.policy.routes.clone(), Stamp::now())
-        .await?;
+    let moved = spool.reroute(config.policy.routes.clone()).await?;
     if moved > 0 {
         tracing::info!(
             recipients = moved,
@@ -149,7 +146,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         .map(|a| a.to_string())
         .collect();
     let named = config.policy.routes.named_nodes();
-    spool.know_nodes(named, Stamp::now()).await?;
+    spool.know_nodes(named).await?;
     let (desk, operator) = start(&config, &spool, sockets, &tasks).await?;
     let services = Services {
         spool: spool.clone(),
@@ -248,6 +245,10 @@ async fn start(
         tasks.spawn("listener", serve);
     }
     tasks.spawn("forget", forget(spool.clone(), tasks.cancel().clone()));
+    let (watched, cancel) = (spool.clone(), tasks.cancel().clone());
+    tasks.spawn("clock", async move {
+        cancel.run_until_cancelled(watched.watch_wall()).await;
+    });
     Ok((desk, operator))
 }
 
@@ -286,7 +287,7 @@ async fn forget_under(spool: Spool) {
         if let Err(error) = spool.sweep_bodies().await {
             tracing::warn!(%error, "bodies that no message names could not be swept");
         }
-        match spool.forget(Stamp::now().minus(KEPT)).await {
+        match spool.forget(KEPT).await {
             Ok(0) => {}
             Ok(_) => continue,
             Err(error) => tracing::warn!(%error, "old messages could not be forgotten"),

@@ -24,7 +24,6 @@ use super::{
     errors::{DOMAIN, error, invalid, not_found, of_spool, unavailable},
 };
 use crate::{
-    clock::Stamp,
     names::{LinkName, MessageId, NextHop},
     route::RecipientPattern,
     spool::{ReportState, SpoolError, StoredReport},
@@ -135,7 +134,7 @@ impl wire::report_service_server::ReportService for Reports {
         let (id, consumer) = (report_id(&call.name)?, consumer(&call.consumer)?);
         let spool = &self.services.spool;
         let settled = spool
-            .acknowledge(id, consumer.to_string(), Stamp::now())
+            .acknowledge(id, consumer.to_string())
             .await
             .map_err(|failed| of_spool(&failed))?;
         let report = settled.ok_or_else(|| not_found("REPORT_NOT_FOUND", &call.name))?;

@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Phase, run::Run};
 use crate::{
-    clock::Stamp,
     names::HostPort,
     outbound::{End, Feed, Fleet, News, Speaking, Stop, Tally, worse},
 };
@@ -32,7 +31,7 @@ struct Sent {
 impl Run {
     pub(super) async fn forward(&mut self, and_ask: bool, cancel: &CancellationToken) {
         let spool = self.shared.forwarder.spool.clone();
-        match spool.backlog(self.hop.to_string(), Stamp::now(), 1).await {
+        match spool.backlog(self.hop.to_string(), spool.tick(), 1).await {
             // Without mail there is no session: the smart host is not bothered, nor the line.
             Ok(backlog) if backlog.due == 0 => {
                 let is_empty = backlog.next_due.is_none();

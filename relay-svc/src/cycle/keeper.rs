@@ -231,15 +231,10 @@ impl Keeper {
             &self.link.name,
             in_how_long.map(|wait| Stamp::now().plus(wait)),
         );
-        let now = Stamp::now();
+        let spool = &self.shared.forwarder.spool;
+        let now = spool.tick();
         let cap = self.link.trigger.queued.unwrap_or(1);
-        match self
-            .shared
-            .forwarder
-            .spool
-            .backlog(self.hop.to_string(), now, cap)
-            .await
-        {
+        match spool.backlog(self.hop.to_string(), now, cap).await {
             Ok(backlog) => {
                 let waiting = Waiting {
                     due: backlog.due,

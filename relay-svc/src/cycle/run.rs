@@ -247,7 +247,7 @@ impl Run {
         self.woken.mark_unchanged();
         let spool = &self.shared.forwarder.spool;
         if spool
-            .backlog(self.hop.to_string(), Stamp::now(), 1)
+            .backlog(self.hop.to_string(), spool.tick(), 1)
             .await
             .is_ok_and(|backlog| backlog.due > 0)
         {

@@ -11,7 +11,6 @@ use super::{
     worse,
 };
 use crate::{
-    clock::Stamp,
     names::{HostPort, NextHop},
     telemetry,
 };
@@ -57,7 +56,7 @@ async fn serve(forwarder: Forwarder, host: HostPort, cancel: CancellationToken) 
         woken.mark_unchanged();
         let wait = match forwarder
             .spool
-            .backlog(hop.to_string(), Stamp::now(), 1)
+            .backlog(hop.to_string(), forwarder.spool.tick(), 1)
             .await
         {
             Ok(backlog) if backlog.due > 0 => match deliver(&forwarder, &hop, &host, &cancel).await
@@ -75,7 +74,9 @@ async fn serve(forwarder: Forwarder, host: HostPort, cancel: CancellationToken) 
                     continue;
                 }
             },
-            Ok(backlog) => backlog.next_due.map(|due| due.since(Stamp::now())),
+            Ok(backlog) => backlog
+                .next_due
+                .map(|due| due.since(forwarder.spool.tick())),
             Err(error) => {
                 tracing::error!(%error, "the queue cannot be read");
                 Some(PAUSE.1)

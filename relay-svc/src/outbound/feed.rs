@@ -12,9 +12,8 @@ use tokio::sync::Mutex;
 
 use super::in_hand::{Hand, InHand};
 use crate::{
-    clock::Stamp,
     names::{NextHop, Node},
-    spool::{Body, Due, DuePlace, INLINE_LIMIT, RecipientState, Spool, SpoolError},
+    spool::{Body, Due, DuePlace, INLINE_LIMIT, RecipientState, Spool, SpoolError, Tick},
 };
 
 /// So many places are looked up at once.
@@ -123,7 +122,7 @@ impl Feed {
     pub async fn weight(&self, cap: u32) -> Result<(u64, u64), SpoolError> {
         let hop = self.hop.to_string();
         match &self.of {
-            Of::Due => self.spool.due_weight(hop, Stamp::now(), cap).await,
+            Of::Due => self.spool.due_weight(hop, self.spool.tick(), cap).await,
             Of::Held { upto, start, .. } => {
                 let Left { again, after } = start.clone();
                 self.spool.held_weight(hop, again, after, *upto, cap).await
@@ -218,7 +217,7 @@ impl Feed {
                 let hop = self.hop.to_string();
                 let places = self
                     .spool
-                    .due_places(hop, Stamp::now(), ahead.cursor, PAGE)
+                    .due_places(hop, self.spool.tick(), ahead.cursor, PAGE)
                     .await?;
                 if let Some(last) = places.last() {
                     ahead.cursor = *last;
@@ -242,8 +241,8 @@ impl Feed {
     /// Reads what still waits of what is in hand. What is too much at once goes back to the places.
     async fn read(&self, hands: Vec<Hand>, ahead: &mut Ahead) -> Result<(), SpoolError> {
         let (state, now) = match self.of {
-            Of::Due => (RecipientState::Queued, Stamp::now()),
-            Of::Held { .. } => (RecipientState::Held, Stamp(i64::MAX)),
+            Of::Due => (RecipientState::Queued, self.spool.tick()),
+            Of::Held { .. } => (RecipientState::Held, Tick::END),
         };
         let seqs = hands.iter().map(Hand::place).collect();
         let mut waiting = self

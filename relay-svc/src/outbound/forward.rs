@@ -13,7 +13,6 @@ use super::{
     settle::{Attempt, Unrecorded},
 };
 use crate::{
-    clock::Stamp,
     names::NextHop,
     policy::Policy,
     queue::{Outcome, RetryPolicy},
@@ -77,7 +76,11 @@ impl Forwarder {
         let hop = hop.to_string();
         self.record_leftovers(&hop).await?;
         let mut tally = Tally::default();
-        for message in self.spool.due(hop.clone(), Stamp::now(), BATCH).await? {
+        for message in self
+            .spool
+            .due(hop.clone(), self.spool.tick(), BATCH)
+            .await?
+        {
             let outcomes = vec![Outcome::Failed(reason.to_owned()); message.recipients.len()];
             let attempt = Attempt::new(message, hop.clone(), host, Context::new());
             tally.add(&self.settle_whole(attempt, &outcomes).await?);

@@ -39,7 +39,6 @@ struct Record {
     seq: i64,
     settled: Vec<Settled>,
     report: Option<Report>,
-    at: Stamp,
     /// Keeps the message in hand: until this is recorded the spool says that it is still to be sent.
     _hand: Option<Arc<Hand>>,
 }
@@ -159,14 +158,14 @@ impl Forwarder {
         }
         let report = self.report(attempt, &told, at).await;
         if !settled.is_empty() {
-            self.record(attempt, settled, report, at).await?;
+            self.record(attempt, settled, report).await?;
         }
         Ok(is_last.then_some(attempt.tally))
     }
 
     /// What is to be recorded at once of a part; what is given up is noted for the report.
     fn judge(&self, attempt: &mut Attempt, part: &Part, outcomes: &[Outcome]) -> Vec<Settled> {
-        let now = Stamp::now();
+        let (now, clock) = (Stamp::now(), self.spool.clock());
         let untold = self.report_to(attempt).is_none();
         let spread = Spread::of_route(&self.hostname, &attempt.hop);
         let mut settled = Vec::new();
@@ -184,11 +183,11 @@ impl Forwarder {
             };
             let history = History {
                 attempts: recipient.attempts,
-                before: 0,
+                before: recipient.before,
                 waited: recipient.waited,
                 tried: recipient.tried,
             };
-            let settlement = queue::settle(history, outcome, &self.retry, spread, untold, now);
+            let settlement = queue::settle(history, outcome, &self.retry, spread, untold, clock);
             let Some(settlement) = settlement else {
                 tally.untried += 1;
                 continue;
@@ -250,13 +249,11 @@ impl Forwarder {
         attempt: &Attempt,
         settled: Vec<Settled>,
         report: Option<Report>,
-        at: Stamp,
     ) -> Result<(), SpoolError> {
         let record = Record {
             seq: attempt.message.seq,
             settled,
             report,
-            at,
             _hand: attempt.hand.clone(),
         };
         self.write(&attempt.hop, record).await
@@ -292,9 +289,7 @@ impl Forwarder {
             }
         };
         let settled = record.settled.clone();
-        self.spool
-            .settle(record.seq, settled, report, record.at)
-            .await
+        self.spool.settle(record.seq, settled, report).await
     }
 
     /// One line per outcome, the message's identity first.

@@ -17,8 +17,6 @@ use std::time::Duration;
 
 use linkmail_smtp::{Reply, Severity};
 
-use crate::clock::Stamp;
-
 pub use retry::{MAX_JITTER, RetryPolicy, Spread};
 
 /// What an attempt gave for one recipient.
@@ -52,8 +50,8 @@ pub struct History {
     pub before: u32,
     /// Time that passed between counted attempts.
     pub waited: Duration,
-    /// The last of them.
-    pub tried: Option<Stamp>,
+    /// The last of them, by the clock of the spool.
+    pub tried: Option<Duration>,
 }
 
 /// What is to be recorded of a recipient.
@@ -66,14 +64,14 @@ pub enum Settlement {
     },
     /// It is tried again.
     Retry {
-        /// When.
-        due: Stamp,
+        /// After so long.
+        wait: Duration,
         /// Counted attempts, with this one.
         attempts: u32,
         /// Time that passed between counted attempts.
         waited: Duration,
-        /// When this attempt was.
-        tried: Stamp,
+        /// When this attempt was, by the clock of the spool.
+        tried: Duration,
         /// The message may be delivered all the same: its reply was lost.
         in_doubt: bool,
         /// The reply or error.
@@ -96,7 +94,7 @@ pub enum Settlement {
     },
 }
 
-/// What is to be recorded after an attempt; nothing if there was none.
+/// What is to be recorded after an attempt; nothing if there was none. `now` is a reading of the clock of the spool.
 #[must_use]
 pub fn settle(
     history: History,
@@ -104,7 +102,7 @@ pub fn settle(
     policy: &RetryPolicy,
     spread: Spread,
     null_sender: bool,
-    now: Stamp,
+    now: Duration,
 ) -> Option<Settlement> {
     let give_up = |reply: String| {
         if null_sender {
@@ -144,10 +142,10 @@ fn later(
     history: History,
     reply: String,
     (policy, spread): (&RetryPolicy, Spread),
-    now: Stamp,
+    now: Duration,
     give_up: impl FnOnce(String) -> Settlement,
 ) -> Settlement {
-    // Only what was scheduled counts as waiting: time without a line, or a step of the clock, adds nothing to it.
+    // Only what was scheduled counts as waiting: time without a line adds nothing to it.
     let steps = history.attempts.saturating_sub(history.before);
     let scheduled = if history.attempts == 0 {
         Duration::ZERO
@@ -158,7 +156,7 @@ fn later(
     };
     let passed = history
         .tried
-        .map_or(Duration::ZERO, |tried| now.since(tried))
+        .map_or(Duration::ZERO, |tried| now.saturating_sub(tried))
         .min(scheduled);
     let waited = history.waited.saturating_add(passed);
     let attempts = history.attempts.saturating_add(1);
@@ -168,7 +166,7 @@ fn later(
         ));
     }
     Settlement::Retry {
-        due: now.plus(policy.wait(spread, steps.saturating_add(1))),
+        wait: policy.wait(spread, steps.saturating_add(1)),
         attempts,
         waited,
         tried: now,
@@ -188,7 +186,7 @@ mod tests {
         expire: Duration::from_secs(5 * 86_400),
         hold: Duration::from_secs(14 * 86_400),
     };
-    const NOW: Stamp = Stamp(1_000_000_000_000);
+    const NOW: Duration = Duration::from_secs(1_000_000);
 
     fn spread() -> Spread {
         Spread::of_route("relay.branch.example", "link:isp")
@@ -243,7 +241,7 @@ mod tests {
             .unwrap()
             {
                 Settlement::Retry {
-                    due,
+                    wait,
                     attempts: counted,
                     waited,
                     tried,
@@ -256,7 +254,7 @@ mod tests {
                         tried: Some(tried),
                         ..history
                     };
-                    now = due;
+                    now += wait;
                 }
                 Settlement::Bounced { reply } => {
                     assert!(
@@ -270,8 +268,8 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(now.since(NOW) >= POLICY.expire);
-        assert!(now.since(NOW) < POLICY.expire + POLICY.longest * 12 / 10);
+        assert!(now - NOW >= POLICY.expire);
+        assert!(now - NOW < POLICY.expire + POLICY.longest * 12 / 10);
         assert!((55..=75).contains(&attempts), "{attempts}");
     }
 
@@ -283,7 +281,7 @@ mod tests {
             tried: Some(NOW),
             ..History::default()
         };
-        let year = NOW.plus(Duration::from_secs(365 * 86_400));
+        let year = NOW + Duration::from_secs(365 * 86_400);
         let settled = settle(
             history,
             &Outcome::Failed("connection refused".into()),
@@ -306,11 +304,11 @@ mod tests {
             waited: Duration::from_secs(20_000),
             tried: Some(NOW),
         };
-        let later = NOW.plus(Duration::from_secs(86_400));
+        let later = NOW + Duration::from_secs(86_400);
         let outcome = Outcome::Failed("connection refused".into());
         let settled = settle(history, &outcome, &POLICY, spread(), false, later);
         let Some(Settlement::Retry {
-            due,
+            wait,
             attempts,
             waited,
             ..
@@ -319,7 +317,7 @@ mod tests {
             panic!("{settled:?}")
         };
         assert_eq!(attempts, 10);
-        assert_eq!(due, later.plus(POLICY.wait(spread(), 1)));
+        assert_eq!(wait, POLICY.wait(spread(), 1));
         assert_eq!(waited, history.waited + POLICY.wait(spread(), 1));
         history.waited = POLICY.expire - Duration::from_secs(1);
         let settled = settle(history, &outcome, &POLICY, spread(), false, later);

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::turn::lease_of;
 use crate::{
-    clock::Stamp,
     names::{NextHop, Node},
     outbound::{Forwarder, InHand},
     spool::{HeldPlace, SpoolError},
@@ -130,13 +129,12 @@ async fn forget(held: &Forwarder) -> Result<(), SpoolError> {
     let spool = &held.spool;
     spool.keep_clock().await?;
     spool.forget_repeats(REPEATS_KEPT).await?;
-    let now = Stamp::now();
-    for id in spool.expire_reports(REPORTS_KEPT, now).await? {
+    for id in spool.expire_reports(REPORTS_KEPT).await? {
         tracing::warn!(%id, "report discarded: nobody acknowledged it for seven days");
     }
     let policy = Arc::clone(&held.policy);
     let named = move |node: &_| policy.routes.names(node);
-    spool.forget_nodes(named, now.minus(NODES_KEPT), now).await
+    spool.forget_nodes(named, NODES_KEPT).await
 }
 
 /// A duration for people, in the largest unit of which it has at least two.

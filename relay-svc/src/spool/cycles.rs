@@ -48,12 +48,12 @@ impl Spool {
         record: &Record,
         request: Option<RequestKey>,
     ) -> Result<(), SpoolError> {
-        let record = record.clone();
+        let (record, clock) = (record.clone(), self.clock());
         let change = self.write(move |db| {
             if let Some(key) = &request
                 && !(db.may_be_done() && requests::find(db, key)?.is_some())
             {
-                requests::remember(db, key, record.id.as_bytes(), record.start)?;
+                requests::remember(db, key, record.id.as_bytes(), clock)?;
             }
             let (id, link, json) = (
                 record.id.as_bytes(),

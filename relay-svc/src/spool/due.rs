@@ -8,7 +8,7 @@ use super::{
     db::{Db, Row},
     look::{AndDamaged, load_each, message_id, reverse_path, unsigned},
 };
-use crate::{clock::Stamp, names::LinkName};
+use crate::{clock::Stamp, names::LinkName, spool::Tick};
 use linkmail_smtp::{
     Mailbox,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
@@ -19,7 +19,7 @@ impl Spool {
     ///
     /// # Errors
     /// The database cannot be read. A message whose row is damaged is set aside and does not stop the rest.
-    pub async fn due(&self, hop: String, now: Stamp, limit: u32) -> Result<Vec<Due>, SpoolError> {
+    pub async fn due(&self, hop: String, now: Tick, limit: u32) -> Result<Vec<Due>, SpoolError> {
         loop {
             let hop = hop.clone();
             let (messages, damaged) = self.read(move |db| due(db, &hop, now, limit)).await?;
@@ -38,7 +38,7 @@ impl Spool {
     pub async fn due_places(
         &self,
         hop: String,
-        now: Stamp,
+        now: Tick,
         after: DuePlace,
         limit: u32,
     ) -> Result<Vec<DuePlace>, SpoolError> {
@@ -72,7 +72,7 @@ impl Spool {
     pub async fn due_weight(
         &self,
         hop: String,
-        now: Stamp,
+        now: Tick,
         cap: u32,
     ) -> Result<(u64, u64), SpoolError> {
         let sql = "SELECT count(*), CAST(coalesce(sum(size), 0) AS BIGINT) FROM messages WHERE seq IN \
@@ -97,7 +97,7 @@ impl Spool {
         seqs: Vec<i64>,
         hop: String,
         state: RecipientState,
-        now: Stamp,
+        now: Tick,
     ) -> Result<Vec<Due>, SpoolError> {
         let (mut messages, damaged) = self
             .read(move |db| load_each(&seqs, |seq| load_due(db, seq, &hop, state, now)))
@@ -124,7 +124,7 @@ impl Spool {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn backlog(&self, hop: String, now: Stamp, cap: u64) -> Result<Backlog, SpoolError> {
+    pub async fn backlog(&self, hop: String, now: Tick, cap: u64) -> Result<Backlog, SpoolError> {
         self.read(move |db| backlog(db, &hop, now, cap)).await
     }
 
@@ -157,7 +157,7 @@ impl DuePlace {
     };
 }
 
-fn due(db: &Db<'_>, hop: &str, now: Stamp, limit: u32) -> Result<AndDamaged<Due>, SpoolError> {
+fn due(db: &Db<'_>, hop: &str, now: Tick, limit: u32) -> Result<AndDamaged<Due>, SpoolError> {
     // Walks the partial index in order; recipients of one message that are due at different times give several rows.
     let sql = "SELECT seq FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
                GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?3";
@@ -174,7 +174,7 @@ const MESSAGE: &str = "SELECT id, reverse_path, size, eight_bit, origin, link, a
                        FROM messages WHERE seq = ?1";
 
 /// By the primary key, which the `+` leave alone: by `recipients_due` it would walk all that is due for the hop.
-const RECIPIENTS: &str = "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original \
+const RECIPIENTS: &str = "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original, attempts_before \
      FROM recipients WHERE seq = ?1 AND +hop = ?2 AND +state = ?4 AND +due_ms <= ?3 ORDER BY idx";
 
 /// A message with those of its recipients that are in this state for this hop, and due.
@@ -183,7 +183,7 @@ pub(super) fn load_due(
     seq: i64,
     hop: &str,
     state: RecipientState,
-    now: Stamp,
+    now: Tick,
 ) -> Result<Due, SpoolError> {
     let of = [seq.into(), hop.into(), now.0.into(), (state as i64).into()];
     let recipients = db.query(RECIPIENTS, &of, |row| recipient(row, seq));
@@ -226,9 +226,12 @@ fn recipient(row: &Row<'_>, seq: i64) -> Result<DueRecipient, SpoolError> {
         address: Mailbox::parse_utf8(&address)
             .map_err(|e| SpoolError::Damaged(format!("message {seq}: {e}")))?,
         attempts: row.get(2)?,
+        before: row.get(9)?,
         waited: Duration::from_millis(unsigned(row.get(3)?)),
-        tried: row.get::<Option<i64>>(4)?.map(Stamp),
-        due: Stamp(row.get(5)?),
+        tried: row
+            .get::<Option<i64>>(4)?
+            .map(|ms| Duration::from_millis(unsigned(ms))),
+        due: Tick(row.get(5)?),
         last_reply: row.get(6)?,
         wish: RecipientWish {
             notify: wish(row, 7, Notify::parse)?,
@@ -252,16 +255,16 @@ fn wish<T>(
     }
 }
 
-fn backlog(db: &Db<'_>, hop: &str, now: Stamp, cap: u64) -> Result<Backlog, SpoolError> {
+fn backlog(db: &Db<'_>, hop: &str, now: Tick, cap: u64) -> Result<Backlog, SpoolError> {
     let cap = i64::try_from(cap).unwrap_or(i64::MAX);
     let due: i64 = db.value(
         "SELECT count(*) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
          WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3) AS due",
         &[hop.into(), now.0.into(), cap.into()],
     )?;
-    let first = |sql| -> Result<Option<Stamp>, SpoolError> {
+    let first = |sql| -> Result<Option<Tick>, SpoolError> {
         let found: Option<i64> = db.value(sql, &[hop.into(), now.0.into()])?;
-        Ok(found.map(Stamp))
+        Ok(found.map(Tick))
     };
     Ok(Backlog {
         due: unsigned(due),
@@ -326,7 +329,7 @@ pub(super) mod tests {
         let spool = spool(&place).await;
         assert_eq!(spool.queued(HOP.into()).await.unwrap(), 4);
         for (now, cap, due) in [(100, 9, 4), (100, 3, 3), (20, 9, 2), (9, 9, 0)] {
-            let backlog = spool.backlog(HOP.into(), Stamp(now), cap).await.unwrap();
+            let backlog = spool.backlog(HOP.into(), Tick(now), cap).await.unwrap();
             assert_eq!(backlog.due, due, "at {now}, up to {cap}");
         }
     }

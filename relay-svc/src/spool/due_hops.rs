@@ -1,7 +1,6 @@
 //! Which next hops of many have mail that is due: those whose names begin alike, such as `mx:`.
 
-use super::{Spool, SpoolError};
-use crate::clock::Stamp;
+use super::{Spool, SpoolError, Tick};
 
 /// The next hops with mail that is due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -9,7 +8,7 @@ pub struct DueHops {
     /// In alphabetical order.
     pub hops: Vec<String>,
     /// When mail of those that were passed over becomes due.
-    pub next_due: Option<Stamp>,
+    pub next_due: Option<Tick>,
 }
 
 impl Spool {
@@ -23,7 +22,7 @@ impl Spool {
         &self,
         prefix: &'static str,
         after: String,
-        now: Stamp,
+        now: Tick,
         limit: usize,
     ) -> Result<DueHops, SpoolError> {
         self.read(move |db| {
@@ -35,7 +34,7 @@ impl Spool {
             };
             while found.hops.len() < limit {
                 let next = db.row(NEXT, &[(&at).into()], |row| {
-                    Ok((row.get::<String>(0)?, Stamp(row.get(1)?)))
+                    Ok((row.get::<String>(0)?, Tick(row.get(1)?)))
                 })?;
                 let Some((hop, due)) = next.filter(|(hop, _)| hop.starts_with(prefix)) else {
                     break;
@@ -103,11 +102,11 @@ mod tests {
             ("", 100, 9, &["a", "b", "c", "e"], None),
         ] {
             let found = spool
-                .due_hops("mx:", after.to_owned(), Stamp(now), limit)
+                .due_hops("mx:", after.to_owned(), Tick(now), limit)
                 .await
                 .unwrap();
             let hops: Vec<_> = hops.iter().map(|hop| format!("mx:{hop}.example")).collect();
-            let next_due = next.map(Stamp);
+            let next_due = next.map(Tick);
             assert_eq!(
                 found,
                 DueHops { hops, next_due },

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use linkmail_smtp::{Mailbox, ReversePath};
 
 use super::{
-    RecipientState, Spool, SpoolError, StoredMessage,
+    RecipientState, Spool, SpoolError, StoredMessage, Tick,
     db::{Db, Row},
     look::{self, unsigned},
 };
@@ -169,7 +169,9 @@ impl Spool {
         place: FilterPlace,
         limit: usize,
     ) -> Result<(Vec<StoredMessage>, Option<FilterPlace>), SpoolError> {
-        self.read(move |db| search(db, &filter, place, limit)).await
+        let now = (self.tick(), Stamp::now());
+        self.read(move |db| search(db, &filter, place, limit, now))
+            .await
     }
 }
 
@@ -178,6 +180,7 @@ fn search(
     filter: &MessageFilter,
     place: FilterPlace,
     limit: usize,
+    now: (Tick, Stamp),
 ) -> Result<(Vec<StoredMessage>, Option<FilterPlace>), SpoolError> {
     let states: Vec<_> = filter.state.into_iter().collect();
     let (mut messages, mut looked_at, mut next) = (Vec::new(), 0, Some(place));
@@ -197,7 +200,7 @@ fn search(
                 break;
             }
             listed.insert(seq);
-            match look::load(db, seq) {
+            match look::load(db, seq, now) {
                 Err(SpoolError::Damaged(what)) => {
                     tracing::warn!(seq, what, "spool: a damaged message is not listed");
                 }

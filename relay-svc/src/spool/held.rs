@@ -3,17 +3,14 @@
 use std::time::Duration;
 
 use super::{
-    Due, RecipientState, Spool, SpoolError,
+    Due, RecipientState, Spool, SpoolError, Tick,
     db::{Db, Row},
     due,
     look::{AndDamaged, load_each, unsigned},
     nodes::node,
     store::millis,
 };
-use crate::{
-    clock::Stamp,
-    names::{NextHop, Node},
-};
+use crate::names::{NextHop, Node};
 
 /// A place among what is held, by age.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -117,7 +114,7 @@ impl Spool {
                 for place in places {
                     let held = RecipientState::Held;
                     let (seq, hop) = (place.seq, place.hop.as_str());
-                    let due = due::load_due(db, seq, hop, held, Stamp(i64::MAX));
+                    let due = due::load_due(db, seq, hop, held, Tick::END);
                     match (hop.strip_prefix("hold:").and_then(node), due) {
                         (Some(node), Ok(due)) => old.messages.push((node, due)),
                         (None, _) => damaged.push((seq, format!("hop {hop:?}"))),
@@ -207,6 +204,6 @@ fn held(
     limit: u32,
 ) -> Result<AndDamaged<Due>, SpoolError> {
     load_each(&held_places(db, hop, after, upto, limit)?, |seq| {
-        due::load_due(db, seq, hop, RecipientState::Held, Stamp(i64::MAX))
+        due::load_due(db, seq, hop, RecipientState::Held, Tick::END)
     })
 }

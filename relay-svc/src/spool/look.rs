@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    Body, ListFilter, Origin, RecipientRow, RecipientState, Spool, SpoolError, StoredMessage,
+    Body, ListFilter, Origin, RecipientRow, RecipientState, Spool, SpoolError, StoredMessage, Tick,
     db::{Db, Row},
     history,
 };
@@ -57,8 +57,13 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn message(&self, id: MessageId) -> Result<Option<StoredMessage>, SpoolError> {
-        self.read(move |db| place_of(db, id)?.map(|seq| look_up(db, seq)).transpose())
-            .await
+        let now = (self.tick(), Stamp::now());
+        self.read(move |db| {
+            place_of(db, id)?
+                .map(|seq| look_up(db, seq, now))
+                .transpose()
+        })
+        .await
     }
 
     /// Messages in the order of their acceptance. One whose row is damaged is left out, with a log line.
@@ -66,7 +71,8 @@ impl Spool {
     /// # Errors
     /// The database cannot be read.
     pub async fn list(&self, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
-        self.read(move |db| list(db, filter)).await
+        let now = (self.tick(), Stamp::now());
+        self.read(move |db| list(db, filter, now)).await
     }
 }
 
@@ -77,8 +83,8 @@ pub(super) fn place_of(db: &Db<'_>, id: MessageId) -> Result<Option<i64>, SpoolE
 }
 
 /// With what happened to its recipients.
-fn look_up(db: &Db<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
-    let mut stored = load(db, seq)?;
+fn look_up(db: &Db<'_>, seq: i64, now: (Tick, Stamp)) -> Result<StoredMessage, SpoolError> {
+    let mut stored = load(db, seq, now)?;
     let mut history = history::of_message(db, seq)?.into_iter().peekable();
     for (idx, recipient) in (0..).zip(&mut stored.recipients) {
         while let Some((_, entry)) = history.next_if(|(of, _)| *of == idx) {
@@ -88,7 +94,11 @@ fn look_up(db: &Db<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
     Ok(stored)
 }
 
-fn list(db: &Db<'_>, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolError> {
+fn list(
+    db: &Db<'_>,
+    filter: ListFilter,
+    now: (Tick, Stamp),
+) -> Result<Vec<StoredMessage>, SpoolError> {
     let sql = match filter.state {
         None => "SELECT seq FROM messages WHERE seq > ?1 AND ?2 = 0 ORDER BY seq LIMIT ?3",
         Some(_) => {
@@ -102,7 +112,7 @@ fn list(db: &Db<'_>, filter: ListFilter) -> Result<Vec<StoredMessage>, SpoolErro
         })
     };
     page(places, filter.after, filter.limit, |seq| {
-        match load(db, seq) {
+        match load(db, seq, now) {
             Err(SpoolError::Damaged(what)) => {
                 tracing::warn!(seq, what, "spool: a damaged message is not listed");
                 Ok(None)
@@ -154,7 +164,7 @@ pub(super) fn load_each<T>(
     Ok((messages, damaged))
 }
 
-pub(super) fn load(db: &Db<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
+pub(super) fn load(db: &Db<'_>, seq: i64, now: (Tick, Stamp)) -> Result<StoredMessage, SpoolError> {
     let message = "SELECT id, accepted_ms, reverse_path, origin, link, cycle, size, traceparent FROM messages WHERE seq = ?1";
     let recipients = "SELECT address, state, hop, attempts, due_ms, last_reply, settled_ms, host \
                       FROM recipients WHERE seq = ?1 ORDER BY idx";
@@ -162,7 +172,7 @@ pub(super) fn load(db: &Db<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
     let stored = stored
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
     Ok(StoredMessage {
-        recipients: db.query(recipients, &[seq.into()], recipient)?,
+        recipients: db.query(recipients, &[seq.into()], |row| recipient(row, now))?,
         ..stored
     })
 }
@@ -184,13 +194,13 @@ fn stored(row: &Row<'_>, seq: i64) -> Result<StoredMessage, SpoolError> {
     })
 }
 
-fn recipient(row: &Row<'_>) -> Result<RecipientRow, SpoolError> {
+fn recipient(row: &Row<'_>, (tick, wall): (Tick, Stamp)) -> Result<RecipientRow, SpoolError> {
     Ok(RecipientRow {
         address: String::from_utf8_lossy(&row.get::<Vec<u8>>(0)?).into_owned(),
         state: RecipientState::read(row.get(1)?)?,
         hop: row.get(2)?,
         attempts: row.get(3)?,
-        due: Stamp(row.get(4)?),
+        due: Tick(row.get(4)?).at_wall(tick, wall),
         last_reply: row.get(5)?,
         settled: row.get::<Option<i64>>(6)?.map(Stamp),
         host: row.get(7)?,

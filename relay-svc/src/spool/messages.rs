@@ -7,7 +7,7 @@ use linkmail_smtp::{
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
 
-use super::{SpoolError, history::PastAttempt, requests::RequestKey};
+use super::{SpoolError, Tick, history::PastAttempt, requests::RequestKey};
 use crate::{
     clock::Stamp,
     names::{CycleId, LinkName, MessageId, NextHop},
@@ -217,12 +217,14 @@ pub struct DueRecipient {
     pub address: Mailbox,
     /// Counted attempts so far.
     pub attempts: u32,
+    /// So many of them had been counted when the backoff began anew.
+    pub before: u32,
     /// Time that passed between them.
     pub waited: Duration,
-    /// The last of them.
-    pub tried: Option<Stamp>,
+    /// The last of them, by the clock of the spool.
+    pub tried: Option<Duration>,
     /// When it became due.
-    pub due: Stamp,
+    pub due: Tick,
     /// The last reply or error; empty if there was none.
     pub last_reply: String,
     /// What the sender asked for.
@@ -255,9 +257,9 @@ pub struct Backlog {
     /// Messages that are due, counted up to the given cap.
     pub due: u64,
     /// Since when the longest of them is due.
-    pub oldest_due: Option<Stamp>,
+    pub oldest_due: Option<Tick>,
     /// When the next one becomes due that is not yet.
-    pub next_due: Option<Stamp>,
+    pub next_due: Option<Tick>,
 }
 
 /// A recipient as it stands.
@@ -271,7 +273,7 @@ pub struct RecipientRow {
     pub hop: String,
     /// Counted attempts.
     pub attempts: u32,
-    /// The next attempt, while queued.
+    /// The next attempt, while queued, by the wall clock if that is not set until then.
     pub due: Stamp,
     /// The last reply or error.
     pub last_reply: String,

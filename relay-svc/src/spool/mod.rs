@@ -13,11 +13,7 @@
 //!
 //! May touch: the state folder, the database. Must not touch: mail's own sockets.
 //!
-//! Held mail and reports that nobody fetches are given up by a clock that counts while the relay runs (`age`), so that
-//! no step of the wall clock ends them.
-//!
-//! Limits: waiting times are kept by the wall clock between attempts; a step of it can delay an attempt, and can
-//! add at most one scheduled wait to the time after which a recipient is given up.
+//! Whatever waits does so by a clock of the spool's own (`age`), so that no step of the wall clock delays it or ends it.
 
 mod age;
 mod body;
@@ -48,6 +44,7 @@ mod steer;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wall;
 mod writer;
 
 use std::{
@@ -61,6 +58,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use db::Db;
 
+pub use age::Tick;
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
@@ -231,10 +229,16 @@ impl Spool {
         Ok(Self { inner, lease: None })
     }
 
-    /// Ends the use of a shared database: leases are given back, and nothing is begun any more.
+    /// Ends the use of the spool: its clock is kept; in a shared database leases are given back, and nothing is begun any
+    /// more.
     pub async fn close(&self) {
-        if let Engine::Shared(shared) = &self.inner.engine {
-            shared.close().await;
+        match &self.inner.engine {
+            Engine::Shared(shared) => shared.close().await,
+            Engine::Embedded(_) => {
+                if let Err(error) = self.keep_clock().await {
+                    tracing::warn!(%error, "the clock of the spool cannot be kept");
+                }
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     Spool, SpoolError,
     db::{Db, Row},
     look,
+    store::millis,
 };
 use crate::{
     clock::Stamp,
@@ -78,8 +79,9 @@ impl Spool {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn know_nodes(&self, nodes: Vec<Node>, now: Stamp) -> Result<(), SpoolError> {
-        self.write(move |db| nodes.iter().try_for_each(|node| know(db, node, now)))
+    pub async fn know_nodes(&self, nodes: Vec<Node>) -> Result<(), SpoolError> {
+        let clock = self.clock();
+        self.write(move |db| nodes.iter().try_for_each(|node| know(db, node, clock)))
             .await
     }
 
@@ -106,11 +108,12 @@ impl Spool {
                 Ok(held)
             })
             .await?;
+        let clock = self.clock();
         for part in held.chunks(REQUESTS) {
             let part: Vec<(Node, i64)> = part.iter().map(|h| (h.node.clone(), h.newest)).collect();
             self.write(move |db| {
                 part.iter()
-                    .try_for_each(|(node, newest)| request(db, node, *newest, now))
+                    .try_for_each(|(node, newest)| request(db, node, *newest, (now, clock)))
             })
             .await?;
         }
@@ -218,7 +221,7 @@ impl Spool {
         .await
     }
 
-    /// Forgets nodes that nothing is held for and that were of no use since `before`, some at a time: a route that takes
+    /// Forgets nodes that nothing is held for and that were of no use for `age`, some at a time: a route that takes
     /// every sub-domain would otherwise remember each one that ever got mail. Those that `stays` says so of are looked at
     /// again when they are as old once more.
     ///
@@ -227,16 +230,19 @@ impl Spool {
     pub async fn forget_nodes(
         &self,
         stays: impl Fn(&Node) -> bool + Send + 'static,
-        before: Stamp,
-        now: Stamp,
+        age: Duration,
     ) -> Result<(), SpoolError> {
-        let old = "SELECT node FROM nodes INDEXED BY nodes_seen WHERE seen_ms < ?1 AND requested = done AND NOT EXISTS \
+        let clock = self.clock();
+        let Some(before) = clock.checked_sub(age).map(millis) else {
+            return Ok(());
+        };
+        let old = "SELECT node FROM nodes INDEXED BY nodes_seen WHERE seen_ms <= ?1 AND requested = done AND NOT EXISTS \
                    (SELECT 1 FROM recipients INDEXED BY recipients_held WHERE hop = 'hold:' || node AND state = 6) LIMIT 1000";
         self.write(move |db| {
-            for name in db.query(old, &[before.0.into()], |row| row.get::<String>(0))? {
+            for name in db.query(old, &[before.into()], |row| row.get::<String>(0))? {
                 match node(&name).filter(&stays) {
-                    Some(node) => know(db, &node, now)?,
-                    None => drop(db.execute(FORGET, &[(&name).into(), before.0.into()])?),
+                    Some(node) => know(db, &node, clock)?,
+                    None => drop(db.execute(FORGET, &[(&name).into(), before.into()])?),
                 }
             }
             Ok(())
@@ -246,14 +252,14 @@ impl Spool {
 }
 
 /// Whoever knew it meanwhile, or asked for it, keeps it.
-const FORGET: &str = "DELETE FROM nodes WHERE node = ?1 AND seen_ms < ?2 AND requested = done";
+const FORGET: &str = "DELETE FROM nodes WHERE node = ?1 AND seen_ms <= ?2 AND requested = done";
 
 /// Makes sure that there is a row for the node.
-pub(super) fn know(db: &Db<'_>, node: &Node, now: Stamp) -> Result<(), SpoolError> {
+pub(super) fn know(db: &Db<'_>, node: &Node, clock: Duration) -> Result<(), SpoolError> {
     let sql = "INSERT INTO nodes (node, reversed, seen_ms) VALUES (?1, ?2, ?3) ON CONFLICT (node) DO UPDATE SET \
                seen_ms = CASE WHEN nodes.seen_ms > ?3 THEN nodes.seen_ms ELSE ?3 END";
     // Not each message for a node waits for the commit of the one before: that it was seen is known to the minute.
-    let lately = now.minus(Duration::from_secs(60)).0;
+    let lately = millis(clock) - 60_000;
     let known = "SELECT 1 FROM nodes WHERE node = ?1 AND seen_ms > ?2";
     if db.exists(known, &[node.as_str().into(), lately.into()])? {
         return Ok(());
@@ -261,7 +267,11 @@ pub(super) fn know(db: &Db<'_>, node: &Node, now: Stamp) -> Result<(), SpoolErro
     let reversed = node.reversed();
     db.execute(
         sql,
-        &[node.as_str().into(), (&reversed).into(), now.0.into()],
+        &[
+            node.as_str().into(),
+            (&reversed).into(),
+            millis(clock).into(),
+        ],
     )
     .map(drop)
 }
@@ -305,8 +315,13 @@ fn held_for(db: &Db<'_>, node: Node) -> Result<Option<HeldFor>, SpoolError> {
     }))
 }
 
-fn request(db: &Db<'_>, node: &Node, newest: i64, now: Stamp) -> Result<(), SpoolError> {
-    know(db, node, now)?;
+fn request(
+    db: &Db<'_>,
+    node: &Node,
+    newest: i64,
+    (now, clock): (Stamp, Duration),
+) -> Result<(), SpoolError> {
+    know(db, node, clock)?;
     let sql = "UPDATE nodes SET requested = requested + 1, requested_ms = ?2, \
                upto = CASE WHEN upto > ?3 THEN upto ELSE ?3 END WHERE node = ?1";
     db.execute(sql, &[node.as_str().into(), now.0.into(), newest.into()])
@@ -369,7 +384,7 @@ mod tests {
     async fn a_damaged_node_does_not_hide_the_others(place: Place) {
         let spool = place.open().await;
         let known = ["one.example", "two.example"].map(|name| node(name).unwrap());
-        spool.know_nodes(known.to_vec(), Stamp(0)).await.unwrap();
+        spool.know_nodes(known.to_vec()).await.unwrap();
         let damage = "UPDATE nodes SET node = 'a b' WHERE node = 'one.example'";
         assert_eq!(change(&spool, damage).await, 1);
         let left = spool.nodes(0, 9).await.unwrap();

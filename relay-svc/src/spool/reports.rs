@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use linkmail_smtp::{Mailbox, ReversePath};
 
-use super::{Origin, RecipientState, Spool, SpoolError, db::Db, look, store};
+use super::{Origin, RecipientState, Spool, SpoolError, Tick, db::Db, look, store};
 use crate::{
     clock::Stamp,
     names::{CycleId, LinkName, MessageId, NextHop},
@@ -117,14 +117,14 @@ impl Spool {
         &self,
         id: MessageId,
         consumer: String,
-        now: Stamp,
     ) -> Result<Option<StoredReport>, SpoolError> {
+        let clock = self.clock();
         let found = self
             .write(move |db| {
                 let Some(report) = find(db, id)? else {
                     return Ok(None);
                 };
-                settle(db, report.seq, RecipientState::Delivered, &consumer, now)?;
+                settle(db, report.seq, RecipientState::Delivered, &consumer, clock)?;
                 find(db, id)
             })
             .await?;
@@ -138,19 +138,16 @@ impl Spool {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn expire_reports(
-        &self,
-        age: Duration,
-        now: Stamp,
-    ) -> Result<Vec<MessageId>, SpoolError> {
-        let Some(before) = self.clock().checked_sub(age) else {
+    pub async fn expire_reports(&self, age: Duration) -> Result<Vec<MessageId>, SpoolError> {
+        let clock = self.clock();
+        let Some(before) = clock.checked_sub(age) else {
             return Ok(Vec::new());
         };
         self.write(move |db| {
             let mut expired = Vec::new();
             for seq in waiting_since(db, before)? {
                 let why = "nobody fetched it";
-                settle(db, seq, RecipientState::Discarded, why, now)?;
+                settle(db, seq, RecipientState::Discarded, why, clock)?;
                 // Also of a report that is too damaged to be read.
                 let sql = "SELECT id FROM messages WHERE seq = ?1";
                 let id: Vec<u8> = db.value(sql, &[seq.into()])?;
@@ -220,12 +217,12 @@ fn settle(
     seq: i64,
     state: RecipientState,
     why: &str,
-    now: Stamp,
+    clock: Duration,
 ) -> Result<(), SpoolError> {
     store::lock(db, seq)?;
     let sql = "UPDATE recipients SET state = ?2, last_reply = ?3 WHERE seq = ?1 AND hop = 'report' AND state = 1";
     db.execute(sql, &[seq.into(), (state as i64).into(), why.into()])?;
-    store::close_if_done(db, seq, now).map(drop)
+    store::close_if_done(db, seq, clock).map(drop)
 }
 
 fn find(db: &Db<'_>, id: MessageId) -> Result<Option<StoredReport>, SpoolError> {
@@ -263,7 +260,8 @@ fn recipients_of(state: ReportState) -> RecipientState {
 
 /// A message as a report, if the route takes any of its recipients.
 fn load(db: &Db<'_>, seq: i64) -> Result<Option<StoredReport>, SpoolError> {
-    let message = look::load(db, seq)?;
+    // When a report is due does not matter.
+    let message = look::load(db, seq, (Tick::END, Stamp(0)))?;
     let hop = NextHop::Report.to_string();
     let mine = message.recipients.iter().filter(|row| row.hop == hop);
     let Some(first) = mine.clone().next() else {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{Spool, SpoolError, db::Db};
-use crate::{clock::Stamp, names::RequestId};
+use super::{Spool, SpoolError, db::Db, store::millis};
+use crate::names::RequestId;
 
 /// How long an identity is remembered.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -56,7 +56,7 @@ impl Spool {
         key: RequestKey,
         answer: Vec<u8>,
     ) -> Result<(), SpoolError> {
-        let now = Stamp::now();
+        let now = self.clock();
         let remembered = self.write(move |db| match find(db, &key)? {
             Some(_) => Ok(()),
             None => remember(db, &key, &answer, now),
@@ -78,19 +78,26 @@ pub(super) fn find(db: &Db<'_>, key: &RequestKey) -> Result<Option<Vec<u8>>, Spo
     }
 }
 
-/// Remembers what the call made, and forgets what is older than seven days.
+/// Remembers what the call made, and forgets what is older than seven days by the clock of the spool.
 pub(super) fn remember(
     db: &Db<'_>,
     key: &RequestKey,
     target: &[u8],
-    now: Stamp,
+    clock: Duration,
 ) -> Result<(), SpoolError> {
-    let old = now.minus(KEPT).0;
-    db.execute("DELETE FROM requests WHERE created_ms < ?1", &[old.into()])?;
+    if let Some(old) = clock.checked_sub(KEPT) {
+        let sql = "DELETE FROM requests WHERE created_ms < ?1";
+        db.execute(sql, &[millis(old).into()])?;
+    }
     let id = key.id.as_bytes();
     db.execute(
         "INSERT INTO requests (id, target, digest, created_ms) VALUES (?1, ?2, ?3, ?4)",
-        &[id.into(), target.into(), (&key.digest).into(), now.0.into()],
+        &[
+            id.into(),
+            target.into(),
+            (&key.digest).into(),
+            millis(clock).into(),
+        ],
     )
     .map(drop)
 }

@@ -1,9 +1,11 @@
 //! Routing queued mail anew when the configuration changed.
 
+use std::time::Duration;
+
 use linkmail_smtp::Mailbox;
 
 use super::{RecipientState, Spool, SpoolError, age, db::Db, nodes, store::millis};
-use crate::{clock::Stamp, names::NextHop, route::Routes};
+use crate::{names::NextHop, route::Routes};
 
 /// What is said of mail that was set aside for want of a route. It is queued again when there is one.
 const NO_ROUTE: &str = "no route takes this domain any more";
@@ -14,16 +16,16 @@ impl Spool {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn reroute(&self, routes: Routes, now: Stamp) -> Result<u64, SpoolError> {
-        let clock = millis(self.clock());
-        self.write(move |db| reroute(db, &routes, now, clock)).await
+    pub async fn reroute(&self, routes: Routes) -> Result<u64, SpoolError> {
+        let clock = self.clock();
+        self.write(move |db| reroute(db, &routes, clock)).await
     }
 }
 
 /// So many recipients are looked at in one go.
 const PAGE: usize = 1000;
 
-fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, SpoolError> {
+fn reroute(db: &Db<'_>, routes: &Routes, clock: Duration) -> Result<u64, SpoolError> {
     let print = routes.fingerprint();
     db.lock("SELECT 1 FROM meta WHERE key = 'rerouting' FOR UPDATE", &[])?;
     let known = "SELECT value FROM meta WHERE key = 'routes'";
@@ -57,7 +59,7 @@ fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, 
                 continue;
             };
             if let Some(NextHop::Hold(node)) = &hop {
-                nodes::know(db, node, now)?;
+                nodes::know(db, node, clock)?;
             }
             let (seq, idx) = (place.0.into(), place.1.into());
             let hop = hop.map_or_else(|| waiting.hop.clone(), |hop| hop.to_string());
@@ -69,7 +71,7 @@ fn reroute(db: &Db<'_>, routes: &Routes, now: Stamp, clock: i64) -> Result<u64, 
                     (&hop).into(),
                     state.into(),
                     why.into(),
-                    clock.into(),
+                    millis(clock).into(),
                     waiting.state.into(),
                     (&waiting.hop).into(),
                 ],

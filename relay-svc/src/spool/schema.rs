@@ -154,6 +154,22 @@ ALTER TABLE recipients ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE recipients ADD COLUMN lane INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX recipients_turn ON recipients (hop, rank, lane, due_ms, seq) WHERE state = 1;
 
+-- What was a time of the wall clock is a reading of the spool's own: due_ms of its second hand, the others of its first
+-- (spool/age.rs).
+INSERT OR IGNORE INTO meta (key, value) VALUES ('clock_ms', '0');
+UPDATE recipients SET
+    due_ms = c.value + min(due_ms - c.now, 14400000),
+    tried_ms = CASE WHEN tried_ms IS NULL THEN NULL ELSE c.value END
+    FROM (SELECT CAST(value AS INTEGER) AS value, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS now
+          FROM meta WHERE key = 'clock_ms') AS c
+    WHERE state IN (1, 5, 6);
+UPDATE messages SET done_ms = c.value
+    FROM (SELECT CAST(value AS INTEGER) AS value FROM meta WHERE key = 'clock_ms') AS c WHERE done_ms IS NOT NULL;
+UPDATE requests SET created_ms = c.value
+    FROM (SELECT CAST(value AS INTEGER) AS value FROM meta WHERE key = 'clock_ms') AS c;
+UPDATE nodes SET seen_ms = c.value
+    FROM (SELECT CAST(value AS INTEGER) AS value FROM meta WHERE key = 'clock_ms') AS c;
+
 ALTER TABLE recipients ADD COLUMN settled_ms INTEGER; -- when it got its outcome, by the wall clock
 ALTER TABLE recipients ADD COLUMN host TEXT NOT NULL DEFAULT ''; -- who was spoken to then
 -- What was tried again, and what operators did; the newest 100 of each recipient (spool/history.rs).

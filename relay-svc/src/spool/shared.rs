@@ -43,7 +43,7 @@ impl Shared {
         );
         let pool = Pool::new(options);
         pool.change(move |db| migrate(db, &place)).await?;
-        let clock = pool.look_up(age::SpoolClock::resume).await?;
+        let clock = pool.change(age::SpoolClock::resume).await?;
         let owner = uuid::Uuid::new_v4().to_string();
         let renewals = TaskTracker::new();
         let shared = Self {
@@ -103,7 +103,10 @@ pub(super) async fn watch(spool: Weak<Inner>) {
 }
 
 /// What is newest, the next hops of the messages that came since, and the reading of the spool's clock.
-fn look(db: &Db<'_>, seen: Option<Newest>) -> Result<(Newest, Vec<String>, Duration), SpoolError> {
+fn look(
+    db: &Db<'_>,
+    seen: Option<Newest>,
+) -> Result<(Newest, Vec<String>, age::Hands), SpoolError> {
     let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal), \
                (SELECT coalesce(max(CAST(value AS BIGINT)), 0) FROM meta WHERE key = 'steered')";
     let newest = db.row(sql, &[], |row| {
@@ -126,5 +129,5 @@ fn look(db: &Db<'_>, seen: Option<Newest>) -> Result<(Newest, Vec<String>, Durat
         let sql = "SELECT DISTINCT hop FROM recipients WHERE seq > ?1 LIMIT 10000";
         db.query(sql, &[(before - LATE).into()], |row| row.get(0))?
     };
-    Ok((newest, hops, age::kept(db)?))
+    Ok((newest, hops, age::shared(db)?))
 }

@@ -5,7 +5,8 @@
 //! they had read ahead; a feed of this process has it taken back before (`outbound::InHand`).
 
 use super::{
-    Due, RecipientState, Selected, Spool, SpoolError,
+    Due, RecipientState, Selected, Spool, SpoolError, Tick,
+    age::Now,
     db::{Db, Value},
     due,
     history::{self, PastAttempt},
@@ -56,11 +57,10 @@ pub struct Steered {
     pub to: Option<NextHop>,
 }
 
-/// When it is changed: what is written to `due_ms`, `since_ms`, and into the history.
+/// When it is changed: by the spool's clock, and for the history.
 #[derive(Clone, Copy)]
 struct Times {
-    due: i64,
-    since: i64,
+    now: Now,
     wall: Stamp,
 }
 
@@ -75,11 +75,9 @@ impl Spool {
         steered: Vec<Steered>,
         operator: String,
     ) -> Result<Vec<Selected>, SpoolError> {
-        let wall = Stamp::now();
         let times = Times {
-            due: wall.0,
-            since: millis(self.clock()),
-            wall,
+            now: self.now(),
+            wall: Stamp::now(),
         };
         let written = self.write(move |db| change(db, step, &steered, &operator, times));
         let (changed, files) = written.await?;
@@ -106,7 +104,7 @@ impl Spool {
         places: Vec<i64>,
     ) -> Result<Due, SpoolError> {
         self.read(move |db| {
-            let mut due = due::load_due(db, seq, &hop, state, Stamp(i64::MAX))?;
+            let mut due = due::load_due(db, seq, &hop, state, Tick::END)?;
             due.recipients.retain(|one| places.contains(&one.idx));
             Ok(due)
         })
@@ -148,7 +146,7 @@ fn change(
             }
         }
         if step == Step::Delete && changed.len() > before {
-            files.extend(close_if_done(db, seq, times.wall)?);
+            files.extend(close_if_done(db, seq, times.now.clock)?);
         }
     }
     if !changed.is_empty() {
@@ -178,10 +176,10 @@ fn apply(
         (&of.hop).into(),
     ];
     let run = |sql, further: &[Value<'_>]| db.execute(sql, &[&stands, further].concat());
-    let (due, since) = (times.due.into(), times.since.into());
+    let (due, since) = (times.now.tick.0.into(), millis(times.now.clock).into());
     let state = waiting(step, one) as i64;
     if let Some(NextHop::Hold(node)) = &one.to {
-        nodes::know(db, node, times.wall)?;
+        nodes::know(db, node, times.now.clock)?;
     }
     let changed = match step {
         Step::Hold => run(

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
+    Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError, Tick,
+    age::Now,
     body::{Facts, Finished, Store},
     chunks,
     db::Db,
@@ -35,9 +36,9 @@ impl Spool {
                 .map(|r| r.hop.to_string())
                 .collect::<Vec<_>>(),
         );
-        let clock = self.clock();
+        let now = self.now();
         let accepted = self
-            .write(move |db| insert(db, &message, &body, &facts, clock))
+            .write(move |db| insert(db, &message, &body, &facts, now))
             .await;
         // Refused, or a repeat of an earlier call: no row names the file.
         if let (Some(file), false) = (
@@ -61,7 +62,6 @@ impl Spool {
         seq: i64,
         settled: Vec<Settled>,
         report: Option<(Draft, NewMessage)>,
-        now: Stamp,
     ) -> Result<(), SpoolError> {
         let report = match report {
             None => None,
@@ -74,10 +74,10 @@ impl Spool {
         let file = report
             .as_ref()
             .and_then(|((body, _), _)| body.name().map(str::to_owned));
-        let clock = self.clock();
+        let now = self.now();
         let written = self.write(move |db| {
             let report = report.as_ref();
-            settle(db, seq, &settled, report, (now, clock))
+            settle(db, seq, &settled, report, now)
         });
         let written = written.await;
         // No row names the file of a report that was not stored.
@@ -99,11 +99,14 @@ impl Spool {
         }
     }
 
-    /// Forgets finished messages whose last outcome is older than `before`, some at a time; says how many.
+    /// Forgets finished messages whose last outcome is older than `age` by the spool's clock, some at a time; says how many.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn forget(&self, before: Stamp) -> Result<u64, SpoolError> {
+    pub async fn forget(&self, age: Duration) -> Result<u64, SpoolError> {
+        let Some(before) = self.clock().checked_sub(age) else {
+            return Ok(0);
+        };
         let (forgotten, files) = self.write(move |db| forget(db, before)).await?;
         for file in files {
             self.remove_body(&file).await;
@@ -117,7 +120,7 @@ fn insert(
     message: &NewMessage,
     body: &Finished,
     facts: &Facts,
-    clock: Duration,
+    now: Now,
 ) -> Result<Accepted, SpoolError> {
     let (id, size) = (message.id, facts.size);
     if db.may_be_done() && look::place_of(db, id)?.is_some() {
@@ -129,12 +132,12 @@ fn insert(
                 .ok_or_else(|| SpoolError::Damaged("request target".into()))?;
             return Ok(Accepted { id, size });
         }
-        requests::remember(db, key, message.id.as_bytes(), message.accepted)?;
+        requests::remember(db, key, message.id.as_bytes(), now.clock)?;
     }
     let recipients = match &message.handover {
         None => message.recipients.iter().collect(),
         Some(handover) => {
-            let (fresh, first) = repeats::take(db, message, handover, clock)?;
+            let (fresh, first) = repeats::take(db, message, handover, now.clock)?;
             if let Some(id) = first {
                 return Ok(Accepted { id, size });
             }
@@ -146,7 +149,7 @@ fn insert(
         db.lock("SELECT 1 FROM meta WHERE key = 'reports' FOR UPDATE", &[])?;
     }
     let seq = insert_message(db, message, body, facts)?;
-    insert_recipients(db, seq, message.accepted, &recipients, clock)?;
+    insert_recipients(db, seq, &recipients, now)?;
     Ok(Accepted { id, size })
 }
 
@@ -194,15 +197,14 @@ fn insert_message(
 fn insert_recipients(
     db: &Db<'_>,
     seq: i64,
-    accepted: Stamp,
     recipients: &[&NewRecipient],
-    clock: Duration,
+    now: Now,
 ) -> Result<(), SpoolError> {
     let sql = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms, notify, original) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     for (idx, recipient) in (0_i64..).zip(recipients) {
         if let NextHop::Hold(node) = &recipient.hop {
-            nodes::know(db, node, accepted)?;
+            nodes::know(db, node, now.clock)?;
         }
         let wish = &recipient.wish;
         let original = wish.original.as_ref().map(|text| text.encode(false));
@@ -214,8 +216,8 @@ fn insert_recipients(
                 (&recipient.address.to_bytes()).into(),
                 (&recipient.hop.to_string()).into(),
                 (RecipientState::waiting_for(&recipient.hop) as i64).into(),
-                accepted.0.into(),
-                millis(clock).into(),
+                now.tick.0.into(),
+                millis(now.clock).into(),
                 wish.notify.map(Notify::encode).as_deref().into(),
                 original.as_deref().into(),
             ],
@@ -232,19 +234,19 @@ pub(super) fn settle(
     seq: i64,
     settled: &[Settled],
     report: Option<&Report>,
-    (now, clock): (Stamp, Duration),
+    now: Now,
 ) -> Result<(Option<String>, bool), SpoolError> {
     lock(db, seq)?;
     let (mut recorded, at) = (0, Stamp::now());
     for each in settled {
-        recorded += record(db, seq, each, at)?;
+        recorded += record(db, seq, each, (now.tick, at))?;
     }
     // Nobody is told of what had its outcome before.
     let report = report.filter(|_| recorded > 0);
     if let Some(((body, facts), message)) = report {
-        insert(db, message, body, facts, clock)?;
+        insert(db, message, body, facts, now)?;
     }
-    Ok((close_if_done(db, seq, now)?, report.is_some()))
+    Ok((close_if_done(db, seq, now.clock)?, report.is_some()))
 }
 
 /// Keeps others from what becomes of a message until the end of the change: the last outcome closes it.
@@ -254,12 +256,17 @@ pub(super) fn lock(db: &Db<'_>, seq: i64) -> Result<(), SpoolError> {
 }
 
 /// Says how many recipients that was: one, or none if it had its outcome before.
-fn record(db: &Db<'_>, seq: i64, settled: &Settled, at: Stamp) -> Result<u64, SpoolError> {
+fn record(
+    db: &Db<'_>,
+    seq: i64,
+    settled: &Settled,
+    (now, at): (Tick, Stamp),
+) -> Result<u64, SpoolError> {
     let place = (seq, settled.idx);
     let (seq, idx) = (seq.into(), settled.idx.into());
     let (state, reply) = match &settled.settlement {
         Settlement::Retry {
-            due,
+            wait,
             attempts,
             waited,
             tried,
@@ -267,10 +274,11 @@ fn record(db: &Db<'_>, seq: i64, settled: &Settled, at: Stamp) -> Result<u64, Sp
             reply,
         } => {
             let (waited, doubts) = (millis(*waited).into(), (*in_doubt).into());
+            let (due, tried) = (now.plus(*wait).0.into(), millis(*tried).into());
             let kept = db.execute(
                 "UPDATE recipients SET due_ms = ?3, attempts = ?4, waited_ms = ?5, tried_ms = ?6, last_reply = ?7, \
                  doubts = doubts + ?8 WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6, 7)",
-                &[seq, idx, due.0.into(), (*attempts).into(), waited, tried.0.into(), reply.into(), doubts],
+                &[seq, idx, due, (*attempts).into(), waited, tried, reply.into(), doubts],
             )?;
             if kept > 0 {
                 let outcome = if *in_doubt { "in_doubt" } else { "deferred" };
@@ -309,9 +317,9 @@ fn record(db: &Db<'_>, seq: i64, settled: &Settled, at: Stamp) -> Result<u64, Sp
 }
 
 /// Says how many messages that was, and which files go with them: those of reports, whose bodies were kept so long.
-fn forget(db: &Db<'_>, before: Stamp) -> Result<(u64, Vec<String>), SpoolError> {
-    let old = "SELECT seq, body_file FROM messages WHERE done_ms < ?1 LIMIT 1000";
-    let found = db.query(old, &[before.0.into()], |row| {
+fn forget(db: &Db<'_>, before: Duration) -> Result<(u64, Vec<String>), SpoolError> {
+    let old = "SELECT seq, body_file FROM messages WHERE done_ms <= ?1 LIMIT 1000";
+    let found = db.query(old, &[millis(before).into()], |row| {
         Ok((row.get::<i64>(0)?, row.get::<Option<String>>(1)?))
     })?;
     for (seq, _) in &found {
@@ -329,7 +337,7 @@ fn forget(db: &Db<'_>, before: Stamp) -> Result<(u64, Vec<String>), SpoolError> 
 pub(super) fn close_if_done(
     db: &Db<'_>,
     seq: i64,
-    now: Stamp,
+    clock: Duration,
 ) -> Result<Option<String>, SpoolError> {
     let seq = [seq.into()];
     let open = "SELECT 1 FROM recipients WHERE seq = ?1 AND state IN (1, 5, 6, 7) LIMIT 1";
@@ -337,7 +345,7 @@ pub(super) fn close_if_done(
         return Ok(None);
     }
     let done = "UPDATE messages SET done_ms = ?2 WHERE seq = ?1";
-    db.execute(done, &[seq[0], now.0.into()])?;
+    db.execute(done, &[seq[0], millis(clock).into()])?;
     // A report can still be looked at until it is forgotten.
     let report = "SELECT 1 FROM recipients WHERE seq = ?1 AND hop = 'report' LIMIT 1";
     if db.exists(report, &seq)? {

@@ -357,7 +357,7 @@ impl Direct {
         let (forwarder, hop) = (&self.forwarder, NextHop::Mx(domain.clone()).to_string());
         forwarder.record_leftovers(&hop).await?;
         // What is tried again is due later than this, so that each message comes up once.
-        let now = Stamp::now();
+        let now = forwarder.spool.tick();
         loop {
             let due = forwarder.spool.due(hop.clone(), now, BATCH).await?;
             if due.is_empty() {

@@ -12,7 +12,7 @@ use super::{
     deliver::{Came, Direct},
     turns::Turns,
 };
-use crate::{clock::Stamp, names::NextHop, spool::SpoolError};
+use crate::{names::NextHop, spool::SpoolError};
 
 /// The wall clock may step while we wait for mail to become due: it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ async fn look(
         return Ok((Vec::new(), None));
     }
     let spool = &direct.forwarder.spool;
-    let (now, stamp) = (Instant::now(), Stamp::now());
+    let (now, tick) = (Instant::now(), spool.tick());
     // Those that are busy or rest stand among those that are due.
     let limit = LOOKED_AT.max(2 * at_once);
     let (mut begun, mut next) = (Vec::new(), turns.next_rested(now));
@@ -114,8 +114,8 @@ async fn look(
     };
     for mut after in starts {
         loop {
-            let page = spool.due_hops(NextHop::MX, after, stamp, limit).await?;
-            let due = page.next_due.map(|due| now + due.since(stamp));
+            let page = spool.due_hops(NextHop::MX, after, tick, limit).await?;
+            let due = page.next_due.map(|due| now + due.since(tick));
             next = next.into_iter().chain(due).min();
             let Some(end) = page.hops.last().cloned() else {
                 break;

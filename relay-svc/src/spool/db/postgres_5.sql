@@ -12,6 +12,17 @@ ALTER TABLE recipients
     ADD COLUMN lane BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX recipients_turn ON recipients (hop, rank, lane, due_ms, seq) WHERE state = 1;
 
+INSERT INTO meta (key, value) VALUES ('rest_ms', '0') ON CONFLICT DO NOTHING;
+UPDATE recipients SET due_ms = c.value + least(due_ms - c.now, 14400000),
+    tried_ms = CASE WHEN tried_ms IS NULL THEN NULL ELSE c.value END
+    FROM (SELECT CAST(value AS BIGINT) AS value, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) AS now
+          FROM meta WHERE key = 'clock_ms') AS c
+    WHERE state IN (1, 5, 6);
+UPDATE messages SET done_ms = c.value
+    FROM (SELECT CAST(value AS BIGINT) AS value FROM meta WHERE key = 'clock_ms') AS c WHERE done_ms IS NOT NULL;
+UPDATE requests SET created_ms = c.value FROM (SELECT CAST(value AS BIGINT) AS value FROM meta WHERE key = 'clock_ms') AS c;
+UPDATE nodes SET seen_ms = c.value FROM (SELECT CAST(value AS BIGINT) AS value FROM meta WHERE key = 'clock_ms') AS c;
+
 ALTER TABLE recipients
     ADD COLUMN settled_ms BIGINT,
     ADD COLUMN host TEXT NOT NULL DEFAULT '';

@@ -64,7 +64,7 @@ async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none(pl
     let to = ("b@else.example", "link:isp");
     let seq = {
         accept(&spool, b"x\r\n", message(&[to])).await;
-        spool.due("link:isp".into(), NOW, 9).await.unwrap()[0].seq
+        spool.due("link:isp".into(), Tick::END, 9).await.unwrap()[0].seq
     };
     let large = vec![b'y'; 200_000];
     for _ in 0..2 {
@@ -77,11 +77,11 @@ async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none(pl
         };
         let report = message(&[("a@branch.example", "smtp://127.0.0.1:25")]);
         let report = Some((draft(&spool, &large).await, report));
-        spool.settle(seq, vec![bounced], report, NOW).await.unwrap();
+        spool.settle(seq, vec![bounced], report).await.unwrap();
         place.has_bodies(&spool, 1).await;
     }
     let hop = "smtp://127.0.0.1:25".to_owned();
-    let reports = spool.due(hop, NOW, 9).await.unwrap();
+    let reports = spool.due(hop, Tick::END, 9).await.unwrap();
     assert_eq!((reports.len(), reports[0].size), (1, 200_000));
     assert_eq!(read(&spool, reports[0].seq).await, large);
 }
@@ -95,13 +95,10 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
         ("c@else.example", "link:isp"),
     ]);
     accept(&spool, &[b'x'; 100_000], both).await;
-    let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
-    spool
-        .settle(seq, vec![delivered(0)], None, NOW)
-        .await
-        .unwrap();
+    let seq = spool.due("link:isp".into(), Tick::END, 1).await.unwrap()[0].seq;
+    spool.settle(seq, vec![delivered(0)], None).await.unwrap();
     assert_eq!(
-        spool.due("link:isp".into(), NOW, 9).await.unwrap()[0]
+        spool.due("link:isp".into(), Tick::END, 9).await.unwrap()[0]
             .recipients
             .len(),
         1
@@ -121,14 +118,13 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
             seq,
             vec![bounced],
             Some((draft(&spool, b"report\r\n").await, report)),
-            NOW,
         )
         .await
         .unwrap();
     place.has_bodies(&spool, 0).await;
     assert!(
         spool
-            .due("link:isp".into(), NOW, 9)
+            .due("link:isp".into(), Tick::END, 9)
             .await
             .unwrap()
             .is_empty()
@@ -140,38 +136,33 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
 
 async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet(place: Place) {
     let spool = place.open().await;
-    for age in [30, 10, 20] {
-        let accepted = NOW.minus(Duration::from_secs(age));
-        accept(
-            &spool,
-            b"x\r\n",
-            NewMessage {
-                accepted,
-                ..message(&[("b@else.example", "link:isp")])
-            },
-        )
-        .await;
+    for _ in 0..3 {
+        accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
     }
+    let now = Tick(1_000_000_000);
+    let dues = "UPDATE recipients SET due_ms = 1000000000 - 1000 * CASE seq WHEN 1 THEN 30 WHEN 2 THEN 10 ELSE 20 END";
+    assert_eq!(change(&spool, dues).await, 3);
     accept(
         &spool,
         b"x\r\n",
         message(&[("b@else.example", "link:other")]),
     )
     .await;
-    let due = spool.due("link:isp".into(), NOW, 2).await.unwrap();
-    assert_eq!(
-        due.iter()
-            .map(|d| NOW.since(d.accepted).as_secs())
-            .collect::<Vec<_>>(),
-        [30, 20]
-    );
-    let later = NOW.plus(Duration::from_secs(300));
+    let due = spool.due("link:isp".into(), now, 2).await.unwrap();
+    let ages = due
+        .iter()
+        .map(|message| now.since(message.recipients[0].due).as_secs());
+    assert_eq!(ages.collect::<Vec<_>>(), [30, 20]);
+    spool.inner.clock.set(age::Hands {
+        ran: Duration::from_secs(1_000_000),
+        rested: Duration::ZERO,
+    });
     let retry = Settlement::Retry {
         in_doubt: false,
-        due: later,
+        wait: Duration::from_secs(300),
         attempts: 1,
         waited: Duration::ZERO,
-        tried: NOW,
+        tried: Duration::ZERO,
         reply: "451".into(),
     };
     spool
@@ -183,23 +174,25 @@ async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet(pla
                 by: Arc::default(),
             }],
             None,
-            NOW,
         )
         .await
         .unwrap();
-    let backlog = spool.backlog("link:isp".into(), NOW, 100).await.unwrap();
-    let oldest_due = Some(NOW.minus(Duration::from_secs(20)));
+    let backlog = spool.backlog("link:isp".into(), now, 100).await.unwrap();
+    let oldest_due = Some(Tick(now.0 - 20_000));
+    let next_due = backlog.next_due.unwrap();
+    let wait = next_due.since(now).as_secs();
+    assert!((300..310).contains(&wait), "{wait} s");
     assert_eq!(
         backlog,
         Backlog {
             due: 2,
             oldest_due,
-            next_due: Some(later)
+            next_due: Some(next_due)
         }
     );
     assert_eq!(
         spool
-            .backlog("link:isp".into(), later, 1)
+            .backlog("link:isp".into(), next_due, 1)
             .await
             .unwrap()
             .due,
@@ -207,7 +200,11 @@ async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet(pla
         "the count stops at its cap"
     );
     assert_eq!(
-        spool.due("link:isp".into(), later, 9).await.unwrap().len(),
+        spool
+            .due("link:isp".into(), next_due, 9)
+            .await
+            .unwrap()
+            .len(),
         3
     );
 }
@@ -222,7 +219,7 @@ async fn a_damaged_row_is_set_aside_and_does_not_stop_the_rest(place: Place) {
         &[0xff],
     )
     .await;
-    let due = spool.due("link:isp".into(), NOW, 9).await.unwrap();
+    let due = spool.due("link:isp".into(), Tick::END, 9).await.unwrap();
     assert_eq!(due.iter().map(|d| d.id).collect::<Vec<_>>(), [good.id]);
     let aside = ListFilter {
         limit: 9,
@@ -252,14 +249,14 @@ async fn queued_mail_follows_changed_routes(place: Place) {
             )
             .unwrap();
     }
-    assert_eq!(spool.reroute(routes.clone(), NOW).await.unwrap(), 1);
-    assert_eq!(spool.reroute(routes, NOW).await.unwrap(), 0);
+    assert_eq!(spool.reroute(routes.clone()).await.unwrap(), 1);
+    assert_eq!(spool.reroute(routes).await.unwrap(), 0);
     assert_eq!(
-        spool.due("link:vsat".into(), NOW, 9).await.unwrap()[0].recipients[0].address,
+        spool.due("link:vsat".into(), Tick::END, 9).await.unwrap()[0].recipients[0].address,
         mailbox("b@else.example")
     );
     assert_eq!(
-        spool.due("link:isp".into(), NOW, 9).await.unwrap()[0].recipients[0].address,
+        spool.due("link:isp".into(), Tick::END, 9).await.unwrap()[0].recipients[0].address,
         mailbox("c@kept.example")
     );
 }
@@ -268,10 +265,10 @@ async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does(place: Pl
     let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
     let mut routes = Routes::default();
-    assert_eq!(spool.reroute(routes.clone(), NOW).await.unwrap(), 1);
+    assert_eq!(spool.reroute(routes.clone()).await.unwrap(), 1);
     assert!(
         spool
-            .due("link:isp".into(), NOW, 9)
+            .due("link:isp".into(), Tick::END, 9)
             .await
             .unwrap()
             .is_empty()
@@ -282,24 +279,28 @@ async fn mail_that_no_route_takes_any_more_is_set_aside_until_one_does(place: Pl
             Target::Hop(NextHop::parse("link:isp").unwrap()),
         )
         .unwrap();
-    assert_eq!(spool.reroute(routes, NOW).await.unwrap(), 1);
-    assert_eq!(spool.due("link:isp".into(), NOW, 9).await.unwrap().len(), 1);
+    assert_eq!(spool.reroute(routes).await.unwrap(), 1);
+    assert_eq!(
+        spool
+            .due("link:isp".into(), Tick::END, 9)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing(place: Place) {
     let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
-    let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
-    spool
-        .settle(seq, vec![delivered(0)], None, NOW)
-        .await
-        .unwrap();
+    let seq = spool.due("link:isp".into(), Tick::END, 1).await.unwrap()[0].seq;
+    spool.settle(seq, vec![delivered(0)], None).await.unwrap();
     let late = Settlement::Retry {
         in_doubt: false,
-        due: NOW,
+        wait: Duration::ZERO,
         attempts: 9,
         waited: Duration::ZERO,
-        tried: NOW,
+        tried: Duration::ZERO,
         reply: "late".into(),
     };
     spool
@@ -311,7 +312,6 @@ async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing(pl
                 by: Arc::default(),
             }],
             None,
-            NOW,
         )
         .await
         .unwrap();
@@ -321,19 +321,10 @@ async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing(pl
 async fn finished_messages_are_forgotten_when_they_are_old_enough(place: Place) {
     let spool = place.open().await;
     accept(&spool, b"x\r\n", message(&[("b@else.example", "link:isp")])).await;
-    let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
-    spool
-        .settle(seq, vec![delivered(0)], None, NOW)
-        .await
-        .unwrap();
-    assert_eq!(spool.forget(NOW).await.unwrap(), 0);
-    assert_eq!(
-        spool
-            .forget(NOW.plus(Duration::from_secs(1)))
-            .await
-            .unwrap(),
-        1
-    );
+    let seq = spool.due("link:isp".into(), Tick::END, 1).await.unwrap()[0].seq;
+    spool.settle(seq, vec![delivered(0)], None).await.unwrap();
+    assert_eq!(spool.forget(Duration::from_secs(86_400)).await.unwrap(), 0);
+    assert_eq!(spool.forget(Duration::ZERO).await.unwrap(), 1);
 }
 
 async fn what_a_peer_hands_over_again_is_not_taken_twice(place: Place) {
@@ -405,7 +396,7 @@ async fn what_the_sender_asked_for_is_kept_with_the_message(place: Place) {
     };
     let (wish, of_recipient) = (new.wish.clone(), new.recipients[0].wish.clone());
     spool.accept(spool.draft(), new).await.unwrap();
-    let due = spool.due(hop.to_owned(), Stamp::now(), 1).await.unwrap();
+    let due = spool.due(hop.to_owned(), Tick::END, 1).await.unwrap();
     assert_eq!(due[0].wish, wish);
     assert!(due[0].utf8_header);
     assert_eq!(due[0].recipients[0].address.to_string(), odd);

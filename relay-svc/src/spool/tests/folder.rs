@@ -21,7 +21,7 @@ async fn what_was_accepted_is_there_after_the_spool_was_opened_again(place: Plac
     let spool = place.open().await;
     // Only the large body lies beside the messages.
     place.has_bodies(&spool, 1).await;
-    let due = spool.due("link:isp".into(), NOW, 10).await.unwrap();
+    let due = spool.due("link:isp".into(), Tick::END, 10).await.unwrap();
     assert_eq!(
         due.iter().map(|d| d.id).collect::<Vec<_>>(),
         [first.id, second.id]
@@ -93,7 +93,7 @@ async fn bodies_that_no_message_names_are_swept_at_start() {
             .count(),
         1
     );
-    let due = spool.due("link:isp".into(), NOW, 1).await.unwrap();
+    let due = spool.due("link:isp".into(), Tick::END, 1).await.unwrap();
     assert_eq!(
         (due[0].id, read(&spool, due[0].seq).await.len()),
         (kept.id, 100_000)

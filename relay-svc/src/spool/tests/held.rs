@@ -51,7 +51,7 @@ async fn a_request_asks_for_what_is_held_now_and_for_nothing_that_comes_later(pl
     assert_eq!(open(&spool).await, [node("ship.example")]);
     assert!(
         spool
-            .due("hold:ship.example".into(), NOW, 9)
+            .due("hold:ship.example".into(), Tick::END, 9)
             .await
             .unwrap()
             .is_empty()
@@ -113,10 +113,10 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it(place: Pl
     hold(&spool, &["a@ship.example"]).await;
     let retry = Settlement::Retry {
         in_doubt: false,
-        due: NOW.plus(Duration::from_secs(9)),
+        wait: Duration::from_secs(9),
         attempts: 1,
         waited: Duration::ZERO,
-        tried: NOW,
+        tried: Duration::ZERO,
         reply: "451 not now".into(),
     };
     let settled = |settlement| {
@@ -126,7 +126,7 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it(place: Pl
             by: Arc::default(),
         }]
     };
-    spool.settle(1, settled(retry), None, NOW).await.unwrap();
+    spool.settle(1, settled(retry), None).await.unwrap();
     let listed = |spool: Spool| async move {
         let filter = ListFilter {
             limit: 9,
@@ -143,19 +143,13 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it(place: Pl
         draft(&spool, b"report\r\n").await,
         message(&[("a@else.example", "link:isp")]),
     ));
-    spool
-        .settle(1, vec![delivered(0)], None, NOW)
-        .await
-        .unwrap();
+    spool.settle(1, vec![delivered(0)], None).await.unwrap();
     assert!(asked_for(&spool, "ship.example").await.is_empty());
     // It had its outcome: nobody is told of another one.
     let bounced = Settlement::Bounced {
         reply: "550".into(),
     };
-    spool
-        .settle(1, settled(bounced), report, NOW)
-        .await
-        .unwrap();
+    spool.settle(1, settled(bounced), report).await.unwrap();
     assert_eq!(listed(spool.clone()).await.len(), 1);
 }
 
@@ -201,13 +195,15 @@ async fn what_is_held_ages_by_the_clock_of_the_spool(place: Place) {
 async fn nodes_of_no_use_are_forgotten(place: Place) {
     let spool = place.open().await;
     spool
-        .know_nodes(vec![node("named.example"), node("old.example")], NOW)
+        .know_nodes(vec![node("named.example"), node("old.example")])
         .await
         .unwrap();
     hold(&spool, &["a@ship.example"]).await;
-    let later = NOW.plus(Duration::from_secs(1));
     let named = |asked: &Node| *asked == node("named.example");
-    spool.forget_nodes(named, later, later).await.unwrap();
+    let day = Duration::from_secs(86_400);
+    spool.forget_nodes(named, day).await.unwrap();
+    assert_eq!(spool.nodes(0, 9).await.unwrap().len(), 3);
+    spool.forget_nodes(named, Duration::ZERO).await.unwrap();
     let left = spool.nodes(0, 9).await.unwrap();
     let left: Vec<_> = left.iter().map(|held| held.node.to_string()).collect();
     assert_eq!(left, ["named.example", "ship.example"]);
@@ -231,7 +227,7 @@ async fn mail_that_is_routed_to_a_hold_ages_from_then_on(place: Place) {
     routes
         .insert(Pattern::parse("ship.example").unwrap(), hold)
         .unwrap();
-    assert_eq!(spool.reroute(routes, NOW).await.unwrap(), 1);
+    assert_eq!(spool.reroute(routes).await.unwrap(), 1);
     let day = Duration::from_secs(86_400);
     let old = spool
         .held_too_long(day, HeldPlace::default(), 9)

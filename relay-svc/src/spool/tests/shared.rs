@@ -97,8 +97,11 @@ async fn outcomes_that_meet_close_the_message_once() {
     accept(&spool, b"x\r\n", message(&to)).await;
     let settle = |idx| {
         move |db: &Db<'_>| {
-            let at = (NOW, Duration::ZERO);
-            store::settle(db, 1, &[delivered(idx)], None, at).map(drop)
+            let now = age::Now {
+                clock: Duration::ZERO,
+                tick: Tick(0),
+            };
+            store::settle(db, 1, &[delivered(idx)], None, now).map(drop)
         }
     };
     meet(&spool, settle(0), settle(1)).await;
@@ -158,13 +161,13 @@ async fn a_lease_has_one_owner_and_what_another_one_records_is_refused() {
     // As if its owner had been stopped for longer than it holds.
     change(&replicas[0], "UPDATE leases SET expires_ms = 0").await;
     let second = replicas[1].claim("link:isp").await.unwrap().unwrap();
-    let settled = late.settle(1, vec![delivered(0)], None, NOW).await;
+    let settled = late.settle(1, vec![delivered(0)], None).await;
     assert!(matches!(settled, Err(SpoolError::LeaseLost)), "{settled:?}");
     assert!(first.lost().is_cancelled());
     let read = late.queued("link:isp".into()).await;
     assert!(matches!(read, Err(SpoolError::LeaseLost)), "{read:?}");
     let new = replicas[1].under(&second);
-    new.settle(1, vec![delivered(0)], None, NOW).await.unwrap();
+    new.settle(1, vec![delivered(0)], None).await.unwrap();
     drop(second);
     // It is given back: nobody waits for its end.
     let never = tokio_util::sync::CancellationToken::new();
@@ -186,7 +189,7 @@ async fn connections_that_break_are_made_anew_and_nothing_is_stored_twice() {
         assert_eq!(spool.queued("link:isp".into()).await.unwrap(), n + 1);
         break_connections(&place).await;
     }
-    let seq = spool.due("link:isp".into(), NOW, 1).await.unwrap()[0].seq;
+    let seq = spool.due("link:isp".into(), Tick::END, 1).await.unwrap()[0].seq;
     break_connections(&place).await;
     assert_eq!(read(&spool, seq).await, large);
 }
@@ -286,7 +289,7 @@ async fn the_clock_of_a_shared_spool_moves_by_what_the_server_measured() {
         return;
     };
     replicas[0].keep_clock().await.unwrap();
-    let reading = replicas[0].clock();
+    let (reading, due) = (replicas[0].clock(), replicas[0].tick());
     // As if the last reading lay a minute back, and then a year.
     for (at, most) in [
         (
@@ -303,4 +306,8 @@ async fn the_clock_of_a_shared_spool_moves_by_what_the_server_measured() {
         let moved = (replicas[1].clock() - reading).as_secs();
         assert!((most - 10..=most).contains(&moved), "{moved} s");
     }
+    // What is due comes nearer by a day besides, for a rest of all replicas cannot be told from a step.
+    let moved = replicas[1].tick().since(due).as_secs();
+    let most = 155 + age::LONGEST_REST.as_secs();
+    assert!((most - 10..=most).contains(&moved), "{moved} s");
 }
