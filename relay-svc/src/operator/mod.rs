@@ -8,8 +8,6 @@
 //! May touch: the spool, and `outbound` for what is in hand and for reports. Must not touch: links, cycles, wire types.
 
 mod order;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::BTreeSet, time::Duration};
 
