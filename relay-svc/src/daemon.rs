@@ -188,6 +188,7 @@ async fn start(
         spool: spool.clone(),
         policy: Arc::clone(&config.policy),
         retry: config.retry,
+        late: config.late,
         hostname: Arc::clone(&config.hostname),
         postmaster: config.postmaster.clone(),
         instruments: Instruments::default(),
@@ -228,6 +229,8 @@ async fn start(
         .iter()
         .map(|link| NextHop::Link(link.name.clone()));
     let operator = Operator::new(forwarder.clone(), links);
+    let late = outbound::watch_late(spool.clone(), config.late, tasks.cancel().clone());
+    tasks.spawn("late", late);
     tasks.spawn("release", release::run(forwarder, tasks.cancel().clone()));
     let inbound = Arc::new(Inbound::new(
         config,

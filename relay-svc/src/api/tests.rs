@@ -46,6 +46,7 @@ fn services(folder: &Path) -> Services {
         spool: spool.clone(),
         policy: Arc::clone(&config.policy),
         retry: config.retry,
+        late: config.late,
         hostname: Arc::clone(&config.hostname),
         postmaster: config.postmaster.clone(),
         flight: linkmail_smtp::FlightLimits::default(),

@@ -24,7 +24,7 @@ use crate::{
     names::{HostPort, LinkName},
     outbound::{Hosts, direct::name_servers::Dnssec},
     policy::{Identity, Policy},
-    queue::RetryPolicy,
+    queue::{RetryPolicy, late::Lateness},
     recipient_list::RecipientList,
     sender_map::SenderMap,
 };
@@ -53,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// When mail is tried again.
     pub retry: RetryPolicy,
+    /// When mail is late, or left by its line.
+    pub late: Lateness,
     /// Who may authenticate.
     pub credentials: Option<Arc<ReloadingFile<CredentialFile>>>,
     /// Where mail comes in; at least one.

@@ -28,7 +28,7 @@ use crate::{
     names::{HostPort, LinkName, NextHop},
     outbound::direct::name_servers::Dnssec,
     policy::Policy,
-    queue::{MAX_JITTER, RetryPolicy},
+    queue::{MAX_JITTER, RetryPolicy, late::Lateness},
     route::Routes,
 };
 
@@ -91,7 +91,7 @@ fn read(document: &Document) -> Option<Config> {
     let grpc = grpc(&root);
     let telemetry = Telemetry::read(&root);
     let limits = limits(&root);
-    let retry = retry(&root);
+    let (retry, late) = retry(&root);
     let mx = mx(&root);
     let links: Vec<ReadLink> = root
         .tables("link")
@@ -140,6 +140,7 @@ fn read(document: &Document) -> Option<Config> {
         telemetry,
         limits,
         retry,
+        late,
         credentials,
         recipient_lists: lists,
         listeners: listeners
@@ -247,13 +248,17 @@ fn limits(root: &Table<'_>) -> Limits {
     limits
 }
 
-fn retry(root: &Table<'_>) -> RetryPolicy {
+fn retry(root: &Table<'_>) -> (RetryPolicy, Lateness) {
     let mut retry = RetryPolicy {
         first: 5 * MINUTE,
         longest: 2 * HOUR,
         jitter: 20,
         expire: 5 * DAY,
         hold: 14 * DAY,
+    };
+    let mut late = Lateness {
+        warn_after: Some(4 * HOUR),
+        line_gone: 30 * DAY,
     };
     if let Some(table) = root.table("retry") {
         retry.first = positive(&table, "first", retry.first);
@@ -268,9 +273,12 @@ fn retry(root: &Table<'_>) -> RetryPolicy {
         if retry.longest < retry.first {
             table.error("longest", "shorter than retry.first");
         }
+        let warn: Duration = table.or("warn_after", 4 * HOUR);
+        late.warn_after = Some(warn).filter(|after| !after.is_zero());
+        late.line_gone = positive(&table, "line_gone", late.line_gone);
         table.finish();
     }
-    retry
+    (retry, late)
 }
 
 fn mx(root: &Table<'_>) -> Mx {

@@ -203,6 +203,9 @@ impl Keeper {
         let mut woken = self.shared.forwarder.spool.watch_hop(&self.hop.to_string());
         while !cancel.is_cancelled() {
             woken.mark_unchanged();
+            if let Err(error) = self.shared.forwarder.judge_late(&self.hop).await {
+                tracing::error!(link = %self.link.name, %error, "late mail cannot be judged");
+            }
             let decision = self.decide().await;
             let start = match decision {
                 Decision::Start(trigger) => Start {

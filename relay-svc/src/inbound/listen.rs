@@ -74,6 +74,8 @@ impl Inbound {
             dsn: true,
             smtputf8: true,
             limits: true,
+            mt_priority: true,
+            deliver_by: Some(0),
             xlinkmail_by_login: true,
             ..ServerConfig::default()
         };

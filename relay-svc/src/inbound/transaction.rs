@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use linkmail_smtp::{
-    Enhanced, ForwardPath, Reply, ReversePath, ServerSession, replies,
+    Enhanced, ForwardPath, Priority, Reply, ReversePath, ServerSession, replies,
     submission::{Header, HeaderFilter, MAX_HELD, Passed, added_fields},
     trace::{HeaderScan, Received, received_line},
 };
@@ -135,6 +135,11 @@ impl Transaction {
         {
             self.recipients.push(Wanted { admitted, wish });
         }
+    }
+
+    /// The priority that it has.
+    pub(super) fn priority(&self) -> Priority {
+        self.envelope.wish.priority
     }
 
     pub(super) fn has_data(&self) -> bool {

@@ -54,6 +54,9 @@ async fn serve(forwarder: Forwarder, host: HostPort, cancel: CancellationToken) 
     let mut pause = PAUSE.0;
     while !cancel.is_cancelled() {
         woken.mark_unchanged();
+        if let Err(error) = forwarder.judge_late(&hop).await {
+            tracing::error!(hop = %hop, %error, "late mail cannot be judged");
+        }
         let wait = match forwarder
             .spool
             .backlog(hop.to_string(), forwarder.spool.tick(), 1)

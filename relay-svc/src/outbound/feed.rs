@@ -10,10 +10,13 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::in_hand::{Hand, InHand};
+use super::{
+    in_hand::{Hand, InHand},
+    lanes::Lanes,
+};
 use crate::{
     names::{NextHop, Node},
-    spool::{Body, Due, DuePlace, INLINE_LIMIT, RecipientState, Spool, SpoolError, Tick},
+    spool::{Body, Due, INLINE_LIMIT, RecipientState, Spool, SpoolError, Tick},
 };
 
 /// So many places are looked up at once.
@@ -49,11 +52,14 @@ pub struct Left {
     pub after: i64,
 }
 
-/// What was read, the places that were looked up behind it, and where that goes on.
+/// What was read, the places that come behind it, and where looking for more goes on.
 struct Ahead {
     ready: VecDeque<InHandMessage>,
+    /// In the order in which they are read: what was chosen, and could not be read at once.
     places: VecDeque<i64>,
-    cursor: DuePlace,
+    /// Of what is due.
+    lanes: Lanes,
+    /// Of what is held.
     after: i64,
     /// What is ready was read behind so many changes of operators at other replicas.
     steered: u64,
@@ -96,7 +102,7 @@ impl Feed {
             ahead: Mutex::new(Ahead {
                 ready: VecDeque::new(),
                 places: left.again.into(),
-                cursor: DuePlace::START,
+                lanes: Lanes::default(),
                 after: left.after,
                 steered: 0,
             }),
@@ -144,7 +150,7 @@ impl Feed {
         }
     }
 
-    /// Up to `limit` messages, those first that are due longest; none when nothing is left that nobody has in hand.
+    /// Up to `limit` messages, in their order (`queue/order.rs`); none when nothing is left that nobody has in hand.
     ///
     /// # Errors
     /// The spool cannot be read.
@@ -179,7 +185,6 @@ impl Feed {
     /// Reads the next messages, if there are any that nobody has in hand.
     async fn read_ahead(&self, ahead: &mut Ahead) -> Result<(), SpoolError> {
         let _reading = self.hands.reading().await;
-        let mut from_start = ahead.cursor == DuePlace::START;
         while ahead.ready.is_empty() {
             let mut hands = Vec::new();
             while hands.len() < AHEAD
@@ -187,25 +192,19 @@ impl Feed {
             {
                 hands.extend(self.hands.take_ahead(&self.hop, seq));
             }
-            if !hands.is_empty() {
-                let places: Vec<i64> = hands.iter().map(Hand::place).collect();
-                if let Err(error) = self.read(hands, ahead).await {
-                    // Their turn has not come.
-                    let places = places.into_iter().rev();
-                    places.for_each(|place| ahead.places.push_front(place));
-                    return Err(error);
+            if hands.is_empty() {
+                if !self.look(ahead).await? {
+                    return Ok(());
                 }
                 continue;
             }
-            if self.look(ahead).await? {
-                continue;
+            let places: Vec<i64> = hands.iter().map(Hand::place).collect();
+            if let Err(error) = self.read(hands, ahead).await {
+                // Their turn has not come.
+                let places = places.into_iter().rev();
+                places.for_each(|place| ahead.places.push_front(place));
+                return Err(error);
             }
-            // What came before the cursor meanwhile, such as a message that was given back, is found from the start.
-            if from_start || matches!(self.of, Of::Held { .. }) {
-                return Ok(());
-            }
-            ahead.cursor = DuePlace::START;
-            from_start = true;
         }
         Ok(())
     }
@@ -214,15 +213,8 @@ impl Feed {
     async fn look(&self, ahead: &mut Ahead) -> Result<bool, SpoolError> {
         match &self.of {
             Of::Due => {
-                let hop = self.hop.to_string();
-                let places = self
-                    .spool
-                    .due_places(hop, self.spool.tick(), ahead.cursor, PAGE)
-                    .await?;
-                if let Some(last) = places.last() {
-                    ahead.cursor = *last;
-                }
-                ahead.places.extend(places.iter().map(|place| place.seq));
+                let mut look = ahead.lanes.look(&self.spool, &self.hop, &self.hands);
+                ahead.places.extend(look.next(AHEAD).await?);
             }
             Of::Held { node, upto, .. } => {
                 let places = self

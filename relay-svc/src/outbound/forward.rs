@@ -15,7 +15,7 @@ use super::{
 use crate::{
     names::NextHop,
     policy::Policy,
-    queue::{Outcome, RetryPolicy},
+    queue::{Outcome, RetryPolicy, late::Lateness},
     spool::{Due, DueRecipient, Spool, SpoolError},
     telemetry::{self, Instruments},
 };
@@ -32,6 +32,8 @@ pub struct Forwarder {
     pub policy: Arc<Policy>,
     /// When mail is tried again.
     pub retry: RetryPolicy,
+    /// When it is late.
+    pub late: Lateness,
     /// The relay's own name.
     pub hostname: Arc<str>,
     /// Who signs reports.
@@ -106,6 +108,7 @@ impl Forwarder {
     pub fn of_held(&self) -> Self {
         Self {
             retry: self.retry.of_held(),
+            late: self.late.of_held(),
             ..self.clone()
         }
     }

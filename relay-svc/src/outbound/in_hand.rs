@@ -120,6 +120,14 @@ impl Pause<'_> {
     }
 }
 
+impl InHand {
+    /// Whether somebody has it.
+    pub(super) fn has(&self, hop: &Arc<str>, place: i64) -> bool {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.hands.contains_key(&(Arc::clone(hop), place))
+    }
+}
+
 impl Hand {
     /// The place of the message in the spool.
     #[must_use]

@@ -13,6 +13,8 @@ mod fleet;
 mod forward;
 mod hosts;
 mod in_hand;
+mod lanes;
+mod late;
 mod login;
 mod parts;
 mod sender_report;
@@ -28,6 +30,8 @@ pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, w
 pub use forward::{Forwarder, Tally};
 pub use hosts::{CONNECTIONS, Host, Hosts, Login, Patience, Sasl};
 pub use in_hand::{Hand, InHand, Pause};
+pub(crate) use late::in_words;
+pub use late::watch as watch_late;
 pub use session::{Beginning, End, Event, NotOpened, Session};
 pub use settle::Unrecorded;
 pub use share::WHOLE;

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use linkmail_smtp::{Domain, ForwardPath, Recipient, Transaction};
+use linkmail_smtp::{Domain, ForwardPath, Priority, Recipient, Transaction};
 
-use crate::spool::{Due, DueRecipient};
+use crate::spool::{Due, DueRecipient, Tick};
 
 /// So many recipients go into one transaction: what every server must take (RFC 5321 4.5.3.1.8).
 const RECIPIENTS: usize = 100;
@@ -65,7 +65,7 @@ pub(super) fn divide(domains: &[&Domain], most: Most) -> Vec<Vec<usize>> {
 }
 
 /// The transaction of some recipients of a message.
-pub(super) fn transaction(message: &Due, places: &[usize]) -> Transaction {
+pub(super) fn transaction(message: &Due, places: &[usize], now: Tick) -> Transaction {
     let wanted = |recipient: &DueRecipient| Recipient {
         path: ForwardPath::Mailbox(recipient.address.clone()),
         notify: recipient.wish.notify,
@@ -82,9 +82,8 @@ pub(super) fn transaction(message: &Due, places: &[usize]) -> Transaction {
         envelope_id: message.wish.envelope_id.clone(),
         // The receiver remembers it by recipient, so one id serves for all transactions and attempts.
         peer_id: Some(message.id.into()),
-        // The listeners offer neither, so no message has one.
-        priority: None,
-        deliver_by: None,
+        priority: Some(message.wish.priority).filter(|priority| *priority != Priority::NORMAL),
+        deliver_by: message.left(now),
     }
 }
 

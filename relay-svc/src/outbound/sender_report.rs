@@ -1,6 +1,8 @@
 //! The report that tells a sender what became of recipients: what is told, where it goes, and its text as a draft.
 
-use linkmail_smtp::{ForwardPath, ReversePath, Severity};
+use std::time::Duration;
+
+use linkmail_smtp::{DeliverBy, ForwardPath, ReversePath, Severity};
 
 use super::{
     forward::Forwarder,
@@ -13,7 +15,7 @@ use crate::{
     queue::Outcome,
     report::{self, Diagnostic, Told},
     spool::{
-        Draft, DueRecipient, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish,
+        Draft, Due, DueRecipient, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish,
         SpoolError,
     },
     telemetry,
@@ -109,7 +111,7 @@ impl Forwarder {
             sender,
             arrived: message.accepted,
             envelope_id: message.wish.envelope_id.as_ref(),
-            deliver_by: None,
+            deliver_by: deadline(message),
             head: &head,
         };
         let original = report::Original {
@@ -141,6 +143,16 @@ impl Forwarder {
     }
 }
 
+/// When the time that the sender set is over (RFC 2852 5), by the wall clock at the acceptance.
+fn deadline(message: &Due) -> Option<Stamp> {
+    let by = message.wish.deliver_by?;
+    let seconds = Duration::from_secs(u64::from(by.seconds().unsigned_abs()));
+    Some(match by.seconds() < 0 {
+        true => message.accepted.minus(seconds),
+        false => message.accepted.plus(seconds),
+    })
+}
+
 fn to_be_stored(to: Admitted, utf8_header: bool, traceparent: String, now: Stamp) -> NewMessage {
     NewMessage {
         id: MessageId::new(),
@@ -166,14 +178,10 @@ fn to_be_stored(to: Admitted, utf8_header: bool, traceparent: String, now: Stamp
 pub(super) fn relayed(
     recipient: &DueRecipient,
     outcome: &Outcome,
-    part: &Part,
+    (part, by): (&Part, Option<DeliverBy>),
     remote: &str,
 ) -> Option<Told> {
-    let host = report::Host {
-        dsn: part.passes_wishes,
-        deliver_by: false,
-    };
-    let is_told = report::relay_is_told(recipient.wish.notify, None, host);
+    let is_told = report::relay_is_told(recipient.wish.notify, by, part.takes);
     match outcome {
         Outcome::Delivered(reply) if is_told => {
             let told = Told::relayed(recipient.address.clone(), reply, remote.to_owned());

@@ -63,8 +63,8 @@ pub(super) struct Attempt {
 pub(super) struct Part {
     /// Their places among those of the message.
     recipients: Vec<usize>,
-    /// Whether what the sender asked for is passed on with it.
-    pub(super) passes_wishes: bool,
+    /// What the host answers for that takes it.
+    pub(super) takes: report::Host,
     /// Why the source of the message failed, if it did.
     pub(super) fault: Option<SpoolError>,
 }
@@ -80,7 +80,7 @@ impl Part {
     pub(super) fn of(recipients: Vec<usize>) -> Part {
         Part {
             recipients,
-            passes_wishes: false,
+            takes: report::Host::default(),
             fault: None,
         }
     }
@@ -168,6 +168,7 @@ impl Forwarder {
         let (now, clock) = (Stamp::now(), self.spool.clock());
         let untold = self.report_to(attempt).is_none();
         let spread = Spread::of_route(&self.hostname, &attempt.hop);
+        let deliver_by = attempt.message.wish.deliver_by;
         let mut settled = Vec::new();
         let Attempt {
             message,
@@ -183,7 +184,7 @@ impl Forwarder {
             };
             let history = History {
                 attempts: recipient.attempts,
-                before: recipient.before,
+                before: recipient.attempts_before,
                 waited: recipient.waited,
                 tried: recipient.tried,
             };
@@ -197,9 +198,12 @@ impl Forwarder {
             match &settlement {
                 Settlement::Delivered { .. } => {
                     tally.delivered += 1;
-                    told.extend(relayed(recipient, outcome, part, &by.host));
+                    let spoken = (part, deliver_by);
+                    told.extend(relayed(recipient, outcome, spoken, &by.host));
                 }
                 Settlement::Retry { .. } => tally.deferred += 1,
+                // No attempt gives that.
+                Settlement::Late { .. } => {}
                 Settlement::Discarded { .. } => tally.refused += 1,
                 Settlement::SetAside { .. } => tally.set_aside += 1,
                 Settlement::Bounced { reply } => {
@@ -244,7 +248,7 @@ impl Forwarder {
         }
     }
 
-    async fn record(
+    pub(super) async fn record(
         &self,
         attempt: &Attempt,
         settled: Vec<Settled>,
@@ -305,6 +309,7 @@ impl Forwarder {
             Settlement::Bounced { reply } => ("bounced", reply),
             Settlement::Discarded { reply } => ("discarded", reply),
             Settlement::SetAside { reason } => ("set_aside", reason),
+            Settlement::Late { .. } => return,
         };
         tracing::info!(id = %message.id, recipient = %recipient.address, outcome, reply, "recipient settled");
         let direction = if message.link.is_some() {

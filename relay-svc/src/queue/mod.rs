@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use linkmail_smtp::{Reply, Severity};
 
+use crate::clock::Stamp;
+
 pub use retry::{MAX_JITTER, RetryPolicy, Spread};
 
 /// What an attempt gave for one recipient.
@@ -86,6 +88,11 @@ pub enum Settlement {
     Discarded {
         /// The reply or error.
         reply: String,
+    },
+    /// Late, and it goes on. Its sender was told, if that was wanted.
+    Late {
+        /// When that was found.
+        at: Stamp,
     },
     /// Cannot be sent; kept for an operator.
     SetAside {

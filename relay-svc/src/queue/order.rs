@@ -9,9 +9,27 @@
 
 use std::{cmp::Ordering, collections::HashMap, hash::Hash};
 
-use linkmail_smtp::Priority;
+use linkmail_smtp::{Domain, Priority};
 
-use crate::clock::Stamp;
+/// So many lanes there are: whoever shares one with others shares their turns, too (stochastic fair queuing).
+pub const LANES: u8 = 32;
+
+/// The lane of a domain. The number stands in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane(pub u8);
+
+impl Lane {
+    /// The same for a domain in any case.
+    #[must_use]
+    pub fn of(domain: &Domain) -> Self {
+        let text = domain.to_string();
+        // FNV-1a, folded.
+        let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, octet| {
+            (hash ^ u32::from(octet.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
+        });
+        Self((hash ^ (hash >> 16)).to_le_bytes()[0] % LANES)
+    }
+}
 
 /// A message that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +38,8 @@ pub struct Due<Lane> {
     pub lane: Lane,
     /// Its priority, as it was accepted.
     pub priority: Priority,
-    /// When it became due.
-    pub due: Stamp,
+    /// When it became due, in milliseconds of whatever clock.
+    pub due: i64,
     /// Its place in the spool, which no other has.
     pub seq: i64,
     /// Its octets.
@@ -98,7 +116,7 @@ mod tests {
         Due {
             lane,
             priority: Priority::new(priority).unwrap(),
-            due: Stamp(due),
+            due,
             seq,
             size,
         }

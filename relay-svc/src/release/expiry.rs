@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::turn::lease_of;
 use crate::{
     names::{NextHop, Node},
-    outbound::{Forwarder, InHand},
+    outbound::{Forwarder, InHand, in_words},
     spool::{HeldPlace, SpoolError},
 };
 
@@ -135,15 +135,4 @@ async fn forget(held: &Forwarder) -> Result<(), SpoolError> {
     let policy = Arc::clone(&held.policy);
     let named = move |node: &_| policy.routes.names(node);
     spool.forget_nodes(named, NODES_KEPT).await
-}
-
-/// A duration for people, in the largest unit of which it has at least two.
-fn in_words(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }

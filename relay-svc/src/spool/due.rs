@@ -6,16 +6,18 @@ use super::{
     Backlog, Due, DueRecipient, MessageWish, Origin, RecipientState, RecipientWish, Spool,
     SpoolError,
     db::{Db, Row},
+    lanes::{self, DuePlace},
     look::{AndDamaged, load_each, message_id, reverse_path, unsigned},
 };
 use crate::{clock::Stamp, names::LinkName, spool::Tick};
 use linkmail_smtp::{
-    Mailbox,
+    DeliverBy, Mailbox, Priority,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
 
 impl Spool {
-    /// Up to `limit` messages that have recipients due for a next hop, those first that are due longest.
+    /// Up to `limit` messages that have recipients due for a next hop: the most urgent, of each lane those first that are due
+    /// longest.
     ///
     /// # Errors
     /// The database cannot be read. A message whose row is damaged is set aside and does not stop the rest.
@@ -29,62 +31,6 @@ impl Spool {
                 return Ok(messages);
             }
         }
-    }
-
-    /// The places of up to `limit` messages that are due for a next hop behind a point in the order of their dues.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn due_places(
-        &self,
-        hop: String,
-        now: Tick,
-        after: DuePlace,
-        limit: u32,
-    ) -> Result<Vec<DuePlace>, SpoolError> {
-        // Walks the partial index in order; recipients of one message that are due at different times give several.
-        let sql = "SELECT due_ms, seq FROM recipients INDEXED BY recipients_due \
-                   WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 AND (due_ms, seq) > (?3, ?4) \
-                   GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?5";
-        self.read(move |db| {
-            let DuePlace { due_ms, seq } = after;
-            let behind = [
-                (&hop).into(),
-                now.0.into(),
-                due_ms.into(),
-                seq.into(),
-                limit.into(),
-            ];
-            db.query(sql, &behind, |row| {
-                Ok(DuePlace {
-                    due_ms: row.get(0)?,
-                    seq: row.get(1)?,
-                })
-            })
-        })
-        .await
-    }
-
-    /// How many messages are due for a next hop, and how many octets they have together; up to `cap` messages count.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn due_weight(
-        &self,
-        hop: String,
-        now: Tick,
-        cap: u32,
-    ) -> Result<(u64, u64), SpoolError> {
-        let sql = "SELECT count(*), CAST(coalesce(sum(size), 0) AS BIGINT) FROM messages WHERE seq IN \
-                   (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
-                    WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3)";
-        self.read(move |db| {
-            let weight = db.row(sql, &[(&hop).into(), now.0.into(), cap.into()], |row| {
-                Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)))
-            })?;
-            Ok(weight.unwrap_or_default())
-        })
-        .await
     }
 
     /// These messages, each with those of its recipients that are in `state` for a next hop, and due; without those of
@@ -134,47 +80,40 @@ impl Spool {
     /// The database cannot be read.
     pub async fn queued(&self, hop: String) -> Result<u64, SpoolError> {
         // The index by state gives messages in order, so that they are told apart without being remembered: 0.6 s for a
-        // million. By recipients_due it is 0.35 s while they are due in order of arrival, and 3 s when they are not.
+        // million.
         let sql = "SELECT count(DISTINCT seq) FROM recipients INDEXED BY recipients_state WHERE hop = ?1 AND state = 1";
         let count = self.read(move |db| db.value(sql, &[(&hop).into()]));
         Ok(unsigned(count.await?))
     }
 }
 
-/// A place in the order in which messages are due for a next hop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DuePlace {
-    due_ms: i64,
-    /// The place of the message in the spool.
-    pub seq: i64,
-}
-
-impl DuePlace {
-    /// Before all.
-    pub const START: Self = Self {
-        due_ms: i64::MIN,
-        seq: 0,
-    };
-}
-
 fn due(db: &Db<'_>, hop: &str, now: Tick, limit: u32) -> Result<AndDamaged<Due>, SpoolError> {
-    // Walks the partial index in order; recipients of one message that are due at different times give several rows.
-    let sql = "SELECT seq FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 \
-               GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?3";
-    let found = [hop.into(), now.0.into(), limit.into()];
-    let mut seqs: Vec<i64> = db.query(sql, &found, |row| row.get(0))?;
-    let mut seen = HashSet::new();
-    seqs.retain(|seq| seen.insert(*seq));
+    let (mut seqs, mut seen) = (Vec::new(), HashSet::new());
+    for lane in lanes::of(db, hop)? {
+        let places = lanes::places(db, hop, &lane, now, DuePlace::START, limit)?;
+        seqs.extend(
+            places
+                .into_iter()
+                .map(|place| place.seq)
+                .filter(|seq| seen.insert(*seq)),
+        );
+        if seqs.len() >= limit as usize {
+            break;
+        }
+    }
+    seqs.truncate(limit as usize);
     load_each(&seqs, |seq| {
         load_due(db, seq, hop, RecipientState::Queued, now)
     })
 }
 
-const MESSAGE: &str = "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent, ret, envelope_id, utf8_header \
+const MESSAGE: &str = "SELECT id, reverse_path, size, eight_bit, origin, link, accepted_ms, traceparent, ret, envelope_id, utf8_header, \
+                       priority, deliver_by, deadline_ms \
                        FROM messages WHERE seq = ?1";
 
 /// By the primary key, which the `+` leave alone: by `recipients_due` it would walk all that is due for the hop.
-const RECIPIENTS: &str = "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original, attempts_before \
+const RECIPIENTS: &str = "SELECT idx, address, attempts, waited_ms, tried_ms, due_ms, last_reply, notify, original, attempts_before, \
+     since_ms, late_ms \
      FROM recipients WHERE seq = ?1 AND +hop = ?2 AND +state = ?4 AND +due_ms <= ?3 ORDER BY idx";
 
 /// A message with those of its recipients that are in this state for this hop, and due.
@@ -213,8 +152,11 @@ fn message(row: &Row<'_>, seq: i64) -> Result<Due, SpoolError> {
         wish: MessageWish {
             ret: wish(row, 8, Ret::parse)?,
             envelope_id: wish(row, 9, EnvelopeId::parse)?,
+            priority: priority(row.get(11)?)?,
+            deliver_by: wish(row, 12, DeliverBy::parse)?,
         },
         utf8_header: row.get(10)?,
+        deadline: row.get::<Option<i64>>(13)?.map(Tick),
         recipients: Vec::new(),
     })
 }
@@ -226,7 +168,6 @@ fn recipient(row: &Row<'_>, seq: i64) -> Result<DueRecipient, SpoolError> {
         address: Mailbox::parse_utf8(&address)
             .map_err(|e| SpoolError::Damaged(format!("message {seq}: {e}")))?,
         attempts: row.get(2)?,
-        before: row.get(9)?,
         waited: Duration::from_millis(unsigned(row.get(3)?)),
         tried: row
             .get::<Option<i64>>(4)?
@@ -237,7 +178,15 @@ fn recipient(row: &Row<'_>, seq: i64) -> Result<DueRecipient, SpoolError> {
             notify: wish(row, 7, Notify::parse)?,
             original: wish(row, 8, |text| OriginalRecipient::parse(text, false))?,
         },
+        attempts_before: row.get(9)?,
+        since: Duration::from_millis(unsigned(row.get(10)?)),
+        is_late: row.get::<Option<i64>>(11)?.is_some(),
     })
+}
+
+fn priority(number: i64) -> Result<Priority, SpoolError> {
+    let known = i8::try_from(number).ok().and_then(Priority::new);
+    known.ok_or_else(|| SpoolError::Damaged(format!("priority {number}")))
 }
 
 /// A parameter that the sender gave, if there is one.
@@ -256,25 +205,20 @@ fn wish<T>(
 }
 
 fn backlog(db: &Db<'_>, hop: &str, now: Tick, cap: u64) -> Result<Backlog, SpoolError> {
-    let cap = i64::try_from(cap).unwrap_or(i64::MAX);
-    let due: i64 = db.value(
-        "SELECT count(*) FROM (SELECT DISTINCT seq FROM recipients INDEXED BY recipients_due \
-         WHERE hop = ?1 AND state = 1 AND due_ms <= ?2 LIMIT ?3) AS due",
-        &[hop.into(), now.0.into(), cap.into()],
-    )?;
-    let first = |sql| -> Result<Option<Tick>, SpoolError> {
-        let found: Option<i64> = db.value(sql, &[hop.into(), now.0.into()])?;
-        Ok(found.map(Tick))
-    };
-    Ok(Backlog {
-        due: unsigned(due),
-        oldest_due: first(
-            "SELECT min(due_ms) FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms <= ?2",
-        )?,
-        next_due: first(
-            "SELECT min(due_ms) FROM recipients WHERE hop = ?1 AND state = 1 AND due_ms > ?2",
-        )?,
-    })
+    let mut backlog = Backlog::default();
+    for lane in lanes::of(db, hop)? {
+        if lane.first <= now {
+            let left = cap.saturating_sub(backlog.due);
+            backlog.due += lanes::weight(db, hop, &lane, now, left, false)?.0;
+            backlog.oldest_due = [backlog.oldest_due, Some(lane.first)]
+                .into_iter()
+                .flatten()
+                .min();
+        }
+        let next = lanes::next(db, hop, &lane, now)?;
+        backlog.next_due = [backlog.next_due, next].into_iter().flatten().min();
+    }
+    Ok(backlog)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which next hops of many have mail that is due: those whose names begin alike, such as `mx:`.
 
-use super::{Spool, SpoolError, Tick};
+use super::{Spool, SpoolError, Tick, lanes};
 
 /// The next hops with mail that is due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct DueHops {
 impl Spool {
     /// Up to `limit` next hops that begin with `prefix`, stand behind `after`, and have mail that is due.
     ///
-    /// One look into the index for each next hop that is passed, however much mail waits for it.
+    /// Some looks into the index for each next hop that is passed, however much mail waits for it.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -33,11 +33,14 @@ impl Spool {
                 after.clone()
             };
             while found.hops.len() < limit {
-                let next = db.row(NEXT, &[(&at).into()], |row| {
-                    Ok((row.get::<String>(0)?, Tick(row.get(1)?)))
-                })?;
-                let Some((hop, due)) = next.filter(|(hop, _)| hop.starts_with(prefix)) else {
+                let next = db.row(NEXT, &[(&at).into()], |row| row.get::<String>(0))?;
+                let Some(hop) = next.filter(|hop| hop.starts_with(prefix)) else {
                     break;
+                };
+                let lanes = lanes::of(db, &hop)?;
+                let Some(due) = lanes.iter().map(|lane| lane.first).min() else {
+                    at = hop;
+                    continue;
                 };
                 if due <= now {
                     found.hops.push(hop.clone());
@@ -52,9 +55,8 @@ impl Spool {
     }
 }
 
-/// The next hop behind one, and when the first of its mail is due.
-const NEXT: &str = "SELECT hop, due_ms FROM recipients INDEXED BY recipients_due \
-                    WHERE state = 1 AND hop > ?1 ORDER BY hop, due_ms LIMIT 1";
+/// The next hop behind one.
+const NEXT: &str = "SELECT hop FROM recipients INDEXED BY recipients_turn WHERE state = 1 AND hop > ?1 ORDER BY hop LIMIT 1";
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use linkmail_smtp::{
-    Mailbox, PeerId, ReversePath,
+    DeliverBy, Mailbox, PeerId, Priority, ReversePath,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
 
@@ -55,13 +55,17 @@ pub struct NewRecipient {
     pub wish: RecipientWish,
 }
 
-/// What the sender asks to be told of a message (RFC 3461), and is passed on.
+/// What the sender asks for a message (RFC 3461, 6710, 2852), and is passed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MessageWish {
     /// How much of the message a report is to return.
     pub ret: Option<Ret>,
     /// The sender's own name for it.
     pub envelope_id: Option<EnvelopeId>,
+    /// How urgent it is, as far as its client may say that (RFC 6710).
+    pub priority: Priority,
+    /// The time that the sender gives the delivery (RFC 2852), as it was accepted.
+    pub deliver_by: Option<DeliverBy>,
 }
 
 /// What the sender asks to be told of a recipient (RFC 3461), and is passed on.
@@ -204,8 +208,28 @@ pub struct Due {
     pub wish: MessageWish,
     /// Whether its header needs SMTPUTF8 (RFC 6532).
     pub utf8_header: bool,
+    /// When the time of the sender ends, if it is set one.
+    pub deadline: Option<Tick>,
     /// The recipients that are due; at least one.
     pub recipients: Vec<DueRecipient>,
+}
+
+impl Due {
+    /// What passed since it was accepted, where the sender set a time.
+    #[must_use]
+    pub fn spent(&self, now: Tick) -> Duration {
+        let given = self.wish.deliver_by.map_or(0, DeliverBy::seconds).max(0);
+        let given = Duration::from_secs(u64::from(given.unsigned_abs()));
+        // It ends so long behind its beginning.
+        let end = self.deadline.unwrap_or(now.plus(given));
+        now.plus(given).since(end)
+    }
+
+    /// What is left of the time that the sender set (RFC 2852 4.1.4.1).
+    #[must_use]
+    pub fn left(&self, now: Tick) -> Option<DeliverBy> {
+        self.wish.deliver_by.map(|by| by.after(self.spent(now)))
+    }
 }
 
 /// A recipient that is due.
@@ -218,13 +242,17 @@ pub struct DueRecipient {
     /// Counted attempts so far.
     pub attempts: u32,
     /// So many of them had been counted when the backoff began anew.
-    pub before: u32,
+    pub attempts_before: u32,
     /// Time that passed between them.
     pub waited: Duration,
     /// The last of them, by the clock of the spool.
     pub tried: Option<Duration>,
     /// When it became due.
     pub due: Tick,
+    /// Since when it waits for its next hop, by the clock of the spool.
+    pub since: Duration,
+    /// That it is late is on record.
+    pub is_late: bool,
     /// The last reply or error; empty if there was none.
     pub last_reply: String,
     /// What the sender asked for.

@@ -27,6 +27,8 @@ mod embedded;
 mod filter;
 mod held;
 mod history;
+mod lanes;
+mod late;
 mod leases;
 mod look;
 mod messages;
@@ -62,11 +64,11 @@ pub use age::Tick;
 pub use body::{Body, Draft};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
-pub use due::DuePlace;
 pub use due_hops::DueHops;
 pub use filter::{FilterPlace, MessageFilter, Selected, Selection, SenderPattern};
 pub use held::{HeldPlace, TooOld};
 pub use history::PastAttempt;
+pub use lanes::{DuePlace, WaitingLane};
 pub use leases::Lease;
 pub use messages::{
     Accepted, Backlog, Due, DueRecipient, GivenBy, Handover, ListFilter, MessageWish, NewMessage,
@@ -276,6 +278,23 @@ impl Spool {
     #[must_use]
     pub fn watch_hop(&self, hop: &str) -> tokio::sync::watch::Receiver<u64> {
         self.inner.signals.hop(hop).subscribe()
+    }
+
+    /// There is late mail for these next hops; whoever serves them is woken.
+    pub fn note_late(&self, hops: Vec<String>) {
+        self.inner.signals.note_late(hops);
+    }
+
+    /// Whether there is late mail for a next hop, of which nobody was told yet.
+    #[must_use]
+    pub fn take_late(&self, hop: &str) -> bool {
+        self.inner.signals.take_late(hop)
+    }
+
+    /// Domains with late mail, of which nobody was told yet.
+    #[must_use]
+    pub fn late_domains(&self) -> Vec<String> {
+        self.inner.signals.late_domains()
     }
 
     /// Wakes each time the journal of cycles grows; holds its newest revision that this process knows of.

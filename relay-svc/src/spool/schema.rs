@@ -143,15 +143,16 @@ CREATE INDEX policies_ends ON policies (ends_ms);
     r"
 ALTER TABLE messages ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; -- -9 to 9 (RFC 6710), as it was accepted
 ALTER TABLE messages ADD COLUMN deliver_by TEXT;     -- the value of BY= (RFC 2852); its time began at accepted_ms
-ALTER TABLE messages ADD COLUMN deadline_ms INTEGER; -- when that is to be looked at; NULL: nothing is to be done any more
+ALTER TABLE messages ADD COLUMN deadline_ms INTEGER; -- when it ends, by the clock by which mail is due; NULL once all is done
 CREATE INDEX messages_deadline ON messages (deadline_ms) WHERE deadline_ms IS NOT NULL;
 
-ALTER TABLE recipients ADD COLUMN told_ms INTEGER;   -- when the sender was told that it is late
+ALTER TABLE recipients ADD COLUMN late_ms INTEGER;   -- when it was found late, and the sender told if that was wanted
 -- So many attempts had been counted when the backoff began anew.
 ALTER TABLE recipients ADD COLUMN attempts_before INTEGER NOT NULL DEFAULT 0;
 -- What goes first, in the order of the index: the priority with its sign turned, then who has the turn (queue/order.rs).
 ALTER TABLE recipients ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE recipients ADD COLUMN lane INTEGER NOT NULL DEFAULT 0;
+DROP INDEX recipients_due;
 CREATE INDEX recipients_turn ON recipients (hop, rank, lane, due_ms, seq) WHERE state = 1;
 
 -- What was a time of the wall clock is a reading of the spool's own: due_ms of its second hand, the others of its first

@@ -21,6 +21,7 @@ pub(super) struct Signals {
     asked: Mutex<HashSet<Node>>,
     woken: Notify,
     steered: AtomicU64,
+    late: Mutex<HashSet<String>>,
 }
 
 impl Default for Signals {
@@ -31,6 +32,7 @@ impl Default for Signals {
             asked: Mutex::default(),
             woken: Notify::new(),
             steered: AtomicU64::new(0),
+            late: Mutex::default(),
         }
     }
 }
@@ -95,6 +97,27 @@ impl Signals {
             }
             self.woken.notified().await;
         }
+    }
+
+    /// There is late mail for these next hops. The look that found them comes again, so what is there now is all.
+    pub(super) fn note_late(&self, hops: Vec<String>) {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        *late = hops.iter().cloned().collect();
+        drop(late);
+        self.wake(hops.iter().map(String::as_str));
+    }
+
+    /// Whether there is late mail for one; told once.
+    pub(super) fn take_late(&self, hop: &str) -> bool {
+        let late = self.late.lock();
+        late.unwrap_or_else(PoisonError::into_inner).remove(hop)
+    }
+
+    /// Those of domains, which stay until [`Self::take_late`].
+    pub(super) fn late_domains(&self) -> Vec<String> {
+        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let domains = late.iter().filter(|hop| hop.starts_with(NextHop::MX));
+        domains.cloned().collect()
     }
 
     pub(super) fn journal(&self) -> &watch::Sender<i64> {

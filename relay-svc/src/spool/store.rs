@@ -13,9 +13,12 @@ use super::{
 use crate::{
     clock::Stamp,
     names::{CycleId, LinkName, MessageId, NextHop},
-    queue::Settlement,
+    queue::{Settlement, order::Lane},
 };
-use linkmail_smtp::dsn::{EnvelopeId, Notify, Ret};
+use linkmail_smtp::{
+    Priority,
+    dsn::{EnvelopeId, Notify, Ret},
+};
 
 impl Spool {
     /// Makes the message durable. After `Ok` the relay answers for it (invariant 1).
@@ -148,8 +151,8 @@ fn insert(
         // Whoever reads reports goes on behind the last place that he saw.
         db.lock("SELECT 1 FROM meta WHERE key = 'reports' FOR UPDATE", &[])?;
     }
-    let seq = insert_message(db, message, body, facts)?;
-    insert_recipients(db, seq, &recipients, now)?;
+    let seq = insert_message(db, message, body, facts, now)?;
+    insert_recipients(db, seq, (&recipients, message.wish.priority), now)?;
     Ok(Accepted { id, size })
 }
 
@@ -159,16 +162,22 @@ fn insert_message(
     message: &NewMessage,
     body: &Finished,
     facts: &Facts,
+    now: Now,
 ) -> Result<i64, SpoolError> {
     if let Some(name) = body.name() {
         chunks::lock(db, name)?;
     }
     let wish = &message.wish;
     let envelope_id = wish.envelope_id.as_ref().map(EnvelopeId::encode);
+    let deliver_by = wish.deliver_by.as_ref().map(ToString::to_string);
+    let deadline = wish.deliver_by.map(|by| {
+        let seconds = u64::try_from(by.seconds()).unwrap_or(0);
+        now.tick.plus(Duration::from_secs(seconds))
+    });
     let seq = db.insert(
         "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
-         body_file, traceparent, ret, envelope_id, utf8_header) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+         body_file, traceparent, ret, envelope_id, utf8_header, priority, deliver_by, deadline_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         "seq",
         &[
             message.id.as_bytes().into(),
@@ -185,6 +194,9 @@ fn insert_message(
             wish.ret.map(Ret::encode).into(),
             envelope_id.as_deref().into(),
             message.utf8_header.into(),
+            i64::from(wish.priority.get()).into(),
+            deliver_by.as_deref().into(),
+            deadline.map(|end| end.0).into(),
         ],
     )?;
     if let Finished::Inline(content) = body {
@@ -197,11 +209,11 @@ fn insert_message(
 fn insert_recipients(
     db: &Db<'_>,
     seq: i64,
-    recipients: &[&NewRecipient],
+    (recipients, priority): (&[&NewRecipient], Priority),
     now: Now,
 ) -> Result<(), SpoolError> {
-    let sql = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms, notify, original) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let sql = "INSERT INTO recipients (seq, idx, address, hop, state, due_ms, since_ms, notify, original, rank, lane) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     for (idx, recipient) in (0_i64..).zip(recipients) {
         if let NextHop::Hold(node) = &recipient.hop {
             nodes::know(db, node, now.clock)?;
@@ -220,6 +232,8 @@ fn insert_recipients(
                 millis(now.clock).into(),
                 wish.notify.map(Notify::encode).as_deref().into(),
                 original.as_deref().into(),
+                (-i64::from(priority.get())).into(),
+                i64::from(Lane::of(recipient.address.domain()).0).into(),
             ],
         )?;
     }
@@ -290,6 +304,10 @@ fn record(
         Settlement::Bounced { reply } => (RecipientState::Bounced, reply),
         Settlement::Discarded { reply } => (RecipientState::Discarded, reply),
         Settlement::SetAside { reason } => (RecipientState::SetAside, reason),
+        Settlement::Late { at } => {
+            let sql = "UPDATE recipients SET late_ms = ?3 WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6) AND late_ms IS NULL";
+            return db.execute(sql, &[seq, idx, at.0.into()]);
+        }
     };
     let by = &settled.by;
     let counts = (state != RecipientState::SetAside && by.operator.is_empty()).into();
@@ -344,7 +362,7 @@ pub(super) fn close_if_done(
     if db.exists(open, &seq)? {
         return Ok(None);
     }
-    let done = "UPDATE messages SET done_ms = ?2 WHERE seq = ?1";
+    let done = "UPDATE messages SET done_ms = ?2, deadline_ms = NULL WHERE seq = ?1";
     db.execute(done, &[seq[0], millis(clock).into()])?;
     // A report can still be looked at until it is forgotten.
     let report = "SELECT 1 FROM recipients WHERE seq = ?1 AND hop = 'report' LIMIT 1";

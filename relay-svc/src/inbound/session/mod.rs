@@ -198,6 +198,11 @@ impl<'a> Session<'a> {
         let wish = MessageWish {
             ret: parameters.ret,
             envelope_id: parameters.envelope_id,
+            priority: parameters
+                .priority
+                .filter(|_| self.may_relay)
+                .unwrap_or_default(),
+            deliver_by: parameters.deliver_by,
         };
         let handover = self
             .other_relay()
@@ -230,8 +235,15 @@ impl<'a> Session<'a> {
                     Ok(reverse_path) => {
                         let begin = |link| self.inbound.arrivals.begin(link);
                         let arrival = self.link.as_ref().map(begin);
-                        self.transaction = Some(self.begin(reverse_path, parameters, arrival));
-                        replies::sender_ok()
+                        let asked = parameters.priority.unwrap_or_default();
+                        let begun = self.begin(reverse_path, parameters, arrival);
+                        let given = begun.priority();
+                        self.transaction = Some(begun);
+                        if given == asked {
+                            replies::sender_ok()
+                        } else {
+                            replies::priority_changed(given)
+                        }
                     }
                     Err(refusal) => refusal,
                 };

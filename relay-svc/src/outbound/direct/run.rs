@@ -105,7 +105,8 @@ async fn look(
     let (now, tick) = (Instant::now(), spool.tick());
     // Those that are busy or rest stand among those that are due.
     let limit = LOOKED_AT.max(2 * at_once);
-    let (mut begun, mut next) = (Vec::new(), turns.next_rested(now));
+    let mut begun = turns.begin(spool.late_domains(), free, now);
+    let mut next = turns.next_rested(now);
     let last = turns.last().to_owned();
     let starts = if last.is_empty() {
         vec![last]
@@ -149,6 +150,14 @@ async fn take(direct: &Direct, hop: &str, cancel: &CancellationToken) -> Came {
     };
     let mut direct = direct.clone();
     direct.forwarder.spool = spool.under(&lease);
+    if let Err(error) = direct
+        .forwarder
+        .judge_late(&NextHop::Mx(domain.clone()))
+        .await
+    {
+        lease.give_back().await;
+        return error.into();
+    }
     let stop = cancel.child_token();
     let watched = async {
         lease.lost().cancelled().await;

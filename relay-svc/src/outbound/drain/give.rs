@@ -86,7 +86,8 @@ impl Drain<'_> {
         let recipients = message.due.recipients.iter();
         let domains: Vec<_> = recipients.map(|one| one.address.domain()).collect();
         let parts = parts::divide(&domains, session.most());
-        let of_part = |places: &Vec<usize>| parts::transaction(&message.due, places);
+        let now = self.feed.spool().tick();
+        let of_part = |places: &Vec<usize>| parts::transaction(&message.due, places, now);
         let transactions: Vec<_> = parts.iter().map(of_part).collect();
         if transactions
             .first()
@@ -154,7 +155,7 @@ impl Drain<'_> {
                 return self.unreadable(message, part, error);
             }
         };
-        part.passes_wishes = session.passes_wishes();
+        part.takes = session.takes();
         let number = session.give(transaction, content);
         self.parts.insert(number, Given { message, part });
         if let Some(body) = body {

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use linkmail_service::tls::{MaybeTls, Mode};
 use linkmail_smtp::{
-    Asked, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content, EtrnNode,
-    FlightLimits, ForwardPath, Mailbox, Protocol, RecipientOutcome, Recorder, Reply, Room, TlsUse,
-    Transaction,
+    Asked, ClientConfig, ClientPhase, ClientSession, ClientStep, CloseReason, Content,
+    DeliverByOffer, EtrnNode, FlightLimits, ForwardPath, Mailbox, Protocol, RecipientOutcome,
+    Recorder, Reply, Room, TlsUse, Transaction,
 };
 use tokio::{net::TcpStream, time::Instant};
 
@@ -22,6 +22,7 @@ use super::{hosts::Host, login::Exchange, parts::Most};
 use crate::{
     names::{HostPort, Scheme},
     queue::Outcome,
+    report,
 };
 
 /// Of a message that is sent piece by piece no more than this waits to be written.
@@ -218,10 +219,14 @@ impl Session {
         offered.is_some_and(|offered| offered.pipelining && offered.chunking)
     }
 
-    /// Whether what a sender asked for is passed on, and success is told by whoever delivers (RFC 3461 5.2).
+    /// What the host answers for towards senders, once it has taken a message.
     #[must_use]
-    pub fn passes_wishes(&self) -> bool {
-        self.smtp.capabilities().is_some_and(|offered| offered.dsn)
+    pub fn takes(&self) -> report::Host {
+        let offered = self.smtp.capabilities();
+        offered.map_or_else(report::Host::default, |offered| report::Host {
+            dsn: offered.dsn,
+            deliver_by: offered.deliver_by != DeliverByOffer::NotOffered,
+        })
     }
 
     /// How much may be given now beyond what is under way.

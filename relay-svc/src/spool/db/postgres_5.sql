@@ -6,10 +6,11 @@ ALTER TABLE messages
 CREATE INDEX messages_deadline ON messages (deadline_ms) WHERE deadline_ms IS NOT NULL;
 
 ALTER TABLE recipients
-    ADD COLUMN told_ms BIGINT,
+    ADD COLUMN late_ms BIGINT,
     ADD COLUMN attempts_before BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN rank BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN lane BIGINT NOT NULL DEFAULT 0;
+DROP INDEX recipients_due;
 CREATE INDEX recipients_turn ON recipients (hop, rank, lane, due_ms, seq) WHERE state = 1;
 
 INSERT INTO meta (key, value) VALUES ('rest_ms', '0') ON CONFLICT DO NOTHING;

@@ -386,6 +386,8 @@ async fn what_the_sender_asked_for_is_kept_with_the_message(place: Place) {
     new.wish = MessageWish {
         ret: Some(Ret::Headers),
         envelope_id: EnvelopeId::new("a+b c"),
+        priority: Priority::new(-4).unwrap(),
+        deliver_by: DeliverBy::parse(b"600;RT"),
     };
     new.utf8_header = true;
     let odd = "j\u{f6}rg@b\u{fc}cher.example";
@@ -398,6 +400,11 @@ async fn what_the_sender_asked_for_is_kept_with_the_message(place: Place) {
     spool.accept(spool.draft(), new).await.unwrap();
     let due = spool.due(hop.to_owned(), Tick::END, 1).await.unwrap();
     assert_eq!(due[0].wish, wish);
+    let end = due[0].deadline.unwrap();
+    let left = |seconds: i64| due[0].left(Tick(end.0 - 1000 * seconds));
+    assert_eq!(left(600), wish.deliver_by);
+    assert_eq!(left(45), DeliverBy::parse(b"45;RT"));
+    assert!(left(0).is_some_and(DeliverBy::is_lost));
     assert!(due[0].utf8_header);
     assert_eq!(due[0].recipients[0].address.to_string(), odd);
     let node = Node::of(due[0].recipients[0].address.domain());

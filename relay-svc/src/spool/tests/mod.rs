@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::*;
 use linkmail_smtp::{
-    Mailbox, PeerId, ReversePath,
+    DeliverBy, Mailbox, PeerId, Priority, ReversePath,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
 use place::{Place, change, change_octets, on_both};

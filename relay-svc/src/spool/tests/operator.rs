@@ -47,6 +47,7 @@ fn operator(spool: &Spool) -> (Operator, InHand) {
         spool: spool.clone(),
         policy: config.policy,
         retry: config.retry,
+        late: config.late,
         hostname: config.hostname,
         postmaster: config.postmaster,
         flight: linkmail_smtp::FlightLimits::default(),
@@ -440,7 +441,7 @@ async fn mail_is_held_and_taken_up_again_and_its_waits_begin_anew(place: Place) 
     }
     let due = spool.due("link:isp".into(), spool.tick(), 9).await.unwrap();
     let first = &due[0].recipients[0];
-    assert_eq!((first.attempts, first.before), (1, 0));
+    assert_eq!((first.attempts, first.attempts_before), (1, 0));
 
     spool
         .settle(1, vec![given(0, retry(2, false))], None)
@@ -452,7 +453,7 @@ async fn mail_is_held_and_taken_up_again_and_its_waits_begin_anew(place: Place) 
     );
     let due = spool.due("link:isp".into(), spool.tick(), 9).await.unwrap();
     let first = &due[0].recipients[0];
-    assert_eq!((first.attempts, first.before), (2, 2));
+    assert_eq!((first.attempts, first.attempts_before), (2, 2));
     assert!(
         operator
             .is_of_held(&order(Action::Expedite, to("ship.example")))
