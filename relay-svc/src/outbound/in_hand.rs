@@ -91,6 +91,11 @@ impl InHand {
         }
     }
 
+    /// Whether somebody has it.
+    pub(super) fn has(&self, hop: &Arc<str>, place: i64) -> bool {
+        self.lock().hands.contains_key(&(Arc::clone(hop), place))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,14 +122,6 @@ impl Pause<'_> {
             }
             Entry::Vacant(_) => true,
         }
-    }
-}
-
-impl InHand {
-    /// Whether somebody has it.
-    pub(super) fn has(&self, hop: &Arc<str>, place: i64) -> bool {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.hands.contains_key(&(Arc::clone(hop), place))
     }
 }
 
