@@ -22,7 +22,8 @@ use crate::{
     cycle::{self, Desk, Keeper, Shared},
     inbound::{self, Inbound},
     names::NextHop,
-    outbound::{self, Forwarder, Unrecorded, direct::Direct},
+    operator::Operator,
+    outbound::{self, Forwarder, InHand, Unrecorded, direct::Direct},
     release,
     route::Routes,
     spool::{Spool, SpoolError},
@@ -148,10 +149,11 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         .collect();
     let named = config.policy.routes.named_nodes();
     spool.know_nodes(named).await?;
-    let desk = start(&config, &spool, sockets, &tasks).await?;
+    let (desk, operator) = start(&config, &spool, sockets, &tasks).await?;
     let services = Services {
         spool: spool.clone(),
         desk,
+        operator,
         policy: Arc::clone(&config.policy),
         relay_from: config.grpc.relay_from.clone(),
         message_size: config.limits.message_size,
@@ -212,7 +214,7 @@ async fn start(
     spool: &Spool,
     sockets: Vec<TcpListener>,
     tasks: &Tasks,
-) -> Result<Desk, StartError> {
+) -> Result<(Desk, Operator), StartError> {
     let arrivals = Arrivals::on(spool);
     let exchange = arrivals.clone().exchange(tasks.cancel().clone());
     tasks.spawn("arrivals", exchange);
@@ -225,6 +227,7 @@ async fn start(
         postmaster: config.postmaster.clone(),
         instruments: Instruments::default(),
         unrecorded: Unrecorded::default(),
+        in_hand: InHand::default(),
         flight: linkmail_smtp::FlightLimits::default(),
         hosts: config.hosts.clone(),
     };
@@ -258,6 +261,11 @@ async fn start(
             direct(config, forwarder.clone(), &sockets, tasks)?,
         );
     }
+    let links = config
+        .links
+        .iter()
+        .map(|link| NextHop::Link(link.name.clone()));
+    let operator = Operator::new(forwarder.clone(), links);
     let late = outbound::watch_late(spool.clone(), config.late, tasks.cancel().clone());
     tasks.spawn("late", late);
     tasks.spawn("release", release::run(forwarder, tasks.cancel().clone()));
@@ -281,7 +289,7 @@ async fn start(
     tasks.spawn("clock", async move {
         cancel.run_until_cancelled(watched.watch_wall()).await;
     });
-    Ok(desk)
+    Ok((desk, operator))
 }
 
 /// Delivery to the exchangers of domains. The addresses are those that were bound: they are what leads back to us.

@@ -3,10 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use linkmail_proto::relay::v1 as wire;
-use linkmail_service::{
-    allow::Peer,
-    page::{self, List},
-};
+use linkmail_service::allow::Peer;
 use linkmail_smtp::{
     DataEncoder, Enhanced, ForwardPath, ReversePath,
     trace::{HeaderScan, Received, received_line},
@@ -15,15 +12,18 @@ use opentelemetry::{Context, KeyValue, trace::SpanKind};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    Services, convert,
-    errors::{DOMAIN, error, invalid, invalid_for, not_found, of_spool},
-    export,
+    Services,
+    actions::{self, Asked},
+    convert,
+    errors::{error, invalid, invalid_for, not_found, of_spool},
+    export, list,
 };
 use crate::{
     clock::Stamp,
     names::{MessageId, RequestId},
+    operator::Action,
     policy::{self, Admitted, Denied},
-    spool::{ListFilter, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, RequestKey},
+    spool::{MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, RequestKey},
     telemetry,
 };
 
@@ -306,40 +306,118 @@ impl wire::message_service_server::MessageService for Messages {
         &self,
         request: Request<wire::ListMessagesRequest>,
     ) -> Result<Response<wire::ListMessagesResponse>, Status> {
-        let call = request.into_inner();
-        let state = wire::recipient::State::try_from(call.state).map_err(|_| {
-            invalid(
-                "state",
-                format!("{} is no state of a recipient", call.state),
-            )
-        })?;
-        let limit = page::size(DOMAIN, call.page_size)?;
-        let list = List {
-            domain: DOMAIN,
-            arguments: &["messages", state.as_str_name()],
-        };
-        let after = list.place(&call.page_token)?.unwrap_or(0);
-        let filter = ListFilter {
-            after,
-            state: convert::recipient_state(state),
-            limit: limit + 1,
-        };
-        let mut found = self
-            .services
-            .spool
-            .list(filter)
+        list::list(&self.services, request.into_inner())
             .await
-            .map_err(|failed| of_spool(&failed))?;
-        let more = found.len() > limit as usize;
-        found.truncate(limit as usize);
-        let last = found.last().map_or(0, |message| message.seq);
-        Ok(Response::new(wire::ListMessagesResponse {
-            messages: found.iter().map(convert::message).collect(),
-            next_page_token: if more {
-                list.token(last)
-            } else {
-                String::new()
-            },
-        }))
+            .map(Response::new)
+    }
+
+    async fn hold_messages(
+        &self,
+        request: Request<wire::HoldMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Hold,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn release_messages(
+        &self,
+        request: Request<wire::ReleaseMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Release,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn expedite_messages(
+        &self,
+        request: Request<wire::ExpediteMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Expedite,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn delete_messages(
+        &self,
+        request: Request<wire::DeleteMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Delete,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn bounce_messages(
+        &self,
+        request: Request<wire::BounceMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let reason = actions::reason(call.reason)?;
+        let asked = Asked {
+            action: Action::Bounce { reason },
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn reroute_messages(
+        &self,
+        request: Request<wire::RerouteMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let to = match call.route.as_str() {
+            "" => None,
+            text => {
+                let hop = self.services.operator.hop(text);
+                Some(hop.map_err(|wrong| invalid("route", wrong))?)
+            }
+        };
+        let asked = Asked {
+            action: Action::Reroute { to },
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
     }
 }

@@ -19,6 +19,7 @@ use linkmail_service::{
 };
 
 use crate::{config, daemon};
+use queue::QueueCommand;
 
 const PROGRAM: Program = Program("relay-svc");
 
@@ -80,25 +81,6 @@ enum CycleCommand {
         #[command(flatten)]
         service: Service,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum QueueCommand {
-    /// List what waits, and what was set aside
-    List {
-        /// One JSON object a line
-        #[arg(long)]
-        json: bool,
-        /// Also what is delivered, bounced or discarded
-        #[arg(long)]
-        all: bool,
-        #[command(flatten)]
-        service: Service,
-    },
-    /// Write a message with its envelope to a file
-    Export(export::Export),
-    /// Take a message from a file, that was exported or comes from elsewhere
-    Import(export::Import),
 }
 
 #[derive(Debug, Subcommand)]
@@ -201,11 +183,7 @@ async fn call(command: Command) -> Result<(), Exit> {
         Command::Cycle(CycleCommand::Run { link, service }) => {
             cycle::run(&link, &address(&service)?).await
         }
-        Command::Queue(QueueCommand::List { json, all, service }) => {
-            queue::list(&address(&service)?, json, all).await
-        }
-        Command::Queue(QueueCommand::Export(command)) => export::export(command).await,
-        Command::Queue(QueueCommand::Import(command)) => export::import(command).await,
+        Command::Queue(command) => queue::run(command).await,
         Command::Node(NodeCommand::List { service }) => node::list(&address(&service)?).await,
         Command::Node(NodeCommand::Release { domain, service }) => {
             node::release(&domain, &address(&service)?).await

@@ -140,7 +140,7 @@ impl Run {
         let forwarder = self.shared.forwarder.clone();
         Fleet::new(
             forwarder.clone(),
-            Feed::of_due(forwarder.spool, &self.hop),
+            Feed::of_due(forwarder.spool, &self.hop, forwarder.in_hand),
             host,
             self.opener(),
             STRETCH,

@@ -223,6 +223,13 @@ impl NextHop {
         let domain: Domain = text.strip_prefix(Self::MX)?.parse().ok()?;
         Some(Destination::of(&domain))
     }
+
+    /// Reads what the spool wrote for mail that is held for a node.
+    #[must_use]
+    pub fn parse_hold(text: &str) -> Option<Node> {
+        let domain: Domain = text.strip_prefix("hold:")?.parse().ok()?;
+        Some(Node::of(&domain))
+    }
 }
 
 impl fmt::Display for NextHop {

@@ -29,7 +29,7 @@ pub use feed::{Feed, InHandMessage, Left};
 pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, worse};
 pub use forward::{Forwarder, Tally};
 pub use hosts::{CONNECTIONS, Host, Hosts, Login, Patience, Sasl};
-pub use in_hand::{Hand, InHand};
+pub use in_hand::{Hand, InHand, Pause};
 pub(crate) use late::in_words;
 pub use late::watch as watch_late;
 pub use session::{Beginning, End, Event, NotOpened, Session};

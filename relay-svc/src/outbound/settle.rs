@@ -22,7 +22,7 @@ use crate::{
     names::HostPort,
     queue::{self, History, Outcome, Settlement, Spread},
     report::{self, Told},
-    spool::{Due, DueRecipient, Settled, SpoolError},
+    spool::{Due, DueRecipient, GivenBy, Settled, SpoolError},
 };
 
 /// Outcomes that are not recorded yet, by next hop. Cheap to clone.
@@ -47,7 +47,8 @@ struct Record {
 pub(super) struct Attempt {
     pub(super) message: Due,
     hop: String,
-    remote: String,
+    /// Who was spoken to, or was to be; or the operator who ends it.
+    by: Arc<GivenBy>,
     pub(super) span: Context,
     /// Where the sender's report goes; nowhere for the null reverse path, or a domain without a route.
     pub(super) sender: Option<Mailbox>,
@@ -96,13 +97,28 @@ impl Attempt {
             sender: message.reverse_path.mailbox().cloned(),
             message,
             hop,
-            remote: HostPort::mta_name(host),
+            by: Arc::new(GivenBy {
+                host: HostPort::mta_name(host),
+                operator: String::new(),
+            }),
             span,
             bounced: Vec::new(),
             told: Vec::new(),
             tally: Tally::default(),
             parts_left: 1,
             hand: None,
+        }
+    }
+
+    /// An operator ends it.
+    pub(super) fn ended_by(self, operator: &str) -> Self {
+        let by = GivenBy {
+            operator: operator.to_owned(),
+            ..GivenBy::clone(&self.by)
+        };
+        Self {
+            by: Arc::new(by),
+            ..self
         }
     }
 
@@ -152,14 +168,14 @@ impl Forwarder {
         let clock = self.spool.clock();
         let untold = self.report_to(attempt).is_none();
         let spread = Spread::of_route(&self.hostname, &attempt.hop);
-        let by = attempt.message.wish.deliver_by;
+        let deliver_by = attempt.message.wish.deliver_by;
         let mut settled = Vec::new();
         let Attempt {
             message,
             bounced,
             told,
             tally,
-            remote,
+            by,
             ..
         } = attempt;
         for (place, outcome) in part.recipients.iter().zip(outcomes) {
@@ -181,7 +197,8 @@ impl Forwarder {
             match &settlement {
                 Settlement::Delivered { .. } => {
                     tally.delivered += 1;
-                    told.extend(relayed(recipient, outcome, (part, by), remote));
+                    let spoken = (part, deliver_by);
+                    told.extend(relayed(recipient, outcome, spoken, &by.host));
                 }
                 Settlement::Retry { .. } => tally.deferred += 1,
                 // No attempt gives that.
@@ -191,13 +208,23 @@ impl Forwarder {
                 Settlement::Bounced { reply } => {
                     tally.refused += 1;
                     if recipient.wish.wants_failure() {
-                        told.push(failure(recipient, outcome, reply, remote));
+                        told.push(failure(recipient, outcome, reply, &by.host));
                     }
-                    bounced.push(Settled { idx, settlement });
+                    let by = Arc::clone(by);
+                    bounced.push(Settled {
+                        idx,
+                        settlement,
+                        by,
+                    });
                     continue;
                 }
             }
-            settled.push(Settled { idx, settlement });
+            let by = Arc::clone(by);
+            settled.push(Settled {
+                idx,
+                settlement,
+                by,
+            });
         }
         settled
     }

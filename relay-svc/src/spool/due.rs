@@ -59,7 +59,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         for (seq, what) in damaged {
             tracing::error!(seq, what, "spool: a damaged message is set aside");
-            let sql = "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state IN (1, 6)";
+            let sql = "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state IN (1, 6, 7)";
             self.write(move |db| db.execute(sql, &[seq.into(), (&what).into()]))
                 .await?;
         }

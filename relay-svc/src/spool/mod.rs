@@ -28,8 +28,10 @@ mod due;
 mod due_hops;
 mod embedded;
 mod export;
+mod filter;
 mod gather;
 mod held;
+mod history;
 mod lanes;
 mod late;
 mod leases;
@@ -49,6 +51,7 @@ mod room;
 mod schema;
 mod shared;
 mod signals;
+mod steer;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -75,11 +78,13 @@ pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
 pub use due_hops::DueHops;
 pub use export::{Envelope, EnvelopeRecipient};
+pub use filter::{FilterPlace, MessageFilter, Selected, Selection, SenderPattern};
 pub use held::{HeldPlace, TooOld};
+pub use history::PastAttempt;
 pub use lanes::{DuePlace, WaitingLane};
 pub use leases::Lease;
 pub use messages::{
-    Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
+    Accepted, Backlog, Due, DueRecipient, GivenBy, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
 };
 pub use moving::{MoveError, move_to};
@@ -87,6 +92,7 @@ pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
 pub use restore::{RestoreError, restore};
+pub use steer::{Steered, Step};
 pub use windows::{Came, Exchanged, OpenCycle};
 
 /// Bodies up to this many octets lie in the database; larger ones in files, or in pieces. A file costs two syncs more, whatever

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{SpoolError, db::Db, store::millis};
+use super::{Spool, SpoolError, db::Db, store::millis};
 use crate::names::RequestId;
 
 /// How long an identity is remembered.
@@ -48,6 +48,33 @@ impl RequestKey {
     /// To be handed on: the id and the digest.
     pub(super) fn parts(&self) -> (&[u8], &[u8]) {
         (self.id.as_bytes(), &self.digest)
+    }
+}
+
+impl Spool {
+    /// What the first call with this identity was answered, if it was.
+    ///
+    /// # Errors
+    /// The identity was used with other arguments, or the database cannot be read.
+    pub async fn answered(&self, key: RequestKey) -> Result<Option<Vec<u8>>, SpoolError> {
+        self.read(move |db| find(db, &key)).await
+    }
+
+    /// Remembers what a call is answered. If another one with its identity was answered meanwhile, that stands.
+    ///
+    /// # Errors
+    /// The identity was used with other arguments, or the database cannot be written.
+    pub async fn remember_answer(
+        &self,
+        key: RequestKey,
+        answer: Vec<u8>,
+    ) -> Result<(), SpoolError> {
+        let now = self.clock();
+        let remembered = self.write(move |db| match find(db, &key)? {
+            Some(_) => Ok(()),
+            None => remember(db, &key, &answer, now),
+        });
+        remembered.await
     }
 }
 

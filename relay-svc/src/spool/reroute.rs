@@ -126,7 +126,7 @@ fn each_waiting(
     mut take: impl FnMut(&Waiting) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
     let queued = "SELECT seq, idx, address, hop, state FROM recipients WHERE (seq, idx) > (?2, ?3) AND \
-                  (state IN (1, 6) OR (state = 5 AND last_reply = ?1)) ORDER BY seq, idx LIMIT ?4";
+                  (state IN (1, 6, 7) OR (state = 5 AND last_reply = ?1)) ORDER BY seq, idx LIMIT ?4";
     let mut place = (0, -1);
     loop {
         let behind = [
@@ -166,11 +166,17 @@ impl Waiting {
     fn moves(&self, routes: &Routes) -> Option<(Option<NextHop>, i64, &'static str)> {
         let address = Mailbox::parse_utf8(&self.address).ok()?;
         let aside = RecipientState::SetAside as i64;
+        let on_hold = RecipientState::OnHold as i64;
         let Some(route) = routes.find(&address) else {
-            return (self.state != aside).then_some((None, aside, NO_ROUTE));
+            let waits = self.state != aside && self.state != on_hold;
+            return waits.then_some((None, aside, NO_ROUTE));
         };
         let next = route.target.hop(&address);
-        let state = RecipientState::waiting_for(&next) as i64;
+        let state = match self.state {
+            // It stays on hold, wherever it goes.
+            state if state == on_hold => on_hold,
+            _ => RecipientState::waiting_for(&next) as i64,
+        };
         (self.state == aside || next.to_string() != self.hop).then_some((Some(next), state, ""))
     }
 }

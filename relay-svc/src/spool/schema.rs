@@ -170,6 +170,21 @@ UPDATE requests SET created_ms = c.value
     FROM (SELECT CAST(value AS INTEGER) AS value FROM meta WHERE key = 'clock_ms') AS c;
 UPDATE nodes SET seen_ms = c.value
     FROM (SELECT CAST(value AS INTEGER) AS value FROM meta WHERE key = 'clock_ms') AS c;
+
+ALTER TABLE recipients ADD COLUMN settled_ms INTEGER; -- when it got its outcome, by the wall clock
+ALTER TABLE recipients ADD COLUMN host TEXT NOT NULL DEFAULT ''; -- who was spoken to then
+-- What was tried again, and what operators did; the newest 100 of each recipient (spool/history.rs).
+CREATE TABLE attempts (
+    seq      INTEGER NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
+    idx      INTEGER NOT NULL,
+    number   INTEGER NOT NULL,         -- 1, 2, 3 ... of the recipient
+    at_ms    INTEGER NOT NULL,         -- by the wall clock
+    outcome  TEXT NOT NULL,            -- deferred, in_doubt, held, released, ...
+    host     TEXT NOT NULL,            -- who was spoken to; empty: nobody
+    reply    TEXT NOT NULL,
+    operator TEXT NOT NULL,            -- who did it; empty: it was an attempt
+    PRIMARY KEY (seq, idx, number)
+) STRICT, WITHOUT ROWID;
 ",
 ];
 

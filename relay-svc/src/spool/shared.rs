@@ -92,6 +92,8 @@ fn at_start(error: SpoolError, place: String) -> SpoolError {
 struct Newest {
     message: i64,
     revision: i64,
+    /// So often an operator changed something.
+    steered: i64,
     /// So many further looks see what came late.
     again: u32,
     /// Calls wait for a keeper.
@@ -117,6 +119,9 @@ pub(super) async fn watch(spool: Weak<Inner>) {
                 }
                 inner.signals.wake(hops.iter().map(String::as_str));
                 inner.signals.journal_grew(newest.revision);
+                if seen.is_some_and(|seen: Newest| seen.steered != newest.steered) {
+                    inner.signals.was_steered();
+                }
                 inner.clock.set(clock);
                 seen = Some(newest);
             }
@@ -131,11 +136,13 @@ fn look(
     db: &Db<'_>,
     seen: Option<Newest>,
 ) -> Result<(Newest, Vec<String>, age::Hands), SpoolError> {
-    let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal)";
+    let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal), \
+               (SELECT coalesce(max(CAST(value AS BIGINT)), 0) FROM meta WHERE key = 'steered')";
     let newest = db.row(sql, &[], |row| {
         Ok(Newest {
             message: row.get(0)?,
             revision: row.get(1)?,
+            steered: row.get(2)?,
             again: AGAIN,
             called: false,
         })

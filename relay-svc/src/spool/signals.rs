@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, watch};
@@ -18,6 +21,7 @@ pub(super) struct Signals {
     calls: watch::Sender<u64>,
     asked: Mutex<HashSet<Node>>,
     woken: Notify,
+    steered: AtomicU64,
     late: Mutex<HashSet<String>>,
 }
 
@@ -29,6 +33,7 @@ impl Default for Signals {
             calls: watch::Sender::new(0),
             asked: Mutex::default(),
             woken: Notify::new(),
+            steered: AtomicU64::new(0),
             late: Mutex::default(),
         }
     }
@@ -57,6 +62,20 @@ impl Signals {
                 listened.send_modify(|count| *count = count.wrapping_add(1));
             }
         }
+    }
+
+    /// An operator changed something at another replica, for any hop.
+    pub(super) fn was_steered(&self) {
+        self.steered.fetch_add(1, Ordering::Release);
+        let known = self.hops.lock().unwrap_or_else(PoisonError::into_inner);
+        for listened in known.values() {
+            listened.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    /// How often that was so.
+    pub(super) fn steered(&self) -> u64 {
+        self.steered.load(Ordering::Acquire)
     }
 
     /// The release of these nodes was requested.

@@ -24,6 +24,21 @@ UPDATE messages SET done_ms = c.value
 UPDATE requests SET created_ms = c.value FROM (SELECT CAST(value AS BIGINT) AS value FROM meta WHERE key = 'clock_ms') AS c;
 UPDATE nodes SET seen_ms = c.value FROM (SELECT CAST(value AS BIGINT) AS value FROM meta WHERE key = 'clock_ms') AS c;
 
+ALTER TABLE recipients
+    ADD COLUMN settled_ms BIGINT,
+    ADD COLUMN host TEXT NOT NULL DEFAULT '';
+CREATE TABLE attempts (
+    seq      BIGINT NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
+    idx      BIGINT NOT NULL,
+    number   BIGINT NOT NULL,
+    at_ms    BIGINT NOT NULL,
+    outcome  TEXT NOT NULL,
+    host     TEXT NOT NULL,
+    reply    TEXT NOT NULL,
+    operator TEXT NOT NULL,
+    PRIMARY KEY (seq, idx, number)
+);
+
 -- What only replicas need. The window of the cycle that receives over a link; see spool/windows.rs.
 CREATE TABLE windows (
     cycle BYTEA PRIMARY KEY,

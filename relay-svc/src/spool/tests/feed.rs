@@ -104,7 +104,8 @@ async fn due_messages(spool: &Spool, sizes: &[usize]) -> Vec<Vec<u8>> {
 }
 
 fn feed_of_isp(spool: &Spool) -> Feed {
-    Feed::of_due(spool.clone(), &NextHop::parse("link:isp").unwrap())
+    let hop = NextHop::parse("link:isp").unwrap();
+    Feed::of_due(spool.clone(), &hop, InHand::default())
 }
 
 #[tokio::test]

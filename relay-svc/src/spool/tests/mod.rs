@@ -1,6 +1,6 @@
 //! The spool on both engines: in a folder on disk, and in a database of PostgreSQL.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 use linkmail_smtp::{
@@ -21,6 +21,7 @@ mod fate;
 mod feed;
 mod folder;
 mod held;
+mod operator;
 pub(super) mod place;
 mod replicas;
 mod reports;
@@ -92,6 +93,7 @@ fn delivered(idx: i64) -> Settled {
         settlement: Settlement::Delivered {
             reply: "250 OK".into(),
         },
+        by: Arc::default(),
     }
 }
 
