@@ -225,8 +225,8 @@ fn as_the_relay_says(text: &str) -> String {
     offers_of_the_relay(&lines, most.unwrap_or("1000")).join("\n") + "\n"
 }
 
-/// The relay passes on what senders ask for, and addresses in any script, tells how many recipients it takes, and knows
-/// another relay by its login. It says so behind CHUNKING, STARTTLS and AUTH.
+/// The relay passes on what senders ask for, and addresses in any script, takes priorities and times, tells how many
+/// recipients it takes, and knows another relay by its login. It says so behind CHUNKING, STARTTLS and AUTH.
 fn offers_of_the_relay(lines: &[String], most: &str) -> Vec<String> {
     let offered = |line: &String| {
         let rest = line.strip_prefix("S: 250")?;
@@ -234,6 +234,7 @@ fn offers_of_the_relay(lines: &[String], most: &str) -> Vec<String> {
     };
     let mut all = Vec::new();
     let mut waiting = Vec::<String>::new();
+    let mut by_waits = false;
     let mut knows_client = false;
     for line in lines {
         knows_client = (knows_client || line.starts_with("S: 235")) && line != "!tls";
@@ -241,11 +242,17 @@ fn offers_of_the_relay(lines: &[String], most: &str) -> Vec<String> {
             all.push(line.clone());
             continue;
         };
+        // It stands behind STARTTLS, if there is that.
+        if by_waits && offer != "STARTTLS" {
+            all.push("S: 250-DELIVERBY".to_owned());
+            by_waits = false;
+        }
         let words: &[&str] = match offer.split(' ').next() {
             Some("CHUNKING") => {
                 waiting.push(format!("LIMITS RCPTMAX={most}"));
                 waiting.extend(knows_client.then(|| "XLINKMAIL".to_owned()));
-                &["DSN", "SMTPUTF8"]
+                by_waits = true;
+                &["DSN", "SMTPUTF8", "MT-PRIORITY"]
             }
             Some("AUTH") if !waiting.is_empty() => {
                 waiting.push("XLINKMAIL AUTH".to_owned());
@@ -261,6 +268,7 @@ fn offers_of_the_relay(lines: &[String], most: &str) -> Vec<String> {
         let mut said = vec![offer];
         said.extend(words.iter().map(|word| (*word).to_owned()));
         if is_last {
+            said.extend(std::mem::take(&mut by_waits).then(|| "DELIVERBY".to_owned()));
             said.append(&mut waiting);
         }
         let count = said.len();

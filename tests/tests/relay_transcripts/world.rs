@@ -23,7 +23,7 @@ use relay_svc::{
     names::{HostPort, NextHop},
     outbound::direct::name_servers::Dnssec,
     policy::Policy,
-    queue::RetryPolicy,
+    queue::{RetryPolicy, late::Lateness},
     route::{Hold, Pattern, Routes, Target},
     spool::Spool,
     telemetry::Instruments,
@@ -128,6 +128,10 @@ pub(crate) fn config(transcript: &Transcript, state: &Path) -> Config {
             jitter: 0,
             expire: Duration::from_secs(432_000),
             hold: Duration::from_secs(432_000),
+        },
+        late: Lateness {
+            warn_after: None,
+            line_gone: Duration::from_secs(2_592_000),
         },
         listeners: Vec::new(),
         policy: Arc::new(Policy {
