@@ -2,6 +2,7 @@
 
 import os
 import re
+import smtplib
 import subprocess
 import threading
 from collections import Counter
@@ -499,6 +500,25 @@ def test_held_mail_expires(place, running):
 
     wait.until(lambda: states() == expected, lambda: f"{expected}, are {states()}")
     assert etrn(provider, "branch.example")[0] == 251
+
+
+def test_held_mail_comes_back_when_the_time_of_its_sender_is_over(place, running):
+    """RFC 2852: with BY=…;R a sender has it back as undeliverable although its site may still ask; other mail stays."""
+    world = running(Mailbox(place.endpoint()))
+    nodes = [('["branch.example"]', place.endpoint(), HERE)]
+    provider = running(Provider(place, nodes, world=world.endpoint, hold_expire="20s")).start()
+    hold(provider, "branch.example", 1)
+    host, port = provider.endpoint.split(":")
+    with smtplib.SMTP(host, int(port)) as client:
+        client.ehlo()
+        assert client.mail("bob@world.example", ["BY=1;R"])[0] == 250
+        assert client.rcpt("user@branch.example")[0] == 250
+        assert client.data(smtp.message()[0].decode())[0] == 250
+    [report] = world.wait_for(1)
+    text = report.content.decode()
+    assert "Status: 5.4.7" in text and "Deliver-By-Date: " in text and "the time by which it was to be delivered is over" in text
+    states = sorted(message["recipients"][0]["state"] for message in provider.messages() if message["origin"] == "smtp")
+    assert states == ["BOUNCED", "HELD"]
 
 
 def test_nodes_by_the_api(site):

@@ -87,25 +87,41 @@ impl Expiry {
     /// Gives up some held mail; where it goes on, if there may be more. A message that is being sent at this moment is
     /// left to the next sweep.
     async fn batch(&self, held: &Forwarder) -> Result<Option<HeldPlace>, SpoolError> {
+        let over = "the time by which it was to be delivered is over";
+        for (node, place) in held.spool.held_overdue(BATCH).await? {
+            self.end(held, node, place, over).await?;
+        }
         let limit = held.retry.hold;
         let place = self.place.clone();
         let old = held.spool.held_too_long(limit, place, BATCH).await?;
         let reason = format!("held for {}", in_words(limit));
         for (node, message) in old.messages {
-            let hop = NextHop::Hold(node.clone()).to_string().into();
-            let Some(_taken) = self.in_hand.take(&hop, message.seq) else {
-                continue;
-            };
-            // Another replica may be sending it: it is left to the next sweep, too.
-            if let Some(lease) = held.spool.claim(&lease_of(&node)).await? {
-                let mut held = held.clone();
-                held.spool = held.spool.under(&lease);
-                let given_up = self.give_up(&held, node, message.seq, &reason).await;
-                lease.give_back().await;
-                given_up?;
-            }
+            self.end(held, node, message.seq, &reason).await?;
         }
         Ok(old.next)
+    }
+
+    /// Gives up a message for a node, unless somebody sends it.
+    async fn end(
+        &self,
+        held: &Forwarder,
+        node: Node,
+        place: i64,
+        reason: &str,
+    ) -> Result<(), SpoolError> {
+        let hop = NextHop::Hold(node.clone()).to_string().into();
+        let Some(_taken) = self.in_hand.take(&hop, place) else {
+            return Ok(());
+        };
+        // Another replica may be sending it: it is left to the next sweep, too.
+        let Some(lease) = held.spool.claim(&lease_of(&node)).await? else {
+            return Ok(());
+        };
+        let mut held = held.clone();
+        held.spool = held.spool.under(&lease);
+        let given_up = self.give_up(&held, node, place, reason).await;
+        lease.give_back().await;
+        given_up
     }
 
     /// What is still held of a message for a node.

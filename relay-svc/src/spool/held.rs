@@ -88,6 +88,26 @@ impl Spool {
             .await
     }
 
+    /// Up to `limit` messages that are held although the time is over after which their senders want them back; each by its
+    /// node and its place in the spool.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn held_overdue(&self, limit: u32) -> Result<Vec<(Node, i64)>, SpoolError> {
+        let sql = "SELECT DISTINCT r.hop, r.seq FROM messages m INDEXED BY messages_deadline JOIN recipients r ON r.seq = m.seq \
+                   WHERE m.deadline_ms <= ?1 AND m.deliver_by LIKE '%R%' AND r.state = 6 LIMIT ?2";
+        let now = self.tick();
+        let found = self.read(move |db| {
+            db.query(sql, &[now.0.into(), limit.into()], |row| {
+                Ok((row.get::<String>(0)?, row.get(1)?))
+            })
+        });
+        let found = found.await?.into_iter();
+        let named =
+            found.filter_map(|(hop, seq)| Some((hop.strip_prefix("hold:").and_then(node)?, seq)));
+        Ok(named.collect())
+    }
+
     /// Some held messages that have been held for longer than `age` by the spool's clock, oldest first, behind a place, each
     /// with its node; a message of two nodes comes twice. And the place where it goes on, if there may be more.
     ///
