@@ -117,11 +117,19 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         None => Spool::open_with(&config.state, config.limits.reserve)?,
         Some(database) => Spool::connect(database.options()?).await?,
     };
+    let large = config.links.iter().filter_map(|link| {
+        let oversize = link.oversize.as_ref()?;
+        Some((link.name.clone(), oversize.above))
+    });
+    spool.limit_sizes(large.collect());
+    if config.links.iter().any(|link| link.oversize.is_some()) {
+        outbound::check_zone();
+    }
     let moved = spool.reroute(config.policy.routes.clone()).await?;
     if moved > 0 {
         tracing::info!(
             recipients = moved,
-            "the routes changed: queued mail was routed anew"
+            "the routes changed, or the sizes that links take: queued mail was routed anew"
         );
     }
     let mut sockets = Vec::new();

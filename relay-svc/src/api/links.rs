@@ -11,7 +11,7 @@ use super::{
     convert::{self, LinkFacts},
     errors::{DOMAIN, not_found, of_spool},
 };
-use crate::{config::Link, cycle::LinkView, names::NextHop, spool::SpoolError};
+use crate::{config::Link, cycle::LinkView, spool::SpoolError};
 
 pub(super) struct Links {
     services: Services,
@@ -25,9 +25,7 @@ impl Links {
     async fn show(&self, link: &Arc<Link>, view: LinkView) -> Result<wire::Link, SpoolError> {
         let spool = &self.services.spool;
         let facts = LinkFacts {
-            queued: spool
-                .queued(NextHop::Link(link.name.clone()).to_string())
-                .await?,
+            queued: spool.queued_over(&link.name).await?,
             latest: spool
                 .cycles(Some(link.name.clone()), i64::MAX, 1)
                 .await?

@@ -113,7 +113,7 @@ impl Run {
             return fresh;
         }
         let spool = &self.shared.forwarder.spool;
-        let weight = spool.due_weight(self.hop.to_string(), spool.tick(), WEIGHED);
+        let weight = self.queues.weight(spool, WEIGHED);
         let (messages, octets) = weight.await.unwrap_or_default();
         if messages == 0 {
             return fresh;

@@ -1,7 +1,7 @@
 //! A cycle, from trigger to hang-up: dial → forward → request the dequeue → receive → hang up.
 //!
 //! `schedule` (pure) says when one starts, `order` (pure) what it does next, `run` does it, `record` is what is kept of
-//! it. `keeper` owns a link: it runs at most one cycle at a time, and nothing else dials (invariant 5). `desk` is where
+//! it. `queues` is what waits for it. `keeper` owns a link: it runs at most one cycle at a time, and nothing else dials (invariant 5). `desk` is where
 //! the rest of the program sees the links and asks for cycles.
 //!
 //! Must not touch: SMTP syntax.
@@ -12,6 +12,7 @@ mod dial;
 mod forward;
 mod keeper;
 mod order;
+mod queues;
 mod record;
 mod run;
 mod schedule;

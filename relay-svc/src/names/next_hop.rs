@@ -184,6 +184,8 @@ impl fmt::Display for Destination {
 pub enum NextHop {
     /// Over a link, in its next cycle.
     Link(LinkName),
+    /// Over a link, in the hours that are kept there for mail as large as this.
+    Oversize(LinkName),
     /// Straight to a host that is always reachable.
     Smtp(HostPort),
     /// Straight to the mail exchangers of a domain.
@@ -197,13 +199,18 @@ pub enum NextHop {
 impl NextHop {
     /// What every [`Self::Mx`] begins with as text.
     pub const MX: &'static str = "mx:";
+    /// What every [`Self::Oversize`] begins with as text; the name of its link comes behind.
+    pub const OVERSIZE: &'static str = "oversize:";
+    /// What every [`Self::Link`] begins with as text.
+    pub const LINK: &'static str = "link:";
 
-    /// Reads the `to` of a route, but for `hold` and `mx`, which take their domain from a recipient.
+    /// Reads the `to` of a route, but for `hold` and `mx`, which take their domain from a recipient. What is oversize the
+    /// link says, not a route.
     ///
     /// # Errors
     /// A sentence for a person: what is wrong and what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(name) = text.strip_prefix("link:") {
+        if let Some(name) = text.strip_prefix(Self::LINK) {
             return LinkName::parse(name).map(Self::Link);
         }
         if Scheme::split(text).is_some() {
@@ -228,7 +235,8 @@ impl NextHop {
 impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Link(name) => write!(f, "link:{name}"),
+            Self::Link(name) => write!(f, "{}{name}", Self::LINK),
+            Self::Oversize(link) => write!(f, "{}{link}", Self::OVERSIZE),
             Self::Smtp(host) => write!(f, "{}://{host}", host.scheme.as_str()),
             Self::Mx(domain) => write!(f, "{}{domain}", Self::MX),
             Self::Hold(node) => write!(f, "hold:{node}"),
@@ -273,6 +281,7 @@ mod tests {
             "mx:branch.example",
             "link:",
             "link:a b",
+            "oversize:isp",
             "smtp://",
             "smtp://a..b",
             "smtp://a:0",

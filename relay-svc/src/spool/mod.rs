@@ -40,6 +40,7 @@ mod room;
 mod schema;
 mod shared;
 mod signals;
+mod sizes;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,8 @@ pub use messages::{
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+pub use sizes::SizeLimits;
+pub use wall::is_plausible;
 
 /// Bodies up to this many octets lie in the database; larger ones in files.
 pub const INLINE_LIMIT: usize = 64 * 1024;
@@ -174,6 +177,7 @@ pub struct Spool {
 struct Inner {
     engine: Engine,
     signals: signals::Signals,
+    sizes: sizes::Sizes,
     clock: age::SpoolClock,
 }
 
@@ -204,6 +208,7 @@ impl Spool {
             inner: Arc::new(Inner {
                 engine: Engine::Embedded(embedded),
                 signals: signals::Signals::default(),
+                sizes: sizes::Sizes::default(),
                 clock,
             }),
             lease: None,
@@ -219,6 +224,7 @@ impl Spool {
         let inner = Arc::new(Inner {
             engine: Engine::Shared(shared),
             signals: signals::Signals::default(),
+            sizes: sizes::Sizes::default(),
             clock,
         });
         tokio::spawn(shared::watch(Arc::downgrade(&inner)));
@@ -266,7 +272,7 @@ impl Spool {
     }
 
     /// Wakes each time mail is queued for a next hop, or the fate of some of it changed. [`NextHop::MX`] stands for all
-    /// domains whose mail goes to their exchangers.
+    /// domains whose mail goes to their exchangers, and a link for its large mail, too.
     ///
     /// [`NextHop::MX`]: crate::names::NextHop::MX
     #[must_use]

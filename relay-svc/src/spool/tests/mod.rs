@@ -24,6 +24,7 @@ mod held;
 pub(super) mod place;
 mod reports;
 mod shared;
+mod sizes;
 
 const NOW: Stamp = Stamp(1_795_458_600_000);
 
