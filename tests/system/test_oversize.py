@@ -1,0 +1,171 @@
+"""Large mail of a link waits for the hours that are kept for it, by the clock on the wall; all other mail goes beside it."""
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from harness import smtp
+from harness.wall_clock import WallClock
+
+BOB, CAROL = "bob@remote.example", "carol@remote.example"
+HOURS = 'oversize = "10KB"\noversize_window = ["22:00-06:00"]'
+LARGE = 30_000
+
+
+class Wall(WallClock):
+    """A clock that shows an hour of tomorrow, in UTC."""
+
+    def set_to(self, hour):
+        now = datetime.now(UTC)
+        then = (now + timedelta(days=1)).replace(hour=hour, minute=0, second=5, microsecond=0)
+        self.set_by(int((then - now).total_seconds()))
+
+
+@pytest.fixture
+def clock(place):
+    return Wall(place.folder)
+
+
+@pytest.fixture
+def site(scene, clock):
+    """`site(hour)`: a site whose link keeps hours for large mail, at that hour of its day."""
+
+    def begin(hour, of_link=HOURS, **settings):
+        clock.set_to(hour)
+        env = clock.env | {"TZ": "UTC"}
+        stage = scene(provider=False, relay=False, env=env, of_link=of_link, **settings)
+        stage.relay.start()
+        return stage
+
+    return begin
+
+
+def hand_in(stage, size=100, recipients=(BOB,)):
+    """One message of about so many octets; its Message-ID."""
+    content, id = smtp.message(body="0123456789\n" * (size // 12))
+    smtp.submit(stage.relay.site, "alice@branch.example", recipients, content)
+    return id
+
+
+def triggers(stage):
+    cycles = stage.relay.client.call("CycleService/ListCycles", parent="links/isp")["cycles"]
+    return [cycle["trigger"] for cycle in cycles]
+
+
+def queued(stage):
+    return int(stage.relay.client.call("LinkService/GetLink", name="links/isp")["queued_messages"])
+
+
+def goes(stage):
+    """The Message-IDs that a cycle sends, in their order."""
+    before = len(stage.world.mails)
+    sent = stage.relay.run_cycle()["sent"]
+    ids = [mail.id for mail in stage.world.mails[before:]]
+    assert len(ids) == sent, "each counts once"
+    return ids
+
+
+def restart(stage, old="", new=""):
+    stage.relay.terminate()
+    text = stage.relay.config.read_text()
+    assert old in text
+    stage.relay.write(text.replace(old, new))
+    stage.relay.start()
+
+
+def test_large_mail_waits_and_goes_by_itself_when_its_hours_begin(site, clock):
+    """It triggers nothing while it waits, and holds up nothing; it counts once, however many recipients it has."""
+    stage = site(12, trigger="[{ queued = 2 }]")
+    large = hand_in(stage, LARGE, recipients=(BOB, CAROL))
+    [waiting] = stage.relay.messages()
+    assert {one["route"] for one in waiting["recipients"]} == {"oversize:isp"}
+    assert queued(stage) == 1
+    small = hand_in(stage)
+    # Between two cycles it is decided whether one starts.
+    assert goes(stage) == [small]
+    assert goes(stage) == []
+    assert set(triggers(stage)) == {"API"}, "two messages were queued, and one of them was to wait"
+    clock.set_to(22)
+    assert {mail.id for mail in stage.world.wait_for(2)} == {small, large}
+    stage.relay.wait_for_states({BOB: "DELIVERED", CAROL: "DELIVERED"})
+    assert triggers(stage).count("QUEUE") == 1
+    assert stage.world.mails[1].recipients == (BOB, CAROL)
+
+
+def test_when_the_clock_leaves_the_hours_large_mail_waits_again(site, clock):
+    """Also when it is set to a time that cannot be, though that is an hour of the window."""
+    stage = site(23)
+    first = hand_in(stage, LARGE)
+    assert goes(stage) == [first]
+    clock.set_to(12)
+    second = hand_in(stage, LARGE)
+    assert goes(stage) == []
+    clock.set_to_1970()
+    assert goes(stage) == []
+    assert queued(stage) == 1
+    clock.set_to(5)
+    assert goes(stage) == [second]
+
+
+def test_the_small_goes_first_and_both_in_one_cycle(site):
+    stage = site(23, connections=1)
+    large = [hand_in(stage, LARGE) for _ in range(2)]
+    small = [hand_in(stage) for _ in range(3)]
+    assert goes(stage) == small + large
+
+
+class Closing(dict):
+    """Sets the clock when a recipient is offered."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+
+    def __contains__(self, address):
+        self.clock.set_to(12)
+        return False
+
+
+def test_no_large_message_is_begun_when_the_hours_are_over(site, clock):
+    """The one that is under way goes to its end; the others wait."""
+    stage = site(23, of_link=f"{HOURS}\nflight_messages = 1", connections=1, refuse=Closing(clock))
+    large = [hand_in(stage, LARGE) for _ in range(3)]
+    assert goes(stage) == large[:1]
+    assert queued(stage) == 2
+    assert goes(stage) == []
+
+
+def test_a_changed_size_holds_for_what_is_queued(site):
+    """In both directions, and for what is queued when a link gets hours or loses them."""
+    stage = site(12, of_link="")
+    large = [hand_in(stage, LARGE) for _ in range(2)]
+    restart(stage, "redial_after", f"{HOURS}\nredial_after")
+    assert goes(stage) == []
+    restart(stage, 'oversize = "10KB"', 'oversize = "1MB"')
+    assert goes(stage) == large
+    larger = hand_in(stage, 1_200_000)
+    restart(stage, 'oversize = "1MB"\noversize_window = ["22:00-06:00"]\n')
+    assert goes(stage) == [larger]
+
+
+def test_what_is_sent_over_the_link_by_hand_does_not_wait(site):
+    """The next hop of a recipient is `link:isp` where somebody said so: it goes by day, also after a restart."""
+    stage = site(12)
+    large = hand_in(stage, LARGE)
+    stage.relay.terminate()
+    with sqlite3.connect(stage.relay.state / "spool.sqlite") as spool:
+        spool.execute("UPDATE recipients SET hop = 'link:isp' WHERE hop = 'oversize:isp'")
+    spool.close()
+    stage.relay.start()
+    assert goes(stage) == [large]
+
+
+def test_a_sender_hears_that_large_mail_waits_for_its_hours(site):
+    """Late mail is told of as all is; not that the line is missing, for it is not."""
+    stage = site(12)
+    restart(stage, "[retry]\n", '[retry]\nwarn_after = "1s"\n')
+    hand_in(stage, LARGE)
+    [report] = stage.mailbox.wait_for(1)
+    assert "it is large, and waits for the hours of such mail" in report.parsed.as_string()
+    assert "Action: delayed" in report.parsed.as_string()
