@@ -22,8 +22,10 @@ use crate::{
     cycle::{self, Desk, Keeper, Shared},
     inbound::{self, Inbound},
     names::NextHop,
-    outbound::{self, Forwarder, Unrecorded, direct::Direct},
+    operator::Operator,
+    outbound::{self, Forwarder, InHand, Unrecorded, direct::Direct},
     release,
+    route::Routes,
     spool::{Spool, SpoolError},
     telemetry::{Instruments, SCOPE},
 };
@@ -36,6 +38,8 @@ const FLUSH: Duration = Duration::from_secs(3);
 const KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Certificates, credentials and lists are looked at so often, to see whether they changed.
 const REFRESH_EVERY: Duration = Duration::from_secs(15);
+/// The wait before mail that could not be routed anew is tried again.
+const REROUTE_PAUSE: Duration = Duration::from_secs(10);
 /// What is older is looked for so often.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
@@ -76,12 +80,14 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
         match self {
-            Self::Telemetry(_) => Exit::Config,
+            Self::Telemetry(_) | Self::Spool(SpoolError::Refused { .. }) => Exit::Config,
             Self::Spool(SpoolError::InUse { .. } | SpoolError::Unavailable(_)) => Exit::TempFail,
             Self::Spool(
                 SpoolError::TooNew { .. }
                 | SpoolError::Damaged(_)
-                | SpoolError::DatabaseGone { .. },
+                | SpoolError::DatabaseGone { .. }
+                | SpoolError::Moved { .. }
+                | SpoolError::HalfMoved { .. },
             ) => Exit::DataError,
             Self::Spool(_) => Exit::CannotCreate,
             Self::Listen { source, .. } if denied(source) => Exit::NoPermission,
@@ -117,20 +123,10 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         None => Spool::open_with(&config.state, config.limits.reserve)?,
         Some(database) => Spool::connect(database.options()?).await?,
     };
-    let large = config.links.iter().filter_map(|link| {
-        let oversize = link.oversize.as_ref()?;
-        Some((link.name.clone(), oversize.above))
-    });
-    spool.limit_sizes(large.collect());
-    if config.links.iter().any(|link| link.oversize.is_some()) {
-        outbound::check_zone();
-    }
-    let moved = spool.reroute(config.policy.routes.clone()).await?;
-    if moved > 0 {
-        tracing::info!(
-            recipients = moved,
-            "the routes changed, or the sizes that links take: queued mail was routed anew"
-        );
+    limit_sizes(&config, &spool);
+    if !spool.is_shared() {
+        let routes = config.policy.routes.clone();
+        told(spool.reroute(routes).await?);
     }
     let mut sockets = Vec::new();
     for listener in &config.listeners {
@@ -154,10 +150,11 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         .collect();
     let named = config.policy.routes.named_nodes();
     spool.know_nodes(named).await?;
-    let desk = start(&config, &spool, sockets, &tasks).await?;
+    let (desk, operator) = start(&config, &spool, sockets, &tasks).await?;
     let services = Services {
         spool: spool.clone(),
         desk,
+        operator,
         policy: Arc::clone(&config.policy),
         relay_from: config.grpc.relay_from.clone(),
         message_size: config.limits.message_size,
@@ -183,13 +180,57 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     Ok(ended?)
 }
 
+/// How large mail may be for a link at any time.
+fn limit_sizes(config: &Config, spool: &Spool) {
+    let large = config.links.iter().filter_map(|link| {
+        let oversize = link.oversize.as_ref()?;
+        Some((link.name.clone(), oversize.above))
+    });
+    spool.limit_sizes(large.collect());
+    if config.links.iter().any(|link| link.oversize.is_some()) {
+        outbound::check_zone();
+    }
+}
+
+/// Says that queued mail was routed anew.
+fn told(moved: u64) {
+    if moved > 0 {
+        tracing::info!(
+            recipients = moved,
+            "the routes changed, or what links take: queued mail was routed anew"
+        );
+    }
+}
+
+/// Routes what is queued by our routes, beside everything else: whoever sends of it ends that first.
+async fn reroute(spool: Spool, routes: Routes, cancel: CancellationToken) {
+    while spool.is_shared() && !cancel.is_cancelled() {
+        match spool.reroute_shared(&routes, &cancel).await {
+            Ok(moved) => {
+                told(moved);
+                break;
+            }
+            Err(error) => {
+                tracing::error!(%error, "queued mail cannot be routed anew");
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(REROUTE_PAUSE) => {}
+                }
+            }
+        }
+    }
+    cancel.cancelled().await;
+}
+
 async fn start(
     config: &Config,
     spool: &Spool,
     sockets: Vec<TcpListener>,
     tasks: &Tasks,
-) -> Result<Desk, StartError> {
-    let arrivals = Arrivals::default();
+) -> Result<(Desk, Operator), StartError> {
+    let arrivals = Arrivals::on(spool);
+    let exchange = arrivals.clone().exchange(tasks.cancel().clone());
+    tasks.spawn("arrivals", exchange);
     let forwarder = Forwarder {
         spool: spool.clone(),
         policy: Arc::clone(&config.policy),
@@ -199,9 +240,13 @@ async fn start(
         postmaster: config.postmaster.clone(),
         instruments: Instruments::default(),
         unrecorded: Unrecorded::default(),
+        in_hand: InHand::default(),
         flight: linkmail_smtp::FlightLimits::default(),
         hosts: config.hosts.clone(),
     };
+    let routes = config.policy.routes.clone();
+    let rerouting = reroute(spool.clone(), routes, tasks.cancel().clone());
+    tasks.spawn("reroute", rerouting);
     let (desk, places) = Desk::new(&config.links);
     let shared = Shared {
         forwarder: forwarder.clone(),
@@ -229,6 +274,11 @@ async fn start(
             direct(config, forwarder.clone(), &sockets, tasks)?,
         );
     }
+    let links = config
+        .links
+        .iter()
+        .map(|link| NextHop::Link(link.name.clone()));
+    let operator = Operator::new(forwarder.clone(), links);
     let late = outbound::watch_late(spool.clone(), config.late, tasks.cancel().clone());
     tasks.spawn("late", late);
     tasks.spawn("release", release::run(forwarder, tasks.cancel().clone()));
@@ -252,7 +302,7 @@ async fn start(
     tasks.spawn("clock", async move {
         cancel.run_until_cancelled(watched.watch_wall()).await;
     });
-    Ok(desk)
+    Ok((desk, operator))
 }
 
 /// Delivery to the exchangers of domains. The addresses are those that were bound: they are what leads back to us.
@@ -276,7 +326,7 @@ fn direct(
 /// Forgets finished messages that are older than they need to be kept. One replica does it for all.
 async fn forget(spool: Spool, cancel: CancellationToken) {
     while let Some(lease) = spool.claimed("forget", &cancel).await {
-        let until = lease.lost().clone();
+        let until = lease.ends().clone();
         tokio::select! {
             () = forget_under(spool.under(&lease)) => {}
             () = until.cancelled() => {}
@@ -287,8 +337,12 @@ async fn forget(spool: Spool, cancel: CancellationToken) {
 
 async fn forget_under(spool: Spool) {
     loop {
-        if let Err(error) = spool.sweep_bodies().await {
-            tracing::warn!(%error, "bodies that no message names could not be swept");
+        match spool.sweep_bodies().await {
+            Ok(0) => {}
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "bodies that no message names could not be swept");
+            }
         }
         match spool.forget(KEPT).await {
             Ok(0) => {}

@@ -18,6 +18,7 @@ pub mod inbound;
 pub mod inquiry;
 pub mod link;
 pub mod names;
+pub mod operator;
 pub mod outbound;
 pub mod policy;
 pub mod queue;

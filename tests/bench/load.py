@@ -23,11 +23,11 @@ class Source:
     """smtp-source, once or several times."""
 
     def __init__(self):
-        self._group = Group("source")
+        self.group = Group("source")
         self._process = None
 
     def cpu_seconds(self):
-        return self._group.cpu_seconds()
+        return self.group.cpu_seconds()
 
     def run(self, endpoint, messages, size, sessions, reuse, limit, meanwhile=lambda: None):
         """Hands in `messages` of `size` octets of payload over so many sessions at once, with `reuse` all over the same ones,
@@ -40,7 +40,7 @@ class Source:
         ]
         started = time.monotonic()
         self._process = subprocess.Popen(
-            self._group.command(*command),
+            self.group.command(*command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -58,7 +58,7 @@ class Source:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._group.stop()
+        self.group.stop()
 
 
 def _ended(process, started, limit, meanwhile):

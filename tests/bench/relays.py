@@ -44,10 +44,12 @@ class Ours(Daemon):
     """linkmail's relay with a fixed next hop: mail goes at once, over one connection."""
 
     peer = "ours"
+    # What it runs under.
+    under = ()
 
     def __init__(self, place, next_hop):
         self.group = Group("ours")
-        super().__init__(place, "relay", wrapper=self.group.command())
+        super().__init__(place, "relay", wrapper=self.group.command(*self.under))
         self.grpc = f"unix:{place.folder}/relay.sock"
         self.state = place.folder / "state"
         self.endpoint, self.next_hop = place.endpoint(), next_hop
@@ -96,6 +98,17 @@ class OursOverALink(Ours):
 
     def to(self):
         return "link:isp"
+
+
+class OursOnASlowDisk(Ours):
+    """The same on a disk that takes 10 ms longer for each sync of the log: strace holds the call back, and lets all others
+    pass."""
+
+    peer = "ours-slow-disk"
+    under = (
+        *("strace", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf"),
+        *("-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_exit=10ms"),
+    )
 
 
 class OursOnRequest(OursOverALink):
@@ -192,5 +205,5 @@ class Nobody:
         """Nothing to stop."""
 
 
-RELAYS = {relay.peer: relay for relay in (Ours, OursOverALink, OfPostfix, Nobody)}
+RELAYS = {relay.peer: relay for relay in (Ours, OursOverALink, OursOnASlowDisk, OfPostfix, Nobody)}
 ON_REQUEST = {relay.peer: relay for relay in (OursOnRequest, PostfixOnRequest)}

@@ -320,7 +320,7 @@ def test_memory_of_two_hundred_sessions(scene):
         folder = relay.state / "bodies"
         return [path.stat().st_size for path in folder.glob("*.part")]
 
-    wait.until(lambda: len(bodies()) == 200 and min(bodies()) > 64 * 1024, lambda: f"{len(bodies())} bodies in files")
+    wait.until(lambda: len(bodies()) == 200 and min(bodies()) > 96 * 1024, lambda: f"{len(bodies())} bodies in files")
     most = relay.rss_bytes()
     print(f"idle {idle / MIB:.1f} MiB, 200 sessions {most / MIB:.1f} MiB")
     assert most < 100 * MIB, f"{most / MIB:.1f} MiB"

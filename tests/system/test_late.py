@@ -133,3 +133,22 @@ def test_a_domain_does_not_wait_behind_the_mass_of_another(waiting):
     line_comes_up(stage)
     ids = [mail.id for mail in stage.world.wait_for(203)]
     assert few <= set(ids[:10])
+
+
+def test_a_line_that_comes_back_begins_the_backoff_anew(scene):
+    """What waits an hour for its next attempt is tried at once when the line is back after it was missing, and then after the
+    first wait. What was counted stays counted."""
+    refuse = {BOB: "451 4.7.1 Not now"}
+    stage = scene(refuse=refuse, provider=False, relay=False, dial=NO_LINE.replace("/bin/false", "/bin/true"))
+    hour = stage.relay.config.read_text().replace('first = "1s"\nlongest = "2s"', 'first = "1h"\nlongest = "1h"')
+    stage.relay.write(hour)
+    stage.relay.start()
+    stage.send(1)
+    assert stage.relay.run_cycle()["deferred"] == 1
+    assert stage.relay.run_cycle()["deferred"] == 0
+    for up, outcome, deferred in [("false", "LINE_MISSING", 0), ("true", "COMPLETE", 1), ("true", "COMPLETE", 0)]:
+        stage.relay.terminate()
+        stage.relay.write(hour.replace("up = [\"/bin/true", f"up = [\"/bin/{up}"))
+        stage.relay.start()
+        assert stage.relay.run_cycle(outcome)["deferred"] == deferred, up
+    assert stage.relay.recipients()[BOB] == ("QUEUED", 2)

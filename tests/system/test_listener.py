@@ -201,7 +201,7 @@ def test_memory_of_two_hundred_sessions_under_tls(front):
     def bodies():
         return [path.stat().st_size for path in (made.relay.state / "bodies").glob("*.part")]
 
-    wait.until(lambda: len(bodies()) == 200 and min(bodies()) > 64 * 1024, lambda: f"{len(bodies())} bodies in files")
+    wait.until(lambda: len(bodies()) == 200 and min(bodies()) > 96 * 1024, lambda: f"{len(bodies())} bodies in files")
     most = made.relay.rss_bytes()
     print(f"200 sessions under TLS {most / 2**20:.1f} MiB")
     assert most < 100 * 2**20, f"{most / 2**20:.1f} MiB"

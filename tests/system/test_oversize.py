@@ -1,6 +1,5 @@
 """Large mail of a link waits for the hours that are kept for it, by the clock on the wall; all other mail goes beside it."""
 
-import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -31,9 +30,9 @@ def clock(place):
 def site(scene, clock):
     """`site(hour)`: a site whose link keeps hours for large mail, at that hour of its day."""
 
-    def begin(hour, of_link=HOURS, **settings):
+    def begin(hour, of_link=HOURS, zone="UTC", **settings):
         clock.set_to(hour)
-        env = clock.env | {"TZ": "UTC"}
+        env = clock.env | {"TZ": zone}
         stage = scene(provider=False, relay=False, env=env, of_link=of_link, **settings)
         stage.relay.start()
         return stage
@@ -115,6 +114,16 @@ def test_the_small_goes_first_and_both_in_one_cycle(site):
     assert goes(stage) == small + large
 
 
+@pytest.mark.parametrize("zone, opens", [("<+10>-10", True), ("Asia/Tokyo", True), ("<-10>+10", False), ("No/Where", False)])
+def test_hours_are_those_of_the_time_zone(site, zone, opens):
+    """Noon in UTC is night in the east. A zone that is not known is told, and hours are UTC."""
+    stage = site(13, zone=zone)
+    large = hand_in(stage, LARGE)
+    assert goes(stage) == ([large] if opens else [])
+    warning = "the time zone of this machine is not known: the hours of large mail are UTC"
+    assert len(stage.relay.logged(warning)) == (zone == "No/Where")
+
+
 class Closing(dict):
     """Sets the clock when a recipient is offered."""
 
@@ -150,14 +159,20 @@ def test_a_changed_size_holds_for_what_is_queued(site):
 
 
 def test_what_is_sent_over_the_link_by_hand_does_not_wait(site):
-    """The next hop of a recipient is `link:isp` where somebody said so: it goes by day, also after a restart."""
+    """An operator who re-routes it to `link:isp` has it go by day, also after a restart. To try it now does not open its
+    hours; held and released it waits for them again, and so it does where the routes say."""
     stage = site(12)
+    queue = lambda *arguments: stage.relay.cli("queue", *arguments).stdout
     large = hand_in(stage, LARGE)
-    stage.relay.terminate()
-    with sqlite3.connect(stage.relay.state / "spool.sqlite") as spool:
-        spool.execute("UPDATE recipients SET hop = 'link:isp' WHERE hop = 'oversize:isp'")
-    spool.close()
-    stage.relay.start()
+    for command in ["expedite", "hold", "release"]:
+        assert queue(command, "--route", "oversize:isp").startswith("1 recipient of 1 message")
+    assert queue("reroute", "--route", "oversize:isp", "--by-routes") == "nothing that fits was changed\n"
+    assert goes(stage) == []
+    assert queue("reroute", "--route", "oversize:isp", "--to", "link:isp") == "1 recipient of 1 message rerouted\n"
+    assert queue("reroute", "--route", "link:isp", "--by-routes") == "1 recipient of 1 message rerouted\n"
+    assert goes(stage) == []
+    queue("reroute", "--route", "oversize:isp", "--to", "link:isp")
+    restart(stage)
     assert goes(stage) == [large]
 
 

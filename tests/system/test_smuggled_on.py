@@ -19,7 +19,7 @@ from harness.smuggling import ENDS, HEAD, SMUGGLED, TEXTS, WAYS
 
 SMTP = ("postfix-bdat", "postfix-data", "exim-bdat", "exim-data")
 ALL = (*SMTP, "dovecot")
-# What must not be in a text, with the second message behind it; those beyond 64 KiB are sent as they are read.
+# What must not be in a text, with the second message behind it; those beyond 96 KiB are sent as they are read.
 BAD = ENDS | {name: text for name, text in TEXTS.items() if text is not None}
 LARGE = ("LF.LF", "CRLF.LF", "CR.CR", "CRLF.CRCRLF")
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, config::DbConfig};
 
 /// Somebody with a tool of his own may hold the database for so long.
 const BUSY: Duration = Duration::from_secs(5);
@@ -41,8 +41,19 @@ pub fn open(path: &Path, journal_bytes: i64) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_size_limit", journal_bytes)?;
     // What a savepoint may have to take back is kept in memory, not in a file of its own.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    keep_plans(&connection)?;
     connection.busy_timeout(BUSY)?;
     Ok(connection)
+}
+
+/// Has the plan of a statement depend on its text alone. Otherwise SQLite, which is built with STAT4, plans a kept statement
+/// anew each time that other values are bound to it.
+///
+/// # Errors
+/// The library does not know how.
+pub fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    let on = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true);
+    on.map(drop)
 }
 
 /// Brings the tables to this program's version, each step in a transaction of its own. A step takes a database from its

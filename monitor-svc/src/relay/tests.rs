@@ -1,7 +1,5 @@
 //! The relay over gRPC, against a server in this process that answers as relay-svc does.
 
-use std::sync::{Arc, Mutex};
-
 use linkmail_proto::relay::v1 as wire;
 use linkmail_service::{errors::ErrorDomain, target::GrpcTarget};
 use opentelemetry::{
@@ -12,196 +10,21 @@ use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use tokio::net::TcpListener;
 use tokio_stream::{
     StreamExt,
-    wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream},
+    wrappers::{TcpListenerStream, UnixListenerStream},
 };
 use tonic::{
-    Code, Request, Response, Status,
+    Code, Status,
     transport::{Server, server::Router},
 };
 
 use super::*;
 use crate::verdict::Origin;
+use fake::Fake;
+
+mod fake;
 
 const DOMAIN: ErrorDomain = ErrorDomain("relay.linkmail");
 const CYCLE: &str = "links/isp/cycles/0198c5d2-0000-7000-8000-000000000001";
-
-/// What was asked, with the trace that it came in.
-#[derive(Default)]
-struct Heard {
-    submissions: Vec<wire::SubmitMessageRequest>,
-    cycles: Vec<wire::RunCycleRequest>,
-    consumers: Vec<String>,
-    traces: Vec<String>,
-}
-
-#[derive(Clone, Default)]
-struct Fake {
-    heard: Arc<Mutex<Heard>>,
-    state: wire::recipient::State,
-    failure: Option<Status>,
-}
-
-impl Fake {
-    fn hear<T>(&self, request: Request<T>, note: impl FnOnce(&mut Heard, T)) -> Result<(), Status> {
-        let trace = request.metadata().get("traceparent");
-        let trace = trace.map(|trace| trace.to_str().unwrap().to_owned());
-        let mut heard = self.heard.lock().unwrap();
-        heard.traces.extend(trace);
-        note(&mut heard, request.into_inner());
-        self.failure.clone().map_or(Ok(()), Err)
-    }
-
-    fn message(&self) -> wire::Message {
-        wire::Message {
-            name: "messages/1".into(),
-            accept_time: Some(prost_types::Timestamp {
-                seconds: 1_795_458_600,
-                nanos: 5_000_000,
-            }),
-            recipients: vec![wire::Recipient {
-                state: self.state.into(),
-                route: "link:isp".into(),
-                ..wire::Recipient::default()
-            }],
-            ..wire::Message::default()
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl wire::message_service_server::MessageService for Fake {
-    async fn submit_message(
-        &self,
-        request: Request<wire::SubmitMessageRequest>,
-    ) -> Result<Response<wire::Message>, Status> {
-        self.hear(request, |heard, call| heard.submissions.push(call))?;
-        Ok(Response::new(self.message()))
-    }
-
-    async fn get_message(
-        &self,
-        request: Request<wire::GetMessageRequest>,
-    ) -> Result<Response<wire::Message>, Status> {
-        self.hear(request, |_, call| assert_eq!(call.name, "messages/1"))?;
-        Ok(Response::new(self.message()))
-    }
-
-    async fn list_messages(
-        &self,
-        _: Request<wire::ListMessagesRequest>,
-    ) -> Result<Response<wire::ListMessagesResponse>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-}
-
-#[tonic::async_trait]
-impl wire::cycle_service_server::CycleService for Fake {
-    async fn run_cycle(
-        &self,
-        request: Request<wire::RunCycleRequest>,
-    ) -> Result<Response<wire::Cycle>, Status> {
-        self.hear(request, |heard, call| heard.cycles.push(call))?;
-        Ok(Response::new(wire::Cycle {
-            name: CYCLE.into(),
-            ..wire::Cycle::default()
-        }))
-    }
-
-    async fn get_cycle(
-        &self,
-        request: Request<wire::GetCycleRequest>,
-    ) -> Result<Response<wire::Cycle>, Status> {
-        let ended = request.get_ref().name == CYCLE;
-        self.hear(request, |_, _| ())?;
-        let phase = if ended {
-            wire::cycle::Phase::Ended
-        } else {
-            wire::cycle::Phase::HangUp
-        };
-        Ok(Response::new(wire::Cycle {
-            phase: phase.into(),
-            ..wire::Cycle::default()
-        }))
-    }
-
-    async fn list_cycles(
-        &self,
-        _: Request<wire::ListCyclesRequest>,
-    ) -> Result<Response<wire::ListCyclesResponse>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    type WatchCyclesStream = ReceiverStream<Result<wire::WatchCyclesResponse, Status>>;
-
-    async fn watch_cycles(
-        &self,
-        _: Request<wire::WatchCyclesRequest>,
-    ) -> Result<Response<Self::WatchCyclesStream>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-}
-
-#[tonic::async_trait]
-impl wire::report_service_server::ReportService for Fake {
-    type WatchReportsStream = ReceiverStream<Result<wire::WatchReportsResponse, Status>>;
-
-    async fn watch_reports(
-        &self,
-        request: Request<wire::WatchReportsRequest>,
-    ) -> Result<Response<Self::WatchReportsStream>, Status> {
-        self.hear(request, |heard, call| {
-            assert_eq!(call.recipients, ["probe-*@branch.example"]);
-            heard.consumers.push(call.consumer);
-        })?;
-        let (sender, stream) = tokio::sync::mpsc::channel(8);
-        for (origin, link) in [
-            ("smtp", "links/isp"),
-            ("smtp", ""),
-            ("report", ""),
-            ("grpc", ""),
-        ] {
-            let report = wire::Report {
-                name: format!("reports/{origin}{link}"),
-                recipients: vec!["probe-1@branch.example".into()],
-                content: b"Content-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.example\r\n".into(),
-                origin: origin.into(),
-                link: link.into(),
-                cycle: CYCLE.into(),
-                ..wire::Report::default()
-            };
-            let answer = wire::WatchReportsResponse {
-                report: Some(report),
-                delivery_attempt: 1,
-            };
-            sender.send(Ok(answer)).await.unwrap();
-        }
-        let replaced = DOMAIN.error(Code::Aborted, "CONSUMER_REPLACED", "watched elsewhere", &[]);
-        sender.send(Err(replaced)).await.unwrap();
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
-
-    async fn acknowledge_report(
-        &self,
-        request: Request<wire::AcknowledgeReportRequest>,
-    ) -> Result<Response<wire::Report>, Status> {
-        self.hear(request, |heard, call| heard.consumers.push(call.consumer))?;
-        Ok(Response::new(wire::Report::default()))
-    }
-
-    async fn get_report(
-        &self,
-        _: Request<wire::GetReportRequest>,
-    ) -> Result<Response<wire::Report>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn list_reports(
-        &self,
-        _: Request<wire::ListReportsRequest>,
-    ) -> Result<Response<wire::ListReportsResponse>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-}
 
 /// Serves the fake, and gives the relay that is tested.
 async fn served(fake: &Fake) -> GrpcRelay {

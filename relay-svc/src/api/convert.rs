@@ -12,7 +12,7 @@ use crate::{
     cycle::{LinkView, Outcome, Phase, Record, Trigger},
     link::LinkState,
     names::{CycleId, LinkName, MessageId},
-    spool::{RecipientState, StoredMessage},
+    spool::{PastAttempt, RecipientState, StoredMessage},
     telemetry,
 };
 
@@ -94,10 +94,11 @@ pub(super) fn recipient_state(state: wire::recipient::State) -> Option<Recipient
         State::Discarded => RecipientState::Discarded,
         State::SetAside => RecipientState::SetAside,
         State::Held => RecipientState::Held,
+        State::OnHold => RecipientState::OnHold,
     })
 }
 
-fn wire_state(state: RecipientState) -> wire::recipient::State {
+pub(super) fn wire_state(state: RecipientState) -> wire::recipient::State {
     use wire::recipient::State;
     match state {
         RecipientState::Queued => State::Queued,
@@ -106,6 +107,17 @@ fn wire_state(state: RecipientState) -> wire::recipient::State {
         RecipientState::Discarded => State::Discarded,
         RecipientState::SetAside => State::SetAside,
         RecipientState::Held => State::Held,
+        RecipientState::OnHold => State::OnHold,
+    }
+}
+
+fn past_attempt(past: &PastAttempt) -> wire::PastAttempt {
+    wire::PastAttempt {
+        time: Some(time(past.at)),
+        outcome: past.outcome.clone(),
+        remote_host: past.host.clone(),
+        reply: past.reply.clone(),
+        operator: past.operator.clone(),
     }
 }
 
@@ -117,6 +129,9 @@ pub(super) fn message(stored: &StoredMessage) -> wire::Message {
         attempts: i32::try_from(row.attempts).unwrap_or(i32::MAX),
         next_attempt_time: (row.state == RecipientState::Queued).then(|| time(row.due)),
         last_reply: row.last_reply.clone(),
+        settle_time: row.settled.map(time),
+        remote_host: row.host.clone(),
+        history: row.history.iter().map(past_attempt).collect(),
     });
     let cycle = stored
         .link

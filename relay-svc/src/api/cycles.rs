@@ -15,7 +15,7 @@ use super::{
     messages::request_id,
 };
 use crate::{
-    cycle::{Busy, RunError, Trigger},
+    cycle::{self, Asked, Busy, RunError, Trigger},
     names::LinkName,
     spool::{RequestKey, Since, SpoolError},
 };
@@ -60,27 +60,22 @@ impl wire::cycle_service_server::CycleService for Cycles {
             .span()
             .span_context()
             .clone();
-        let answer = self.services.desk.run(&link, trigger, key, caller).await;
+        let asked = Asked {
+            trigger,
+            request: key,
+            caller,
+        };
+        let Services {
+            desk,
+            spool,
+            shutdown,
+            ..
+        } = &self.services;
+        let answer = cycle::ask(desk, spool, &link, asked, shutdown).await;
         let started = answer.ok_or_else(|| not_found("LINK_NOT_FOUND", &call.parent))?;
         started
             .map(|record| Response::new(convert::cycle(&record)))
-            .map_err(|failed| match failed {
-                RunError::Busy(Busy(running)) => {
-                    let name = convert::cycle_name(link.as_str(), running);
-                    let message = format!("{} has a cycle running: {name}", call.parent);
-                    error(
-                        Code::Aborted,
-                        "LINK_BUSY",
-                        message,
-                        &[("link", &call.parent), ("cycle", &name)],
-                    )
-                }
-                RunError::Spool(failed) => of_spool(&failed),
-                RunError::Elsewhere => {
-                    unavailable("LINK_KEPT_ELSEWHERE", "another replica keeps this link now")
-                }
-                RunError::Stopping => unavailable("SHUTTING_DOWN", "the relay is stopping"),
-            })
+            .map_err(|failed| not_run(failed, &link))
     }
 
     async fn get_cycle(
@@ -223,6 +218,28 @@ impl Journal for CycleJournal {
             cycle: None,
             event: String::new(),
         }
+    }
+}
+
+/// Why no cycle was started.
+fn not_run(failed: RunError, link: &LinkName) -> Status {
+    let parent = format!("links/{link}");
+    match failed {
+        RunError::Busy(Busy(running)) => {
+            let name = convert::cycle_name(link.as_str(), running);
+            let message = format!("{parent} has a cycle running: {name}");
+            error(
+                Code::Aborted,
+                "LINK_BUSY",
+                message,
+                &[("link", &parent), ("cycle", &name)],
+            )
+        }
+        RunError::Spool(failed) => of_spool(&failed),
+        RunError::Elsewhere | RunError::Failed(_) => {
+            unavailable("LINK_KEPT_ELSEWHERE", &failed.to_string())
+        }
+        RunError::Stopping => unavailable("SHUTTING_DOWN", "the relay is stopping"),
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     convert::{self, LinkFacts},
     errors::{DOMAIN, not_found, of_spool},
 };
-use crate::{config::Link, cycle::LinkView, spool::SpoolError};
+use crate::{config::Link, cycle::LinkView, link::LinkState, names::LinkName, spool::SpoolError};
 
 pub(super) struct Links {
     services: Services,
@@ -24,6 +24,7 @@ impl Links {
 
     async fn show(&self, link: &Arc<Link>, view: LinkView) -> Result<wire::Link, SpoolError> {
         let spool = &self.services.spool;
+        let view = self.as_its_keeper_sees(&link.name, view).await?;
         let facts = LinkFacts {
             queued: spool.queued_over(&link.name).await?,
             latest: spool
@@ -34,6 +35,23 @@ impl Links {
             last_complete: spool.last_complete(link.name.clone()).await?,
         };
         Ok(convert::link(link, view, &facts))
+    }
+
+    /// How a link stands: here, or with the replica that keeps it. One without a keeper is down.
+    async fn as_its_keeper_sees(
+        &self,
+        link: &LinkName,
+        here: LinkView,
+    ) -> Result<LinkView, SpoolError> {
+        let Services { spool, desk, .. } = &self.services;
+        if !spool.is_shared() || desk.keeps(link) {
+            return Ok(here);
+        }
+        Ok(spool.link_view(link).await?.unwrap_or(LinkView {
+            state: LinkState::Down,
+            next: None,
+            ..here
+        }))
     }
 }
 

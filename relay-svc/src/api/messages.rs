@@ -3,10 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use linkmail_proto::relay::v1 as wire;
-use linkmail_service::{
-    allow::Peer,
-    page::{self, List},
-};
+use linkmail_service::allow::Peer;
 use linkmail_smtp::{
     DataEncoder, Enhanced, ForwardPath, ReversePath,
     trace::{HeaderScan, Received, received_line},
@@ -15,14 +12,18 @@ use opentelemetry::{Context, KeyValue, trace::SpanKind};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    Services, convert,
-    errors::{DOMAIN, error, invalid, invalid_for, not_found, of_spool},
+    Services,
+    actions::{self, Asked},
+    convert,
+    errors::{error, invalid, invalid_for, not_found, of_spool},
+    export, list,
 };
 use crate::{
     clock::Stamp,
     names::{MessageId, RequestId},
+    operator::Action,
     policy::{self, Admitted, Denied},
-    spool::{ListFilter, MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, RequestKey},
+    spool::{MessageWish, NewMessage, NewRecipient, Origin, RecipientWish, RequestKey},
     telemetry,
 };
 
@@ -32,7 +33,7 @@ const HOPS: usize = 100;
 const PIECE: usize = 64 * 1024;
 
 pub(super) struct Messages {
-    services: Services,
+    pub(super) services: Services,
 }
 
 impl Messages {
@@ -41,7 +42,11 @@ impl Messages {
     }
 
     /// What may be relayed for whom is the same as over SMTP.
-    fn admit(&self, recipients: &[String], peer: IpAddr) -> Result<Vec<Admitted>, Status> {
+    pub(super) fn admit(
+        &self,
+        recipients: &[String],
+        peer: IpAddr,
+    ) -> Result<Vec<Admitted>, Status> {
         if recipients.is_empty() || recipients.len() > self.services.recipients {
             return Err(invalid(
                 "recipients",
@@ -67,8 +72,7 @@ impl Messages {
     }
 
     /// Whether the header has octets above 127, of content that can be sent.
-    fn check(&self, content: &[u8]) -> Result<bool, Status> {
-        let limit = self.services.message_size;
+    pub(super) fn check(&self, content: &[u8], limit: u64) -> Result<bool, Status> {
         if content.len() as u64 > limit {
             return Err(invalid_for(
                 "MESSAGE_TOO_LARGE",
@@ -113,7 +117,7 @@ impl Messages {
                 )
             })?;
         let admitted = self.admit(&call.recipients, peer)?;
-        let eight_bit_header = self.check(&call.content)?;
+        let eight_bit_header = self.check(&call.content, self.services.message_size)?;
         let request = request.map(|id| request_key(id, &call));
         let (id, now) = (MessageId::new(), Stamp::now());
         let attributes = vec![
@@ -197,7 +201,7 @@ impl Messages {
         self.get(accepted.id).await
     }
 
-    async fn get(&self, id: MessageId) -> Result<wire::Message, Status> {
+    pub(super) async fn get(&self, id: MessageId) -> Result<wire::Message, Status> {
         let found = self
             .services
             .spool
@@ -224,7 +228,7 @@ fn request_key(id: RequestId, call: &wire::SubmitMessageRequest) -> RequestKey {
 }
 
 /// A caller that did not come through the listener, as in a test, has no address and may not relay.
-fn peer_of<T>(request: &Request<T>) -> IpAddr {
+pub(super) fn peer_of<T>(request: &Request<T>) -> IpAddr {
     Peer::of(request.extensions()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
@@ -258,6 +262,28 @@ fn refuse(denied: Denied, field: &str, address: &str) -> Status {
 
 #[tonic::async_trait]
 impl wire::message_service_server::MessageService for Messages {
+    type ExportMessageStream = export::Stream;
+
+    async fn export_message(
+        &self,
+        request: Request<wire::ExportMessageRequest>,
+    ) -> Result<Response<Self::ExportMessageStream>, Status> {
+        let peer = peer_of(&request);
+        self.export(&request.into_inner(), peer)
+            .await
+            .map(Response::new)
+    }
+
+    async fn import_message(
+        &self,
+        request: Request<wire::ImportMessageRequest>,
+    ) -> Result<Response<wire::Message>, Status> {
+        let peer = peer_of(&request);
+        self.import(request.into_inner(), peer)
+            .await
+            .map(Response::new)
+    }
+
     async fn submit_message(
         &self,
         request: Request<wire::SubmitMessageRequest>,
@@ -280,40 +306,118 @@ impl wire::message_service_server::MessageService for Messages {
         &self,
         request: Request<wire::ListMessagesRequest>,
     ) -> Result<Response<wire::ListMessagesResponse>, Status> {
-        let call = request.into_inner();
-        let state = wire::recipient::State::try_from(call.state).map_err(|_| {
-            invalid(
-                "state",
-                format!("{} is no state of a recipient", call.state),
-            )
-        })?;
-        let limit = page::size(DOMAIN, call.page_size)?;
-        let list = List {
-            domain: DOMAIN,
-            arguments: &["messages", state.as_str_name()],
-        };
-        let after = list.place(&call.page_token)?.unwrap_or(0);
-        let filter = ListFilter {
-            after,
-            state: convert::recipient_state(state),
-            limit: limit + 1,
-        };
-        let mut found = self
-            .services
-            .spool
-            .list(filter)
+        list::list(&self.services, request.into_inner())
             .await
-            .map_err(|failed| of_spool(&failed))?;
-        let more = found.len() > limit as usize;
-        found.truncate(limit as usize);
-        let last = found.last().map_or(0, |message| message.seq);
-        Ok(Response::new(wire::ListMessagesResponse {
-            messages: found.iter().map(convert::message).collect(),
-            next_page_token: if more {
-                list.token(last)
-            } else {
-                String::new()
-            },
-        }))
+            .map(Response::new)
+    }
+
+    async fn hold_messages(
+        &self,
+        request: Request<wire::HoldMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Hold,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn release_messages(
+        &self,
+        request: Request<wire::ReleaseMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Release,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn expedite_messages(
+        &self,
+        request: Request<wire::ExpediteMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Expedite,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn delete_messages(
+        &self,
+        request: Request<wire::DeleteMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let asked = Asked {
+            action: Action::Delete,
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn bounce_messages(
+        &self,
+        request: Request<wire::BounceMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let reason = actions::reason(call.reason)?;
+        let asked = Asked {
+            action: Action::Bounce { reason },
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
+    }
+
+    async fn reroute_messages(
+        &self,
+        request: Request<wire::RerouteMessagesRequest>,
+    ) -> Result<Response<wire::MessageChanges>, Status> {
+        let peer = peer_of(&request);
+        let call = request.into_inner();
+        let to = match call.route.as_str() {
+            "" => None,
+            text => {
+                let hop = self.services.operator.hop(text);
+                Some(hop.map_err(|wrong| invalid("route", wrong))?)
+            }
+        };
+        let asked = Asked {
+            action: Action::Reroute { to },
+            filter: call.filter,
+            all: call.all,
+            validate_only: call.validate_only,
+            request_id: call.request_id,
+            page_token: call.page_token,
+        };
+        actions::steer(&self.services, asked, peer).await
     }
 }

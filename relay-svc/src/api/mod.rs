@@ -1,9 +1,13 @@
 //! gRPC ↔ own types, and nowhere else. Must not touch: spool files, sockets of others.
 
+mod actions;
 mod convert;
 mod cycles;
 mod errors;
+mod export;
+mod filter;
 mod links;
+mod list;
 mod messages;
 mod nodes;
 mod reports;
@@ -28,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 use submissions::Submissions;
 
-use crate::{cycle::Desk, policy::Policy, spool::Spool, telemetry::Instruments};
+use crate::{
+    cycle::Desk, operator::Operator, policy::Policy, spool::Spool, telemetry::Instruments,
+};
 
 /// What a request holds beside the message's content.
 const ENVELOPE_OCTETS: u64 = 1024 * 1024;
@@ -40,6 +46,8 @@ pub struct Services {
     pub spool: Spool,
     /// The links.
     pub desk: Desk,
+    /// Who changes what waits.
+    pub operator: Operator,
     /// Who may send what where.
     pub policy: Arc<Policy>,
     /// Whose messages may go to anyone.

@@ -24,8 +24,8 @@ use super::errors::error;
 const AT_ONCE: usize = 4;
 /// A submission must be sent and stored within this time of its turn.
 const TURN: Duration = Duration::from_secs(120);
-/// The method, behind the name of its service.
-const METHOD: &str = "/SubmitMessage";
+/// The methods, behind the name of their service.
+const METHODS: [&str; 2] = ["/SubmitMessage", "/ImportMessage"];
 
 /// A service whose submissions take turns. Its other methods are called at once.
 #[derive(Clone)]
@@ -65,7 +65,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        if !request.uri().path().ends_with(METHOD) {
+        let path = request.uri().path();
+        if !METHODS.iter().any(|method| path.ends_with(method)) {
             return Box::pin(self.service.call(request));
         }
         // The service that was found ready is the one to call; its copy is asked next time.

@@ -15,6 +15,7 @@ use crate::{
     config,
     cycle::{Record, Trigger},
     names::LinkName,
+    outbound::{Forwarder, InHand, Unrecorded},
 };
 
 const CONFIG: &str = r#"
@@ -40,9 +41,25 @@ fn services(folder: &Path) -> Services {
     let text = CONFIG.replace("STATE", &folder.display().to_string());
     std::fs::write(&file, text).unwrap();
     let config = config::load(&file).unwrap();
+    let spool = Spool::open(folder).unwrap();
+    let forwarder = Forwarder {
+        spool: spool.clone(),
+        policy: Arc::clone(&config.policy),
+        retry: config.retry,
+        late: config.late,
+        hostname: Arc::clone(&config.hostname),
+        postmaster: config.postmaster.clone(),
+        flight: linkmail_smtp::FlightLimits::default(),
+        hosts: config.hosts.clone(),
+        instruments: Instruments::default(),
+        unrecorded: Unrecorded::default(),
+        in_hand: InHand::default(),
+    };
+    let operator = Operator::new(forwarder, []);
     Services {
-        spool: Spool::open(folder).unwrap(),
+        spool,
         desk: Desk::new(&config.links).0,
+        operator,
         policy: config.policy,
         relay_from: config.grpc.relay_from,
         message_size: config.limits.message_size,
@@ -68,7 +85,7 @@ async fn be_busy(spool: &Spool, times: usize) {
     let link = LinkName::parse("busy").unwrap();
     for _ in 0..times {
         let record = Record::begin(link.clone(), Trigger::Api, Stamp::now());
-        spool.begin_cycle(&record, None).await.unwrap();
+        spool.begin_cycle(&record, None, None).await.unwrap();
         advance(Duration::from_secs(10)).await;
     }
     drop(release);

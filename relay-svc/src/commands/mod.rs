@@ -2,8 +2,11 @@
 
 mod credentials;
 mod cycle;
+mod eml;
+mod export;
 mod node;
 mod queue;
+mod spool;
 mod submit;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use linkmail_service::{
 };
 
 use crate::{config, daemon};
+use queue::QueueCommand;
 
 const PROGRAM: Program = Program("relay-svc");
 
@@ -50,6 +54,9 @@ enum Command {
     /// Work with the file of credentials
     #[command(subcommand)]
     Credentials(CredentialsCommand),
+    /// Work with the spool as a whole
+    #[command(subcommand)]
+    Spool(spool::SpoolCommand),
     /// Hand in the message on standard input
     Submit {
         /// The reverse path, such as alice@branch.example; left out: the null reverse path
@@ -71,21 +78,6 @@ enum CycleCommand {
     Run {
         /// The link, such as isp
         link: String,
-        #[command(flatten)]
-        service: Service,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum QueueCommand {
-    /// List what waits, and what was set aside
-    List {
-        /// One JSON object a line
-        #[arg(long)]
-        json: bool,
-        /// Also what is delivered, bounced or discarded
-        #[arg(long)]
-        all: bool,
         #[command(flatten)]
         service: Service,
     },
@@ -177,6 +169,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Serve(file) => serve(&file.config).await,
         Command::Check(file) => check(&file.config),
         Command::Credentials(command) => credentials(command),
+        Command::Spool(command) => spool::run(command).await,
         client => call(client).await,
     }
 }
@@ -184,13 +177,13 @@ async fn run(command: Command) -> Result<(), Exit> {
 /// The commands that speak to the service.
 async fn call(command: Command) -> Result<(), Exit> {
     match command {
-        Command::Serve(_) | Command::Check(_) | Command::Credentials(_) => Ok(()),
+        Command::Serve(_) | Command::Check(_) | Command::Credentials(_) | Command::Spool(_) => {
+            Ok(())
+        }
         Command::Cycle(CycleCommand::Run { link, service }) => {
             cycle::run(&link, &address(&service)?).await
         }
-        Command::Queue(QueueCommand::List { json, all, service }) => {
-            queue::list(&address(&service)?, json, all).await
-        }
+        Command::Queue(command) => queue::run(command).await,
         Command::Node(NodeCommand::List { service }) => node::list(&address(&service)?).await,
         Command::Node(NodeCommand::Release { domain, service }) => {
             node::release(&domain, &address(&service)?).await

@@ -38,7 +38,7 @@ pub(super) async fn run(
 
 /// Text as it lies in a file on Unix, with the line ends of mail. A CR that is not part of a line end stays, and is
 /// refused by the relay.
-fn with_crlf(text: &[u8]) -> Vec<u8> {
+pub(super) fn with_crlf(text: &[u8]) -> Vec<u8> {
     let mut lines = Vec::with_capacity(text.len() + text.len() / 32);
     for line in text.split_inclusive(|octet| *octet == b'\n') {
         let line = line.strip_suffix(b"\n").unwrap_or(line);

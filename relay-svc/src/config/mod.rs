@@ -30,6 +30,7 @@ use crate::{
 };
 
 pub use read::{api_address, credentials_path, load};
+pub use read_database::state_folder;
 
 /// The recipients that there are, by the path of the file that says so.
 pub type RecipientLists = BTreeMap<PathBuf, Arc<ReloadingFile<RecipientList>>>;

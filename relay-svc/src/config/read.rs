@@ -72,7 +72,7 @@ pub fn credentials_path(path: &Path) -> Result<PathBuf, ConfigErrors> {
 }
 
 /// A required part is missing although no error was noted: say so instead of going on.
-fn unreachable_gap(document: &Document) -> ConfigErrors {
+pub(super) fn unreachable_gap(document: &Document) -> ConfigErrors {
     document
         .root()
         .error("hostname", "the configuration is incomplete");

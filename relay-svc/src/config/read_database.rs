@@ -1,11 +1,11 @@
 //! `spool`: the database that replicas share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use linkmail_service::config::Table;
+use linkmail_service::config::{ConfigErrors, Document, Table};
 use sqlx::postgres::PgConnectOptions;
 
-use super::Database;
+use super::{Database, read::unreachable_gap};
 use crate::spool::SpoolError;
 
 /// What may stand behind the `?` of an address.
@@ -35,6 +35,22 @@ pub(super) fn database(root: &Table<'_>) -> Option<Database> {
         url: url?,
         password_file,
     })
+}
+
+/// The state folder alone, for commands that work on the spool itself; `None` when the spool lies in a database.
+///
+/// # Errors
+/// The file cannot be read, is not TOML, or `state` is wrong or missing; the rest is not looked at.
+pub fn state_folder(path: &Path) -> Result<Option<PathBuf>, ConfigErrors> {
+    let document = Document::load(path)?;
+    let root = document.root();
+    let (found, is_shared) = (root.required("state"), root.has("spool"));
+    document.finish()?;
+    match (found, is_shared) {
+        (_, true) => Ok(None),
+        (Some(folder), false) => Ok(Some(folder)),
+        (None, false) => Err(unreachable_gap(&document)),
+    }
 }
 
 fn address(text: &str) -> Result<String, String> {
@@ -73,6 +89,17 @@ fn address(text: &str) -> Result<String, String> {
 }
 
 impl Database {
+    /// The database at the address that somebody gave on a command line, as `spool` of a configuration names it.
+    ///
+    /// # Errors
+    /// In words, what is wrong with the address.
+    pub fn at(address_text: &str, password_file: Option<PathBuf>) -> Result<Self, String> {
+        Ok(Self {
+            url: address(address_text)?,
+            password_file,
+        })
+    }
+
     /// How to connect, with the password as it stands in its file now.
     ///
     /// # Errors

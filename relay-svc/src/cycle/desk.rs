@@ -2,11 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use opentelemetry::trace::SpanContext;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Record, Trigger};
 use crate::{
@@ -14,14 +17,14 @@ use crate::{
     config::Link,
     link::LinkState,
     names::{CycleId, LinkName},
-    spool::{RequestKey, SpoolError},
+    spool::{CallId, RequestKey, SpoolError},
 };
 
 /// Requests that wait for a keeper; it answers at once, so few ever do.
 const WAITING: usize = 16;
 
 /// A link as it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinkView {
     /// Its line.
     pub state: LinkState,
@@ -41,9 +44,12 @@ pub enum RunError {
     /// One is running.
     #[error("a cycle is running")]
     Busy(Busy),
-    /// Another replica keeps the link.
-    #[error("another replica keeps this link now")]
+    /// Another replica keeps the link, and did not answer.
+    #[error("another replica keeps this link, and did not take the call; no cycle begins by it")]
     Elsewhere,
+    /// Another replica keeps the link, and could not keep the cycle.
+    #[error("the replica that keeps this link could not start a cycle: {0}")]
+    Failed(String),
     /// The spool could not keep it.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -60,6 +66,8 @@ pub struct RunRequest {
     pub request: Option<RequestKey>,
     /// The span of the call; the cycle's own span is linked to it.
     pub caller: SpanContext,
+    /// The call as another replica handed it on.
+    pub(super) call: Option<CallId>,
     pub(super) answer: oneshot::Sender<Result<Record, RunError>>,
 }
 
@@ -68,7 +76,9 @@ pub type Post = (Arc<Link>, mpsc::Receiver<RunRequest>);
 
 struct Place {
     link: Arc<Link>,
-    view: Mutex<LinkView>,
+    view: watch::Sender<LinkView>,
+    /// Whether its keeper is at work in this process.
+    kept: AtomicBool,
     requests: mpsc::Sender<RunRequest>,
 }
 
@@ -94,7 +104,8 @@ impl Desk {
             };
             let place = Place {
                 link: Arc::clone(&link),
-                view: Mutex::new(view),
+                view: watch::Sender::new(view),
+                kept: AtomicBool::new(false),
                 requests,
             };
             places.insert(link.name.clone(), place);
@@ -136,30 +147,57 @@ impl Desk {
         request: Option<RequestKey>,
         caller: SpanContext,
     ) -> Option<Result<Record, RunError>> {
-        let place = self.places.get(name)?;
         let (answer, answered) = oneshot::channel();
-        if place
-            .requests
-            .send(RunRequest {
-                trigger,
-                request,
-                caller,
-                answer,
-            })
-            .await
-            .is_err()
-        {
+        let asked = RunRequest {
+            trigger,
+            request,
+            caller,
+            call: None,
+            answer,
+        };
+        self.ask(name, asked, answered).await
+    }
+
+    /// The same, of a call that may have been handed on.
+    pub(super) async fn ask(
+        &self,
+        name: &LinkName,
+        request: RunRequest,
+        answered: oneshot::Receiver<Result<Record, RunError>>,
+    ) -> Option<Result<Record, RunError>> {
+        let place = self.places.get(name)?;
+        if place.requests.send(request).await.is_err() {
             return Some(Err(RunError::Stopping));
         }
         Some(answered.await.unwrap_or(Err(RunError::Stopping)))
     }
 
+    /// Whether the keeper of a link is at work in this process: what it sees here is how the link stands.
+    #[must_use]
+    pub fn keeps(&self, name: &LinkName) -> bool {
+        let place = self.places.get(name);
+        place.is_some_and(|place| place.kept.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_kept(&self, name: &LinkName, kept: bool) {
+        if let Some(place) = self.places.get(name) {
+            place.kept.store(kept, Ordering::Relaxed);
+        }
+    }
+
+    /// How a link stands here, from now on.
+    pub(super) fn watch(&self, name: &LinkName) -> Option<watch::Receiver<LinkView>> {
+        self.places.get(name).map(|place| place.view.subscribe())
+    }
+
     /// The line of a link changed its state.
     pub(super) fn set_state(&self, name: &LinkName, state: LinkState) {
-        if let Some(place) = self.places.get(name) {
-            let mut view = place.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = self.places.get(name) else {
+            return;
+        };
+        place.view.send_if_modified(|view| {
             if view.state == state {
-                return;
+                return false;
             }
             debug_assert!(
                 view.state.can_become(state),
@@ -169,22 +207,19 @@ impl Desk {
             tracing::info!(link = %name, from = view.state.as_str(), to = state.as_str(), "link state changed");
             view.state = state;
             view.since = Stamp::now();
-        }
+            true
+        });
     }
 
     pub(super) fn set_next(&self, name: &LinkName, next: Option<Stamp>) {
         if let Some(place) = self.places.get(name) {
-            place
-                .view
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .next = next;
+            place.view.send_modify(|view| view.next = next);
         }
     }
 }
 
 impl Place {
     fn view(&self) -> LinkView {
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.view.borrow()
     }
 }

@@ -6,13 +6,14 @@ use opentelemetry::{KeyValue, trace::SpanKind};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{DialAttempt, run::Run};
+use super::{DialAttempt, Outcome, run::Run};
 use crate::{
     clock::Stamp,
     config::Driver,
     link::{self, LinkState},
     names::HostPort,
     outbound::{Connection, WEIGHED, justified},
+    spool::SpoolError,
     telemetry,
 };
 
@@ -94,14 +95,47 @@ impl Run {
                 fresh.dialled(dialled.connection);
                 self.fresh = fresh;
                 self.order.dialled();
+                self.begin_anew().await;
                 self.shared.desk.set_state(&self.link.name, LinkState::Up);
-                self.open_window();
+                self.open_window().await;
                 self.note("line up").await;
             }
             Err(error) => {
                 self.order.dial_failed(error.reason.clone(), Instant::now());
                 self.note(&format!("line not up: {}", error.reason)).await;
             }
+        }
+    }
+
+    /// The line is there again, after it was missed: what a host refused for now before that is tried without waiting, and as
+    /// at first.
+    async fn begin_anew(&self) {
+        let spool = &self.shared.forwarder.spool;
+        let result = async {
+            let missed_now = self.record.dials.len() > 1;
+            let last = spool
+                .cycles(Some(self.link.name.clone()), i64::MAX, 2)
+                .await?;
+            let mut before = last
+                .iter()
+                .filter(|(_, record)| record.id != self.record.id);
+            let missed_before = before
+                .next()
+                .is_some_and(|(_, record)| record.outcome == Some(Outcome::LineMissing));
+            let mut begun = 0;
+            if missed_now || missed_before {
+                for hop in self.queues.all() {
+                    begun += spool.begin_anew(hop.to_string()).await?;
+                }
+            }
+            Ok::<_, SpoolError>(begun)
+        };
+        match result.await {
+            Ok(0) => {}
+            Ok(recipients) => {
+                tracing::info!(link = %self.link.name, recipients, "the line is back: backoff begins anew");
+            }
+            Err(error) => tracing::warn!(%error, "backoff does not begin anew"),
         }
     }
 

@@ -155,7 +155,7 @@ impl Run {
         let forwarder = self.shared.forwarder.clone();
         Fleet::new(
             forwarder.clone(),
-            self.queues.feed(forwarder.spool, hop),
+            self.queues.feed(forwarder.spool, hop, forwarder.in_hand),
             host,
             self.opener(),
             STRETCH,

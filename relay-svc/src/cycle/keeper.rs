@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Busy, Desk, Record, RunError, RunRequest, Trigger,
     queues::Queues,
+    replicas,
     run::Run,
     schedule::{Decision, Opening, Schedule},
 };
@@ -71,6 +72,11 @@ async fn interrupt_left_open(spool: &Spool, link: &LinkName) -> Result<bool, Spo
         if record.link != *link {
             continue;
         }
+        // What came in its window was accepted, whoever of us counted it.
+        if let Some((messages, bytes)) = spool.close_window(record.id).await? {
+            record.received = record.received.max(messages);
+            record.received_bytes = record.received_bytes.max(bytes);
+        }
         let now = Stamp::now();
         let reason = "the relay stopped while the cycle ran".to_owned();
         record.finish(super::Outcome::Interrupted, reason, now);
@@ -98,8 +104,8 @@ struct Start {
 }
 
 impl Keeper {
-    /// Keeps a link until cancelled: now, if no other replica does, or as soon as none does any more. What it calls for
-    /// meanwhile is answered: another replica keeps it.
+    /// Keeps a link until cancelled: now, if no other replica does, or as soon as none does any more. Who calls for a cycle
+    /// meanwhile is told so.
     ///
     /// # Errors
     /// The spool cannot be read.
@@ -178,11 +184,16 @@ impl Keeper {
         })
     }
 
-    /// Runs cycles until cancelled, or until the lease is lost; the one that runs then is brought to its end first.
+    /// Runs cycles until cancelled, or until the lease is lost; the one that runs then is brought to its end first. When the
+    /// lease is asked back, that one is the last.
     async fn run(mut self, requests: &mut mpsc::Receiver<RunRequest>, cancel: &CancellationToken) {
         let stop = cancel.child_token();
         let lost = self.lease.lost().clone();
-        let cycles = self.cycles(requests, &stop);
+        let (desk, link) = (self.shared.desk.clone(), self.link.name.clone());
+        let spool = self.shared.forwarder.spool.clone();
+        desk.set_kept(&link, true);
+        let last = self.lease.ends().clone();
+        let cycles = self.cycles(requests, &stop, &last);
         let watched = async {
             lost.cancelled().await;
             stop.cancel();
@@ -191,13 +202,17 @@ impl Keeper {
         tokio::select! {
             () = cycles => {}
             () = watched => {}
+            () = replicas::serve(&spool, &desk, &link) => {}
         }
+        desk.set_kept(&link, false);
+        desk.set_next(&link, None);
     }
 
     async fn cycles(
         &mut self,
         requests: &mut mpsc::Receiver<RunRequest>,
         cancel: &CancellationToken,
+        last: &CancellationToken,
     ) {
         if self.line_may_be_up
             && let Err(error) = link::hang_up(&self.link.dial).await
@@ -205,7 +220,7 @@ impl Keeper {
             tracing::warn!(link = %self.link.name, %error, "hanging up after an interrupted cycle failed");
         }
         let mut woken = self.shared.forwarder.spool.watch_hop(&self.queues.name());
-        while !cancel.is_cancelled() {
+        while !cancel.is_cancelled() && !last.is_cancelled() {
             woken.mark_unchanged();
             for hop in self.queues.all() {
                 if let Err(error) = self.shared.forwarder.judge_late(hop).await {
@@ -223,6 +238,7 @@ impl Keeper {
                     let until = until.map_or(look_again, |until| until.min(look_again));
                     tokio::select! {
                         () = cancel.cancelled() => break,
+                        () = last.cancelled() => break,
                         _ = woken.changed() => continue,
                         () = tokio::time::sleep_until(until) => continue,
                         Some(call) = requests.recv() => Start { trigger: call.trigger, call: Some(call) },
@@ -265,9 +281,9 @@ impl Keeper {
         requests: &mut mpsc::Receiver<RunRequest>,
         cancel: &CancellationToken,
     ) {
-        let (request, caller, answer) = match start.call {
-            Some(call) => (call.request, call.caller, Some(call.answer)),
-            None => (None, SpanContext::NONE, None),
+        let (request, caller, call, answer) = match start.call {
+            Some(asked) => (asked.request, asked.caller, asked.call, Some(asked.answer)),
+            None => (None, SpanContext::NONE, None, None),
         };
         // A caller that has gone gets its cycle all the same.
         let tell = |reply| {
@@ -287,15 +303,22 @@ impl Keeper {
             start.trigger,
             caller,
         );
-        if let Err(error) = spool.begin_cycle(run.record(), request).await {
-            tracing::error!(link = %self.link.name, %error, "no cycle: it cannot be kept");
-            run.give_up(error.to_string());
-            tell(Err(error.into()));
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = tokio::time::sleep(SPOOL_PAUSE) => {}
+        match spool.begin_cycle(run.record(), request, call).await {
+            Ok(true) => {}
+            Ok(false) => {
+                run.give_up("the call was withdrawn".to_owned());
+                return tell(Err(RunError::Elsewhere));
             }
-            return;
+            Err(error) => {
+                tracing::error!(link = %self.link.name, %error, "no cycle: it cannot be kept");
+                run.give_up(error.to_string());
+                tell(Err(error.into()));
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(SPOOL_PAUSE) => {}
+                }
+                return;
+            }
         }
         tell(Ok(run.record().clone()));
         self.schedule.started(run.record().trigger, Instant::now());

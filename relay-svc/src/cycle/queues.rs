@@ -7,7 +7,7 @@ use super::schedule::{Opening, Waiting};
 use crate::{
     config::Link,
     names::NextHop,
-    outbound::{Feed, Hours},
+    outbound::{Feed, Hours, InHand},
     spool::{Spool, SpoolError},
 };
 
@@ -71,8 +71,8 @@ impl Queues {
     }
 
     /// Hands out what is due of one of them, the large while its hours last.
-    pub(super) fn feed(&self, spool: Spool, hop: &NextHop) -> Feed {
-        Feed::of_due(spool, hop).within(self.hours_of(hop))
+    pub(super) fn feed(&self, spool: Spool, hop: &NextHop, in_hand: InHand) -> Feed {
+        Feed::of_due(spool, hop, in_hand).within(self.hours_of(hop))
     }
 
     /// The one that comes when nothing is due of another any more; after the large only if some of it went, so that what

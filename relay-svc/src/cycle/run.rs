@@ -26,6 +26,7 @@ use crate::{
     config::Link,
     names::{HostPort, NextHop},
     outbound::Speaking,
+    spool::OpenCycle,
     telemetry,
 };
 
@@ -208,7 +209,7 @@ impl Run {
         }
     }
 
-    pub(super) fn open_window(&mut self) {
+    pub(super) async fn open_window(&mut self) {
         let attributes = vec![KeyValue::new(telemetry::LINK, self.link.name.to_string())];
         let span = telemetry::start(
             "relay.inbound.window",
@@ -220,7 +221,15 @@ impl Run {
             .shared
             .arrivals
             .open(&self.link.name, self.record.id, span.clone());
+        let others = OpenCycle {
+            link: self.link.name.clone(),
+            cycle: self.record.id,
+            traceparent: telemetry::to_text(&span),
+        };
         self.window = Some(Window { open, span });
+        if let Err(error) = self.shared.forwarder.spool.open_window(others).await {
+            tracing::error!(cycle = %self.record.id, %error, "what comes in over other replicas is not counted");
+        }
     }
 
     /// Waits for mail in either direction.
@@ -270,6 +279,7 @@ impl Run {
         self.fresh = Fresh::default();
         self.look();
         if let Some(window) = self.window.take() {
+            self.count_all().await;
             window.span.span().set_attribute(KeyValue::new(
                 telemetry::RECEIVED,
                 i64::from(self.record.received),
@@ -281,6 +291,26 @@ impl Run {
         let failed = self.take_down().await;
         telemetry::end(&span, failed.map(|reason| ("hang_up_failed", reason)));
         self.order.hung_up();
+    }
+
+    /// Counts what came in the window by all replicas, also what one of them had not told yet.
+    async fn count_all(&mut self) {
+        match self
+            .shared
+            .forwarder
+            .spool
+            .close_window(self.record.id)
+            .await
+        {
+            Ok(Some((messages, bytes))) => {
+                self.record.received = self.record.received.max(messages);
+                self.record.received_bytes = self.record.received_bytes.max(bytes);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(cycle = %self.record.id, %error, "what came in over other replicas could not be counted");
+            }
+        }
     }
 
     async fn end(mut self) -> Ending {

@@ -1,7 +1,8 @@
 //! The state of a line. Pure.
 
 /// Where a line is. Down is its normal state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LinkState {
     /// No call is up.
     Down,

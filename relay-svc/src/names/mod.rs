@@ -83,6 +83,12 @@ impl RequestId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// Reads sixteen octets.
+    #[must_use]
+    pub fn from_bytes(octets: &[u8]) -> Option<Self> {
+        Uuid::from_slice(octets).ok().map(Self)
+    }
+
     /// The sixteen octets under which the spool keeps it.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

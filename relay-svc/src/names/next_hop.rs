@@ -201,8 +201,6 @@ impl NextHop {
     pub const MX: &'static str = "mx:";
     /// What every [`Self::Oversize`] begins with as text; the name of its link comes behind.
     pub const OVERSIZE: &'static str = "oversize:";
-    /// What every [`Self::Link`] begins with as text.
-    pub const LINK: &'static str = "link:";
 
     /// Reads the `to` of a route, but for `hold` and `mx`, which take their domain from a recipient. What is oversize the
     /// link says, not a route.
@@ -210,7 +208,7 @@ impl NextHop {
     /// # Errors
     /// A sentence for a person: what is wrong and what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(name) = text.strip_prefix(Self::LINK) {
+        if let Some(name) = text.strip_prefix("link:") {
             return LinkName::parse(name).map(Self::Link);
         }
         if Scheme::split(text).is_some() {
@@ -230,12 +228,25 @@ impl NextHop {
         let domain: Domain = text.strip_prefix(Self::MX)?.parse().ok()?;
         Some(Destination::of(&domain))
     }
+
+    /// Reads what the spool wrote for mail that is too large for its link at any time; gives the link.
+    #[must_use]
+    pub fn parse_oversize(text: &str) -> Option<LinkName> {
+        LinkName::parse(text.strip_prefix(Self::OVERSIZE)?).ok()
+    }
+
+    /// Reads what the spool wrote for mail that is held for a node.
+    #[must_use]
+    pub fn parse_hold(text: &str) -> Option<Node> {
+        let domain: Domain = text.strip_prefix("hold:")?.parse().ok()?;
+        Some(Node::of(&domain))
+    }
 }
 
 impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Link(name) => write!(f, "{}{name}", Self::LINK),
+            Self::Link(name) => write!(f, "link:{name}"),
             Self::Oversize(link) => write!(f, "{}{link}", Self::OVERSIZE),
             Self::Smtp(host) => write!(f, "{}://{host}", host.scheme.as_str()),
             Self::Mx(domain) => write!(f, "{}{domain}", Self::MX),
@@ -297,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exchangers_of_a_domain_are_one_next_hop_however_it_is_written() {
+    fn what_the_spool_wrote_is_read_however_the_domain_is_written() {
         let of = |text: &str| Destination::of(&text.parse().unwrap());
         let hop = NextHop::Mx(of("Remote.Example"));
         assert_eq!(hop.to_string(), "mx:remote.example");
@@ -306,6 +317,10 @@ mod tests {
             Some(of("remote.example"))
         );
         assert_eq!(NextHop::parse_mx("hold:remote.example"), None);
+        let isp = LinkName::parse("isp").unwrap();
+        let large = NextHop::Oversize(isp.clone()).to_string();
+        assert_eq!(NextHop::parse_oversize(&large), Some(isp));
+        assert_eq!(NextHop::parse_oversize("link:isp"), None);
         for (text, address) in [
             ("[192.0.2.1]", Some("192.0.2.1")),
             ("[IPv6:2001:DB8::1]", Some("2001:db8::1")),

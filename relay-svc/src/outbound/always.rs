@@ -36,7 +36,7 @@ pub async fn run(forwarder: Forwarder, host: HostPort, cancel: CancellationToken
         let mut forwarder = forwarder.clone();
         forwarder.spool = forwarder.spool.under(&lease);
         let watched = async {
-            lease.lost().cancelled().await;
+            lease.ends().cancelled().await;
             stop.cancel();
             std::future::pending::<()>().await;
         };
@@ -197,7 +197,7 @@ impl Conversation<'_> {
         let mut takes_flights = speaking.session.takes_flights();
         let mut fleet = Fleet::new(
             forwarder.clone(),
-            Feed::of_due(forwarder.spool.clone(), self.hop),
+            Feed::of_due(forwarder.spool.clone(), self.hop, forwarder.in_hand.clone()),
             self.host.clone(),
             forwarder.opener(PATIENCE, forwarder.flight, &Context::new()),
             STRETCH,

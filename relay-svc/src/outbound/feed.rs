@@ -24,8 +24,9 @@ use crate::{
 const PAGE: u32 = 200;
 /// So many messages are read at once, ahead of the sessions.
 const AHEAD: usize = 50;
-/// With so many octets of bodies, but always one message. A body in a file is read when its turn comes.
-const BODIES: u64 = 256 * 1024;
+/// With so many octets of bodies, which each next hop that is being sent to then takes of the memory. A body in a file is
+/// read when its turn comes.
+const BODIES: u64 = 1024 * 1024;
 
 /// Hands out the messages of one next hop.
 pub struct Feed {
@@ -64,6 +65,8 @@ struct Ahead {
     lanes: Lanes,
     /// Of what is held.
     after: i64,
+    /// What is ready was read behind so many changes of operators at other replicas.
+    steered: u64,
 }
 
 /// A message in hand. It is out of hand when this is dropped.
@@ -79,8 +82,8 @@ pub struct InHandMessage {
 impl Feed {
     /// What is due for a next hop; also what comes while it is handed out.
     #[must_use]
-    pub fn of_due(spool: Spool, hop: &NextHop) -> Self {
-        Self::new(spool, hop, Of::Due, InHand::default(), Left::default())
+    pub fn of_due(spool: Spool, hop: &NextHop, hands: InHand) -> Self {
+        Self::new(spool, hop, Of::Due, hands, Left::default())
     }
 
     /// The same, while these hours last.
@@ -112,6 +115,7 @@ impl Feed {
                 places: left.again.into(),
                 lanes: Lanes::default(),
                 after: left.after,
+                steered: 0,
             }),
         }
     }
@@ -167,26 +171,41 @@ impl Feed {
             return Ok(Vec::new());
         }
         let mut ahead = self.ahead.lock().await;
-        if ahead.ready.is_empty() {
-            self.read_ahead(&mut ahead).await?;
+        let steered = self.spool.steered();
+        if steered != ahead.steered {
+            ahead.steered = steered;
+            ahead.read_anew();
         }
-        let count = limit.min(ahead.ready.len());
-        Ok(ahead.ready.drain(..count).collect())
+        let mut taken = Vec::new();
+        while taken.len() < limit {
+            if ahead.ready.is_empty() && taken.is_empty() {
+                self.read_ahead(&mut ahead).await?;
+            }
+            match ahead.ready.pop_front() {
+                Some(message) if message.hand.begin() => taken.push(message),
+                // An operator took it back.
+                Some(message) => ahead.places.push_front(message.due.seq),
+                None => break,
+            }
+        }
+        Ok(taken)
     }
 
     /// Gives a message back, to be taken next.
     pub async fn put_back(&self, message: InHandMessage) {
+        message.hand.rest();
         self.ahead.lock().await.ready.push_front(message);
     }
 
     /// Reads the next messages, if there are any that nobody has in hand.
     async fn read_ahead(&self, ahead: &mut Ahead) -> Result<(), SpoolError> {
+        let _reading = self.hands.reading().await;
         while ahead.ready.is_empty() {
             let mut hands = Vec::new();
             while hands.len() < AHEAD
                 && let Some(seq) = ahead.places.pop_front()
             {
-                hands.extend(self.hands.take(&self.hop, seq));
+                hands.extend(self.hands.take_ahead(&self.hop, seq));
             }
             if hands.is_empty() {
                 if !self.look(ahead).await? {
@@ -257,6 +276,15 @@ impl Feed {
         let bodies = self.spool.inline_bodies(small.map(|due| due.seq).collect());
         // What cannot be read now is read again by itself, and what is wrong with it is told there.
         bodies.await.unwrap_or_default()
+    }
+}
+
+impl Ahead {
+    /// Gives up what was read: it is read again before it is handed out.
+    fn read_anew(&mut self) {
+        while let Some(message) = self.ready.pop_back() {
+            self.places.push_front(message.due.seq);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use opentelemetry::{
 };
 
 use super::{
-    Hosts, Opener,
+    Hosts, InHand, Opener,
     settle::{Attempt, Unrecorded},
 };
 use crate::{
@@ -46,6 +46,8 @@ pub struct Forwarder {
     pub instruments: Instruments,
     /// Outcomes that a full disk keeps from being recorded.
     pub unrecorded: Unrecorded,
+    /// What somebody is at work on.
+    pub in_hand: InHand,
 }
 
 /// What was done.
@@ -134,6 +136,24 @@ impl Forwarder {
             .collect();
         let attempt = Attempt::new(message.clone(), hop, &self.hostname, Context::new());
         self.settle_whole(attempt, &outcomes).await.map(|_| ())
+    }
+
+    /// Gives up a message for an operator; its sender gets a report that says why.
+    ///
+    /// # Errors
+    /// The spool cannot be read or written.
+    pub async fn return_to_sender(
+        &self,
+        hop: String,
+        message: Due,
+        why: &str,
+        operator: &str,
+    ) -> Result<Tally, SpoolError> {
+        self.record_leftovers(&hop).await?;
+        let outcomes = vec![Outcome::Returned(why.to_owned()); message.recipients.len()];
+        let attempt = Attempt::new(message, hop, &self.hostname, Context::new());
+        self.settle_whole(attempt.ended_by(operator), &outcomes)
+            .await
     }
 
     async fn settle_whole(

@@ -3,7 +3,7 @@
 //! One task looks which next hops have such mail; what is to be done is done by whoever serves the next hop, at a moment at
 //! which nothing of it is being sent. So nobody is told that a message failed which is on its way.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::Context;
 use tokio::time::Instant;
@@ -134,6 +134,7 @@ impl Forwarder {
         let settled = late.recipients.iter().map(|recipient| Settled {
             idx: recipient.idx,
             settlement: Settlement::Late { at },
+            by: Arc::default(),
         });
         let settled = settled.collect();
         let told: Vec<Told> = told

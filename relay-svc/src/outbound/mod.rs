@@ -31,7 +31,7 @@ pub use fleet::{Connection, Fleet, News, Opener, Speaking, WEIGHED, justified, w
 pub use forward::{Forwarder, Tally};
 pub use hosts::{CONNECTIONS, Host, Hosts, Login, Patience, Sasl};
 pub use hours::{Hours, check_zone};
-pub use in_hand::{Hand, InHand};
+pub use in_hand::{Hand, InHand, Pause};
 pub(crate) use late::in_words;
 pub use late::watch as watch_late;
 pub use session::{Beginning, End, Event, NotOpened, Session};

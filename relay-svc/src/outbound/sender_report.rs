@@ -206,6 +206,7 @@ pub(super) fn failure(
         Outcome::Refused(reply) => {
             Told::expired(address, Diagnostic::Smtp(reply.to_string()), remote)
         }
+        Outcome::Returned(why) => Told::returned(address, why.clone(), remote),
         Outcome::OutOfTime(why) => Told::out_of_time(address, why.clone(), remote),
         _ => Told::expired(address, Diagnostic::Words(given_up.to_owned()), remote),
     };

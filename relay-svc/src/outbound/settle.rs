@@ -22,7 +22,7 @@ use crate::{
     names::HostPort,
     queue::{self, History, Outcome, Settlement, Spread},
     report::{self, Told},
-    spool::{Due, DueRecipient, Settled, SpoolError},
+    spool::{Due, DueRecipient, GivenBy, Settled, SpoolError},
 };
 
 /// Outcomes that are not recorded yet, by next hop. Cheap to clone.
@@ -47,7 +47,8 @@ struct Record {
 pub(super) struct Attempt {
     pub(super) message: Due,
     hop: String,
-    remote: String,
+    /// Who was spoken to, or was to be; or the operator who ends it.
+    by: Arc<GivenBy>,
     pub(super) span: Context,
     /// Where the sender's report goes; nowhere for the null reverse path, or a domain without a route.
     pub(super) sender: Option<Mailbox>,
@@ -96,13 +97,28 @@ impl Attempt {
             sender: message.reverse_path.mailbox().cloned(),
             message,
             hop,
-            remote: HostPort::mta_name(host),
+            by: Arc::new(GivenBy {
+                host: HostPort::mta_name(host),
+                operator: String::new(),
+            }),
             span,
             bounced: Vec::new(),
             told: Vec::new(),
             tally: Tally::default(),
             parts_left: 1,
             hand: None,
+        }
+    }
+
+    /// An operator ends it.
+    pub(super) fn ended_by(self, operator: &str) -> Self {
+        let by = GivenBy {
+            operator: operator.to_owned(),
+            ..GivenBy::clone(&self.by)
+        };
+        Self {
+            by: Arc::new(by),
+            ..self
         }
     }
 
@@ -149,17 +165,17 @@ impl Forwarder {
 
     /// What is to be recorded at once of a part; what is given up is noted for the report.
     fn judge(&self, attempt: &mut Attempt, part: &Part, outcomes: &[Outcome]) -> Vec<Settled> {
-        let (now, clock) = (Stamp::now(), self.spool.clock());
+        let clock = self.spool.clock();
         let untold = self.report_to(attempt).is_none();
         let spread = Spread::of_route(&self.hostname, &attempt.hop);
-        let by = attempt.message.wish.deliver_by;
+        let deliver_by = attempt.message.wish.deliver_by;
         let mut settled = Vec::new();
         let Attempt {
             message,
             bounced,
             told,
             tally,
-            remote,
+            by,
             ..
         } = attempt;
         for (place, outcome) in part.recipients.iter().zip(outcomes) {
@@ -177,12 +193,12 @@ impl Forwarder {
                 tally.untried += 1;
                 continue;
             };
-            self.note(message, recipient, &settlement, now);
             let idx = recipient.idx;
             match &settlement {
                 Settlement::Delivered { .. } => {
                     tally.delivered += 1;
-                    told.extend(relayed(recipient, outcome, (part, by), remote));
+                    let spoken = (part, deliver_by);
+                    told.extend(relayed(recipient, outcome, spoken, &by.host));
                 }
                 Settlement::Retry { .. } => tally.deferred += 1,
                 // No attempt gives that.
@@ -192,13 +208,23 @@ impl Forwarder {
                 Settlement::Bounced { reply } => {
                     tally.refused += 1;
                     if recipient.wish.wants_failure() {
-                        told.push(failure(recipient, outcome, reply, remote));
+                        told.push(failure(recipient, outcome, reply, &by.host));
                     }
-                    bounced.push(Settled { idx, settlement });
+                    let by = Arc::clone(by);
+                    bounced.push(Settled {
+                        idx,
+                        settlement,
+                        by,
+                    });
                     continue;
                 }
             }
-            settled.push(Settled { idx, settlement });
+            let by = Arc::clone(by);
+            settled.push(Settled {
+                idx,
+                settlement,
+                by,
+            });
         }
         settled
     }
@@ -233,14 +259,45 @@ impl Forwarder {
             report,
             _hand: attempt.hand.clone(),
         };
-        self.write(&attempt.hop, record).await
+        let done = self.store(&record).await;
+        let now = Stamp::now();
+        for each in &record.settled {
+            let mut recipients = attempt.message.recipients.iter();
+            let recipient = recipients.find(|recipient| recipient.idx == each.idx);
+            let Some(recipient) = recipient else { continue };
+            let outcome = match matches!(done, Err(SpoolError::LeaseLost)) {
+                true => in_doubt(&each.settlement),
+                false => outcome(&each.settlement),
+            };
+            if let Some(outcome) = outcome {
+                self.note(&attempt.message, recipient, outcome, now);
+            }
+        }
+        self.keep(&attempt.hop, record, done).await
     }
 
     async fn write(&self, hop: &str, record: Record) -> Result<(), SpoolError> {
         let done = self.store(&record).await;
+        self.keep(hop, record, done).await
+    }
+
+    /// What could not be recorded now waits. What may not be recorded any more is counted: another replica has taken the
+    /// message over, and sends it again.
+    async fn keep(
+        &self,
+        hop: &str,
+        record: Record,
+        done: Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
         if matches!(done, Err(SpoolError::Full | SpoolError::Unavailable(_))) {
             let mut waiting = self.unrecorded.lock();
             waiting.entry(hop.to_owned()).or_default().push(record);
+        } else if matches!(done, Err(SpoolError::LeaseLost)) {
+            let doubtful = |each: &Settled| in_doubt(&each.settlement).map(|_| each.idx);
+            let doubtful: Vec<i64> = record.settled.iter().filter_map(doubtful).collect();
+            if let Err(error) = self.spool.count_doubts(record.seq, doubtful).await {
+                tracing::warn!(seq = record.seq, %error, "attempts in doubt are not counted");
+            }
         }
         done
     }
@@ -270,20 +327,13 @@ impl Forwarder {
     }
 
     /// One line per outcome, the message's identity first.
-    fn note(&self, message: &Due, recipient: &DueRecipient, settlement: &Settlement, now: Stamp) {
-        let (outcome, reply) = match settlement {
-            Settlement::Delivered { reply } => ("delivered", reply),
-            Settlement::Retry {
-                in_doubt: true,
-                reply,
-                ..
-            } => ("in_doubt", reply),
-            Settlement::Retry { reply, .. } => ("deferred", reply),
-            Settlement::Bounced { reply } => ("bounced", reply),
-            Settlement::Discarded { reply } => ("discarded", reply),
-            Settlement::SetAside { reason } => ("set_aside", reason),
-            Settlement::Late { .. } => return,
-        };
+    fn note(
+        &self,
+        message: &Due,
+        recipient: &DueRecipient,
+        (outcome, reply): (&'static str, &str),
+        now: Stamp,
+    ) {
         tracing::info!(id = %message.id, recipient = %recipient.address, outcome, reply, "recipient settled");
         let direction = if message.link.is_some() {
             "inbound"
@@ -295,9 +345,42 @@ impl Forwarder {
             KeyValue::new("outcome", outcome),
         ];
         self.instruments.deliveries.add(1, &labels);
-        if matches!(settlement, Settlement::Delivered { .. }) {
+        if outcome == DELIVERED {
             let waited = now.since(message.accepted).as_secs_f64();
             self.instruments.queue_duration.record(waited, &labels);
         }
+    }
+}
+
+/// What a delivery is called where outcomes are told.
+const DELIVERED: &str = "delivered";
+
+/// What an outcome is called, and the reply that caused it; nothing for what is none.
+fn outcome(settlement: &Settlement) -> Option<(&'static str, &str)> {
+    Some(match settlement {
+        Settlement::Delivered { reply } => (DELIVERED, reply),
+        Settlement::Retry {
+            in_doubt: true,
+            reply,
+            ..
+        } => ("in_doubt", reply),
+        Settlement::Retry { reply, .. } => ("deferred", reply),
+        Settlement::Bounced { reply } => ("bounced", reply),
+        Settlement::Discarded { reply } => ("discarded", reply),
+        Settlement::SetAside { reason } => ("set_aside", reason),
+        Settlement::Late { .. } => return None,
+    })
+}
+
+/// The same once nothing may be recorded any more: what the next hop has, or may have, is in doubt, and the rest is nothing.
+fn in_doubt(settlement: &Settlement) -> Option<(&'static str, &str)> {
+    match settlement {
+        Settlement::Delivered { reply }
+        | Settlement::Retry {
+            in_doubt: true,
+            reply,
+            ..
+        } => Some(("in_doubt", reply)),
+        _ => None,
     }
 }

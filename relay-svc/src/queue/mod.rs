@@ -39,6 +39,8 @@ pub enum Outcome {
     Unsendable(String),
     /// Its time is over, such as that of held mail; nothing was attempted. Given up.
     OutOfTime(String),
+    /// An operator gives it up; nothing was attempted.
+    Returned(String),
 }
 
 /// What has been recorded of a recipient before the attempt.
@@ -121,7 +123,7 @@ pub fn settle(
         Outcome::Unsendable(reason) => Settlement::SetAside {
             reason: reason.clone(),
         },
-        Outcome::OutOfTime(reason) => give_up(reason.clone()),
+        Outcome::OutOfTime(reason) | Outcome::Returned(reason) => give_up(reason.clone()),
         Outcome::Delivered(reply) => Settlement::Delivered {
             reply: reply.to_string(),
         },

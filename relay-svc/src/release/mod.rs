@@ -42,7 +42,7 @@ const SPOOL_PAUSE: Duration = Duration::from_secs(10);
 
 /// Releases until cancelled; what is under way then goes on after the next start.
 pub async fn run(forwarder: Forwarder, cancel: CancellationToken) {
-    let (held, in_hand) = (forwarder.of_held(), InHand::default());
+    let (held, in_hand) = (forwarder.of_held(), forwarder.in_hand.clone());
     let mut expiry = Expiry::new(&held, in_hand.clone());
     let mut releases = Releases::new(held, in_hand, cancel);
     while !releases.cancel.is_cancelled() {

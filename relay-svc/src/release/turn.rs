@@ -71,9 +71,9 @@ impl Place {
         };
         self.held.spool = spool.under(&lease);
         self.cancel = self.cancel.child_token();
-        let (stop, lost) = (self.cancel.clone(), lease.lost().clone());
+        let (stop, ends) = (self.cancel.clone(), lease.ends().clone());
         let watched = async {
-            lost.cancelled().await;
+            ends.cancelled().await;
             stop.cancel();
             std::future::pending::<Turn>().await
         };

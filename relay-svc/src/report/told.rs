@@ -126,6 +126,15 @@ impl Told {
         }
     }
 
+    /// A recipient that an operator gives up (RFC 3463 X.0.0: no other code says so).
+    #[must_use]
+    pub fn returned(address: Mailbox, why: String, remote: String) -> Self {
+        Self {
+            status: "5.0.0".to_owned(),
+            ..Self::out_of_time(address, why, remote)
+        }
+    }
+
     /// A recipient that is late, and the last word on it. The status is that of the reply, if it was one for now.
     #[must_use]
     pub fn delayed(

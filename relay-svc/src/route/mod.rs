@@ -20,7 +20,7 @@ use crate::{
     policy::Identity,
 };
 
-pub use pattern::{Pattern, RecipientPattern};
+pub use pattern::{AddressPattern, Pattern, RecipientPattern};
 
 /// Mail that is held: where its release goes, and who may ask for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -37,6 +37,22 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether it takes a domain.
+    #[must_use]
+    pub fn takes(&self, domain: &Domain) -> bool {
+        let name = Node::of(domain);
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => name.as_str() == exact,
+            Self::Below(above) => {
+                let below = name.as_str().strip_suffix(above.as_str());
+                below.is_some_and(|below| below.ends_with('.'))
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for Pattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -122,6 +138,38 @@ impl std::fmt::Display for RecipientPattern {
     }
 }
 
+/// Addresses, by themselves or by their domains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressPattern {
+    /// As a route's `recipients`.
+    Address(RecipientPattern),
+    /// As a route's `domains`.
+    Domain(Pattern),
+}
+
+impl AddressPattern {
+    /// Reads an address, which may have one `*` in front of the @, or a domain.
+    ///
+    /// # Errors
+    /// A sentence for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.contains('@') {
+            RecipientPattern::parse(text).map(Self::Address)
+        } else {
+            Pattern::parse(text).map(Self::Domain)
+        }
+    }
+
+    /// Whether it takes an address.
+    #[must_use]
+    pub fn takes(&self, address: &Mailbox) -> bool {
+        match self {
+            Self::Address(pattern) => pattern.takes(address),
+            Self::Domain(pattern) => pattern.takes(address.domain()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,5 +209,24 @@ mod tests {
         ] {
             assert!(RecipientPattern::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_is_meant_by_itself_or_by_its_domain() {
+        for (pattern, address, takes) in [
+            ("branch.example", "a@Branch.Example", true),
+            ("branch.example", "a@deck.branch.example", false),
+            ("*.branch.example", "a@deck.branch.example", true),
+            ("*.branch.example", "a@branch.example", false),
+            ("*.branch.example", "a@otherbranch.example", false),
+            ("*", "a@else.example", true),
+            ("a*@branch.example", "ab@branch.example", true),
+            ("a*@branch.example", "b@branch.example", false),
+        ] {
+            let address = Mailbox::parse(address.as_bytes()).unwrap();
+            let read = AddressPattern::parse(pattern).unwrap();
+            assert_eq!(read.takes(&address), takes, "{pattern} {address}");
+        }
+        assert!(AddressPattern::parse("a b").is_err());
     }
 }

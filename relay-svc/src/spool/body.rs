@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    INLINE_LIMIT, SpoolError,
+    INLINE_LIMIT, PIECE, SpoolError,
     chunks::{Chunks, PartChunks},
     db::{Db, Pool},
     room::Room,
@@ -109,7 +109,11 @@ impl Draft {
         self.size += octets.len() as u64;
         self.eight_bit |= !octets.is_ascii();
         self.memory.extend_from_slice(octets);
-        if self.memory.len() > INLINE_LIMIT {
+        let most = match self.file.is_none() && self.chunks.is_none() {
+            true => INLINE_LIMIT,
+            false => PIECE,
+        };
+        if self.memory.len() > most {
             if let Some(room) = &self.room {
                 room.check()?;
             }
@@ -126,8 +130,8 @@ impl Draft {
         if self.chunks.is_none() {
             self.chunks = Some(PartChunks::begin(Arc::clone(pool)).await?);
         }
-        while let (Some(chunks), true) = (&mut self.chunks, self.memory.len() >= INLINE_LIMIT) {
-            let rest = self.memory.split_off(INLINE_LIMIT);
+        while let (Some(chunks), true) = (&mut self.chunks, self.memory.len() >= PIECE) {
+            let rest = self.memory.split_off(PIECE);
             chunks
                 .push(std::mem::replace(&mut self.memory, rest))
                 .await?;
@@ -258,7 +262,7 @@ impl Body {
         Ok(Some(octets))
     }
 
-    /// The next piece, of up to 64 KiB; empty at the end.
+    /// The next piece, of a body in the database all of it; empty at the end.
     ///
     /// # Errors
     /// The file cannot be read, or, at the end, the body is not what was accepted.
@@ -266,7 +270,7 @@ impl Body {
         let piece = match &mut self.source {
             Source::Inline(octets) => std::mem::take(octets),
             Source::File(file) => {
-                let mut piece = vec![0; INLINE_LIMIT];
+                let mut piece = vec![0; PIECE];
                 let read = file.read(&mut piece).await?;
                 piece.truncate(read);
                 piece

@@ -113,14 +113,15 @@ pub(super) fn lock(db: &Db<'_>, name: &str) -> Result<(), SpoolError> {
 
 impl Spool {
     /// Removes large bodies that no message names and no draft can be writing any more, some at a time. In a folder that
-    /// was done at start.
+    /// was done at start, but for what stayed behind for a backup.
     ///
     /// # Errors
     /// The database cannot be written.
     pub async fn sweep_bodies(&self) -> Result<u64, SpoolError> {
-        let Engine::Shared(_) = &self.inner.engine else {
+        if let Engine::Embedded(embedded) = &self.inner.engine {
+            embedded.removals.tidy().await;
             return Ok(0);
-        };
+        }
         let old = "SELECT name FROM large_bodies WHERE created_ms < \
                    CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) - ?1 AND NOT EXISTS \
                    (SELECT 1 FROM messages WHERE body_file = name) ORDER BY created_ms LIMIT 100 FOR UPDATE SKIP LOCKED";

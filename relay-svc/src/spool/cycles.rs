@@ -4,7 +4,13 @@
 //! after a restart of either side. The newest [`JOURNAL_KEPT`] rows are kept, and the newest [`CYCLES_KEPT`] cycles
 //! of each link.
 
-use super::{Spool, SpoolError, db::Db, requests, requests::RequestKey};
+use super::{
+    Spool, SpoolError,
+    calls::{self, CallId},
+    db::Db,
+    requests,
+    requests::RequestKey,
+};
 use crate::{
     clock::Stamp,
     cycle::Record,
@@ -39,7 +45,8 @@ pub enum Since {
 
 impl Spool {
     /// Keeps a cycle that begins, with the identity of the call that started it. Whether that call is a repeat is asked
-    /// first, of [`Self::repeated_cycle`]: a link has one keeper, so nothing comes between the two.
+    /// first, of [`Self::repeated_cycle`]: a link has one keeper, so nothing comes between the two. `call` is the call if
+    /// another replica handed it on, and is answered by this; says whether it was still waited for. If not, nothing is kept.
     ///
     /// # Errors
     /// The disk is full, or the request id was used before.
@@ -47,9 +54,15 @@ impl Spool {
         &self,
         record: &Record,
         request: Option<RequestKey>,
-    ) -> Result<(), SpoolError> {
+        call: Option<CallId>,
+    ) -> Result<bool, SpoolError> {
         let (record, clock) = (record.clone(), self.clock());
         let change = self.write(move |db| {
+            if let Some(call) = call
+                && !calls::starts(db, call, record.id)?
+            {
+                return Ok(None);
+            }
             if let Some(key) = &request
                 && !(db.may_be_done() && requests::find(db, key)?.is_some())
             {
@@ -66,11 +79,13 @@ impl Spool {
             )?;
             trim(db, &record.link)?;
             let event = format!("started by {}", record.trigger.as_str());
-            note(db, &record, &event, record.start)
+            note(db, &record, &event, record.start).map(Some)
         });
         let revision = change.await?;
-        self.inner.signals.journal_grew(revision);
-        Ok(())
+        if let Some(revision) = revision {
+            self.inner.signals.journal_grew(revision);
+        }
+        Ok(revision.is_some())
     }
 
     /// What a call with this request id started, if it was made before.

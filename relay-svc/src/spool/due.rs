@@ -63,7 +63,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         for (seq, what) in damaged {
             tracing::error!(seq, what, "spool: a damaged message is set aside");
-            let sql = "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state IN (1, 6)";
+            let sql = "UPDATE recipients SET state = 5, last_reply = ?2 WHERE seq = ?1 AND state IN (1, 6, 7)";
             self.write(move |db| db.execute(sql, &[seq.into(), (&what).into()]))
                 .await?;
         }
@@ -200,7 +200,7 @@ fn recipient(row: &Row<'_>, seq: i64) -> Result<DueRecipient, SpoolError> {
     })
 }
 
-fn priority(number: i64) -> Result<Priority, SpoolError> {
+pub(super) fn priority(number: i64) -> Result<Priority, SpoolError> {
     let known = i8::try_from(number).ok().and_then(Priority::new);
     known.ok_or_else(|| SpoolError::Damaged(format!("priority {number}")))
 }

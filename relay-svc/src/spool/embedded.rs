@@ -9,7 +9,14 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::{SpoolError, age, body, db::Db, room::Room, schema, writer};
+use super::{
+    SpoolError, age, body,
+    db::Db,
+    moving,
+    removal::{self, Removals},
+    room::Room,
+    schema, writer,
+};
 
 /// How many look-ups run at once, each on a connection of its own that is kept open.
 const READERS: usize = 4;
@@ -17,6 +24,7 @@ const READERS: usize = 4;
 pub(super) struct Embedded {
     folder: PathBuf,
     pub(super) room: Room,
+    pub(super) removals: Removals,
     pub(super) writer: writer::Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
     /// A turn for each look-up; it ends with the look-up, also when nobody waits for that any more. The lock of the folder
@@ -25,20 +33,26 @@ pub(super) struct Embedded {
     lock: Arc<File>,
 }
 
+/// Makes the folder, and takes it for this process while the file is open.
+pub(super) fn lock(folder: &Path) -> Result<File, SpoolError> {
+    let unusable = |source| SpoolError::Folder {
+        path: folder.to_owned(),
+        source,
+    };
+    fs::create_dir_all(folder.join("bodies")).map_err(unusable)?;
+    let lock = File::create(folder.join("lock")).map_err(unusable)?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+        |_| SpoolError::InUse {
+            path: folder.to_owned(),
+        },
+    )?;
+    Ok(lock)
+}
+
 impl Embedded {
     /// Opens the spool in `folder`, making it if it is missing, and sweeps what a crash left.
     pub(super) fn open(folder: &Path, reserve: u64) -> Result<(Self, age::SpoolClock), SpoolError> {
-        let unusable = |source| SpoolError::Folder {
-            path: folder.to_owned(),
-            source,
-        };
-        fs::create_dir_all(folder.join("bodies")).map_err(unusable)?;
-        let lock = File::create(folder.join("lock")).map_err(unusable)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-            |_| SpoolError::InUse {
-                path: folder.to_owned(),
-            },
-        )?;
+        let lock = lock(folder)?;
         if !schema::exists(folder) && body::any(folder)? {
             return Err(SpoolError::DatabaseGone {
                 path: folder.to_owned(),
@@ -46,12 +60,14 @@ impl Embedded {
         }
         let connection = schema::open(folder)?;
         let db = Db::Sqlite(&connection);
-        body::sweep(folder, &db)?;
+        moving::refuse_moved(&db, folder)?;
+        removal::unless_held(folder, || body::sweep(folder, &db))?;
         let clock = age::SpoolClock::resume(&db)?;
         let writer = writer::Writer::start(folder, connection, reserve)?;
         let embedded = Self {
             folder: folder.to_owned(),
             room: Room::new(folder, reserve),
+            removals: Removals::new(folder),
             writer,
             readers: Arc::default(),
             turns: Arc::new(Semaphore::new(READERS)),
@@ -64,7 +80,8 @@ impl Embedded {
         self.folder.join("bodies")
     }
 
-    /// Runs a look-up on a read connection, off the runtime's own threads.
+    /// Runs a look-up on a read connection, off the runtime's own threads. Its statements are one transaction: they see the
+    /// same, and pages that one of them has read are there for the next.
     pub(super) async fn read<T, F>(&self, look_up: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
@@ -81,7 +98,10 @@ impl Embedded {
                 Some(connection) => connection,
                 None => schema::open_reader(&folder)?,
             };
-            let result = look_up(&Db::Sqlite(&connection));
+            let transaction = connection.unchecked_transaction()?;
+            let result = look_up(&Db::Sqlite(&transaction));
+            // Nothing was written: to roll back is to end it.
+            drop(transaction);
             let readers = readers.lock();
             readers
                 .unwrap_or_else(PoisonError::into_inner)

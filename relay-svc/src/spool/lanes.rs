@@ -147,6 +147,22 @@ pub(super) fn next(
     Ok(db.value::<Option<i64>>(sql, &of)?.map(Tick))
 }
 
+/// Some recipients of the first lane that has any which are due later.
+fn begin_anew(db: &Db<'_>, hop: &str, now: Tick) -> Result<u64, SpoolError> {
+    let sql = "UPDATE recipients SET attempts_before = attempts, due_ms = ?4 WHERE state = 1 AND (seq, idx) IN \
+               (SELECT seq, idx FROM recipients INDEXED BY recipients_turn WHERE hop = ?1 AND state = 1 AND rank = ?2 \
+                AND lane = ?3 AND due_ms > ?4 ORDER BY due_ms, seq LIMIT 500)";
+    for lane in of(db, hop)? {
+        let (rank, number) = (rank(&lane), i64::from(lane.lane.0));
+        let of = [hop.into(), rank.into(), number.into(), now.0.into()];
+        let changed = db.execute(sql, &of)?;
+        if changed > 0 {
+            return Ok(changed);
+        }
+    }
+    Ok(0)
+}
+
 impl Spool {
     /// The lanes of a next hop with mail that is due, the most urgent first.
     ///
@@ -184,6 +200,27 @@ impl Spool {
             Ok(found)
         })
         .await
+    }
+
+    /// Makes all due that waits for its next attempt at a next hop, and lets its backoff begin anew: the way is there
+    /// again. Says how many recipients that was.
+    ///
+    /// # Errors
+    /// The database cannot be written; some may be due then.
+    pub async fn begin_anew(&self, hop: String) -> Result<u64, SpoolError> {
+        let now = self.tick();
+        let (mut changed, mut more) = (0, true);
+        // Some at a time: others commit in between.
+        while more {
+            let hop = hop.clone();
+            let count = self.write(move |db| begin_anew(db, &hop, now)).await?;
+            changed += count;
+            more = count > 0;
+        }
+        if changed > 0 {
+            self.inner.signals.wake([hop.as_str()]);
+        }
+        Ok(changed)
     }
 
     /// How many messages are due for a next hop, and how many octets they have together; up to `cap` messages count. One

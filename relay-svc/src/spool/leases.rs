@@ -6,6 +6,9 @@
 //! it changes hands before that change or after it; and it reads nothing any more once the lease has expired by its own
 //! clock. So a process that was stopped and goes on records nothing and begins nothing.
 //!
+//! A lease can be asked back ([`Spool::claim_from`]): its owner hears of it at the next renewal, ends what is under way, still
+//! under the lease, and nobody but who asked gets it then.
+//!
 //! On SQLite the lock of the folder is the lease for everything: a claim succeeds at once and costs nothing.
 
 use std::{
@@ -16,12 +19,16 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Spool, SpoolError, db::Db};
+use super::{Engine, Spool, SpoolError, db::Db, store::millis};
 
 /// A lease that is not renewed ends after so long.
 const TIME: Duration = Duration::from_secs(15);
 /// A lease that another has is asked for again so often.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// A lease that is wanted back is asked for again so often.
+const ASK_BACK: Duration = Duration::from_millis(500);
+/// And it is kept for who wants it for so long after he last asked.
+const WANTED: Duration = Duration::from_secs(10);
 /// While the server does not answer, it is renewed again after so long.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
@@ -31,12 +38,13 @@ macro_rules! now {
         "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
     };
 }
+pub(super) use now;
 
 /// A lease that this process has. Dropped, it is given back.
 pub struct Lease {
     held: Option<Arc<Held>>,
-    /// Cancelled when the lease was lost.
-    lost: CancellationToken,
+    /// Cancelled when the lease was lost, or asked back.
+    ends: CancellationToken,
     done: CancellationToken,
     renewal: Option<JoinHandle<()>>,
 }
@@ -48,13 +56,22 @@ pub(super) struct Held {
     token: i64,
     until: Mutex<Instant>,
     lost: CancellationToken,
+    /// Also cancelled when it was asked back: it is good until it is given up then.
+    ends: CancellationToken,
 }
 
 impl Lease {
-    /// Cancelled once the lease is lost; never on SQLite.
+    /// Cancelled once the lease is lost, or asked back: what is under way is brought to its end, and the lease dropped. Never
+    /// on SQLite.
+    #[must_use]
+    pub fn ends(&self) -> &CancellationToken {
+        &self.ends
+    }
+
+    /// Cancelled once the lease is lost: nothing can be recorded under it any more. Never on SQLite.
     #[must_use]
     pub fn lost(&self) -> &CancellationToken {
-        &self.lost
+        self.held.as_ref().map_or(&self.ends, |held| &held.lost)
     }
 
     /// Gives it back; others, and we, can claim it at once then.
@@ -84,7 +101,7 @@ impl Held {
         if self.is_valid() {
             return Ok(());
         }
-        self.lost.cancel();
+        self.lose();
         Err(SpoolError::LeaseLost)
     }
 
@@ -98,8 +115,18 @@ impl Held {
         if db.exists(sql, &self.key())? {
             return Ok(());
         }
-        self.lost.cancel();
+        self.lose();
         Err(SpoolError::LeaseLost)
+    }
+
+    fn lose(&self) {
+        self.lost.cancel();
+        self.ends.cancel();
+    }
+
+    /// By which its rows are known.
+    pub(super) fn name_and_token(&self) -> (&str, i64) {
+        (&self.name, self.token)
     }
 
     fn key(&self) -> [super::db::Value<'_>; 3] {
@@ -117,22 +144,25 @@ impl Held {
             }
             let asked = Instant::now();
             pause = match spool.extend(Arc::clone(&self), TIME).await {
-                Ok(true) => {
+                Ok(Some(wanted)) => {
+                    if wanted {
+                        self.ends.cancel();
+                    }
                     *self.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + TIME;
                     TIME / 3
                 }
-                Ok(false) => {
+                Ok(None) => {
                     tracing::warn!(lease = self.name, "another replica has taken over");
-                    return self.lost.cancel();
+                    return self.lose();
                 }
                 Err(_) if self.is_valid() => RENEW_AGAIN,
                 Err(error) => {
                     tracing::warn!(lease = self.name, %error, "the lease could not be renewed in time");
-                    return self.lost.cancel();
+                    return self.lose();
                 }
             };
         }
-        self.lost.cancel();
+        self.lose();
         // What is not given back expires.
         let _ = spool.extend(self, Duration::ZERO).await;
     }
@@ -144,19 +174,46 @@ impl Spool {
     /// # Errors
     /// The database cannot be written.
     pub async fn claim(&self, name: &str) -> Result<Option<Lease>, SpoolError> {
-        let (lost, done) = (CancellationToken::new(), CancellationToken::new());
+        self.claim_as(name, "").await
+    }
+
+    /// Claims a lease from whoever has it, as soon as he has brought what he does to its end; `None` if cancelled before.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn claim_from(
+        &self,
+        name: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Lease>, SpoolError> {
+        // Not the owner: also our own workers are kept from it.
+        let wanted_by = uuid::Uuid::new_v4().to_string();
+        loop {
+            if let Some(lease) = self.claim_as(name, &wanted_by).await? {
+                return Ok(Some(lease));
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(None),
+                () = tokio::time::sleep(ASK_BACK) => {}
+            }
+        }
+    }
+
+    async fn claim_as(&self, name: &str, wanted_by: &str) -> Result<Option<Lease>, SpoolError> {
+        let (ends, done) = (CancellationToken::new(), CancellationToken::new());
         let Engine::Shared(shared) = &self.inner.engine else {
             return Ok(Some(Lease {
                 held: None,
-                lost,
+                ends,
                 done,
                 renewal: None,
             }));
         };
         let (asked, owner) = (Instant::now(), shared.owner.clone());
-        let named = name.to_owned();
+        let (named, wanted_by) = (name.to_owned(), wanted_by.to_owned());
         let spool = self.unbound();
-        let Some(token) = spool.write(move |db| claim(db, &named, &owner)).await? else {
+        let claimed = spool.write(move |db| claim(db, &named, &owner, &wanted_by));
+        let Some(token) = claimed.await? else {
             return Ok(None);
         };
         let held = Arc::new(Held {
@@ -164,13 +221,14 @@ impl Spool {
             owner: shared.owner.clone(),
             token,
             until: Mutex::new(asked + TIME),
-            lost: lost.clone(),
+            lost: CancellationToken::new(),
+            ends: ends.clone(),
         });
         let renewal = Arc::clone(&held).keep(spool, done.clone());
         let renewal = shared.renewals.spawn(renewal);
         Ok(Some(Lease {
             held: Some(held),
-            lost,
+            ends,
             done,
             renewal: Some(renewal),
         }))
@@ -201,48 +259,94 @@ impl Spool {
         }
     }
 
-    fn unbound(&self) -> Self {
+    /// Whether its lease has ended, by our own clock. Without a lease there is none that could.
+    #[must_use]
+    pub fn has_lapsed(&self) -> bool {
+        self.lease.as_ref().is_some_and(|held| held.look().is_err())
+    }
+
+    /// Returns once its lease has ended, by our own clock or by what the database said; without a lease never.
+    pub async fn lapsed(&self) {
+        let Some(held) = &self.lease else {
+            return std::future::pending().await;
+        };
+        while !self.has_lapsed() {
+            let until = *held.until.lock().unwrap_or_else(PoisonError::into_inner);
+            tokio::select! {
+                () = held.lost.cancelled() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    }
+
+    /// The spool under no lease.
+    pub(super) fn unbound(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
             lease: None,
         }
     }
 
-    /// Says whether it was still ours.
-    async fn extend(&self, held: Arc<Held>, time: Duration) -> Result<bool, SpoolError> {
+    /// If it was still ours: whether somebody wants it back.
+    async fn extend(&self, held: Arc<Held>, time: Duration) -> Result<Option<bool>, SpoolError> {
         let sql = concat!(
             "UPDATE leases SET expires_ms = ",
             now!(),
             " + ?4 WHERE name = ?1 AND owner = ?2 AND token = ?3 AND expires_ms > ",
             now!()
         );
+        let wanted = concat!(
+            "SELECT 1 FROM leases WHERE name = ?1 AND wanted_by <> '' AND wanted_ms > ",
+            now!(),
+            " - ?2"
+        );
         self.write(move |db| {
             let [name, owner, token] = held.key();
-            let time = super::store::millis(time).into();
-            Ok(db.execute(sql, &[name, owner, token, time])? > 0)
+            let time = millis(time).into();
+            if db.execute(sql, &[name, owner, token, time])? == 0 {
+                return Ok(None);
+            }
+            db.exists(wanted, &[name, millis(WANTED).into()]).map(Some)
         })
         .await
     }
 }
 
-/// The token, if it was free. A change of its owner that is being committed at this moment keeps it.
-fn claim(db: &Db<'_>, name: &str, owner: &str) -> Result<Option<i64>, SpoolError> {
+/// The token, if it was free, and nobody else wants it. A change of its owner that is being committed at this moment keeps
+/// it. Whoever names himself in `wanted_by` wants it from now on.
+fn claim(db: &Db<'_>, name: &str, owner: &str, wanted_by: &str) -> Result<Option<i64>, SpoolError> {
     let sql = "INSERT INTO leases (name, owner, token, expires_ms) VALUES (?1, '', 0, 0) ON CONFLICT (name) DO NOTHING";
     db.execute(sql, &[name.into()])?;
     let free = concat!(
         "SELECT token FROM leases WHERE name = ?1 AND expires_ms <= ",
         now!(),
-        " FOR UPDATE SKIP LOCKED"
+        " AND (wanted_by IN ('', ?2) OR wanted_ms <= ",
+        now!(),
+        " - ?3) FOR UPDATE SKIP LOCKED"
     );
-    let Some(token) = db.row(free, &[name.into()], |row| row.get::<i64>(0))? else {
+    let wanted = millis(WANTED).into();
+    let found = db.row(free, &[name.into(), wanted_by.into(), wanted], |row| {
+        row.get::<i64>(0)
+    })?;
+    let Some(token) = found else {
+        let want = concat!(
+            "UPDATE leases SET wanted_by = ?2, wanted_ms = ",
+            now!(),
+            " WHERE name = ?1 AND (wanted_by IN ('', ?2) OR wanted_ms <= ",
+            now!(),
+            " - ?3)"
+        );
+        if !wanted_by.is_empty() {
+            db.execute(want, &[name.into(), wanted_by.into(), wanted])?;
+        }
         return Ok(None);
     };
     let take = concat!(
-        "UPDATE leases SET owner = ?2, token = ?3, expires_ms = ",
+        "UPDATE leases SET owner = ?2, token = ?3, wanted_by = '', expires_ms = ",
         now!(),
         " + ?4 WHERE name = ?1"
     );
-    let (token, time) = (token + 1, super::store::millis(TIME));
+    let (token, time) = (token + 1, millis(TIME));
     db.execute(
         take,
         &[name.into(), owner.into(), token.into(), time.into()],

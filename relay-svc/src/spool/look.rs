@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{
     Body, ListFilter, Origin, RecipientRow, RecipientState, Spool, SpoolError, StoredMessage, Tick,
     db::{Db, Row},
+    history,
 };
 use crate::{
     clock::Stamp,
@@ -57,8 +58,12 @@ impl Spool {
     /// The database cannot be read.
     pub async fn message(&self, id: MessageId) -> Result<Option<StoredMessage>, SpoolError> {
         let now = (self.tick(), Stamp::now());
-        self.read(move |db| place_of(db, id)?.map(|seq| load(db, seq, now)).transpose())
-            .await
+        self.read(move |db| {
+            place_of(db, id)?
+                .map(|seq| look_up(db, seq, now))
+                .transpose()
+        })
+        .await
     }
 
     /// Messages in the order of their acceptance. One whose row is damaged is left out, with a log line.
@@ -75,6 +80,18 @@ impl Spool {
 pub(super) fn place_of(db: &Db<'_>, id: MessageId) -> Result<Option<i64>, SpoolError> {
     let sql = "SELECT seq FROM messages WHERE id = ?1";
     db.row(sql, &[id.as_bytes().into()], |row| row.get(0))
+}
+
+/// With what happened to its recipients.
+fn look_up(db: &Db<'_>, seq: i64, now: (Tick, Stamp)) -> Result<StoredMessage, SpoolError> {
+    let mut stored = load(db, seq, now)?;
+    let mut history = history::of_message(db, seq)?.into_iter().peekable();
+    for (idx, recipient) in (0..).zip(&mut stored.recipients) {
+        while let Some((_, entry)) = history.next_if(|(of, _)| *of == idx) {
+            recipient.history.push(entry);
+        }
+    }
+    Ok(stored)
 }
 
 fn list(
@@ -149,7 +166,8 @@ pub(super) fn load_each<T>(
 
 pub(super) fn load(db: &Db<'_>, seq: i64, now: (Tick, Stamp)) -> Result<StoredMessage, SpoolError> {
     let message = "SELECT id, accepted_ms, reverse_path, origin, link, cycle, size, traceparent FROM messages WHERE seq = ?1";
-    let recipients = "SELECT address, state, hop, attempts, due_ms, last_reply FROM recipients WHERE seq = ?1 ORDER BY idx";
+    let recipients = "SELECT address, state, hop, attempts, due_ms, last_reply, settled_ms, host \
+                      FROM recipients WHERE seq = ?1 ORDER BY idx";
     let stored = db.row(message, &[seq.into()], |row| stored(row, seq))?;
     let stored = stored
         .ok_or_else(|| SpoolError::Damaged(format!("message {seq} has recipients and no row")))?;
@@ -184,6 +202,9 @@ fn recipient(row: &Row<'_>, (tick, wall): (Tick, Stamp)) -> Result<RecipientRow,
         attempts: row.get(3)?,
         due: Tick(row.get(4)?).at_wall(tick, wall),
         last_reply: row.get(5)?,
+        settled: row.get::<Option<i64>>(6)?.map(Stamp),
+        host: row.get(7)?,
+        history: Vec::new(),
     })
 }
 

@@ -1,13 +1,13 @@
 //! What is stored of a message and its recipients, as types.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use linkmail_smtp::{
     DeliverBy, Mailbox, PeerId, Priority, ReversePath,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
 };
 
-use super::{SpoolError, Tick, requests::RequestKey};
+use super::{SpoolError, Tick, history::PastAttempt, requests::RequestKey};
 use crate::{
     clock::Stamp,
     names::{CycleId, LinkName, MessageId, NextHop},
@@ -154,6 +154,8 @@ pub enum RecipientState {
     SetAside = 5,
     /// Kept until its site asks for it.
     Held = 6,
+    /// Kept by an operator until it is released.
+    OnHold = 7,
 }
 
 impl RecipientState {
@@ -177,6 +179,7 @@ impl RecipientState {
             Self::Discarded,
             Self::SetAside,
             Self::Held,
+            Self::OnHold,
         ]
         .into_iter()
         .find(|state| *state as i64 == number)
@@ -267,6 +270,17 @@ pub struct Settled {
     pub idx: i64,
     /// What is to be recorded.
     pub settlement: Settlement,
+    /// Who gave it.
+    pub by: Arc<GivenBy>,
+}
+
+/// Who gave an outcome.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GivenBy {
+    /// The host that was spoken to, as RFC 3464 2.1.2 names it; empty: none was.
+    pub host: String,
+    /// The operator who ended it; empty: it was an attempt, or its time was over.
+    pub operator: String,
 }
 
 /// What waits for a next hop.
@@ -295,6 +309,12 @@ pub struct RecipientRow {
     pub due: Stamp,
     /// The last reply or error.
     pub last_reply: String,
+    /// When it got its outcome, by the wall clock.
+    pub settled: Option<Stamp>,
+    /// Who was spoken to then; empty: nobody.
+    pub host: String,
+    /// What happened before, oldest first; only where one message is looked up.
+    pub history: Vec<PastAttempt>,
 }
 
 /// A message as it stands, without its body.

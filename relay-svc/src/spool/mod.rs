@@ -16,35 +16,48 @@
 //! Whatever waits does so by a clock of the spool's own (`age`), so that no step of the wall clock delays it or ends it.
 
 mod age;
+mod backup;
 mod body;
+mod calls;
 mod checkpoint;
 mod chunks;
 mod cycles;
 mod db;
+mod doubts;
 mod due;
 mod due_hops;
 mod embedded;
+mod export;
+mod filter;
+mod gather;
 mod held;
+mod history;
 mod lanes;
 mod late;
 mod leases;
+mod link_views;
 mod look;
 mod messages;
+mod moving;
 mod nodes;
 mod policies;
+mod removal;
 mod repeats;
 mod reports;
 mod requests;
 mod reroute;
+mod restore;
 mod room;
 mod schema;
 mod shared;
 mod signals;
 mod sizes;
+mod steer;
 mod store;
 #[cfg(test)]
 mod tests;
 mod wall;
+mod windows;
 mod writer;
 
 use std::{
@@ -59,25 +72,37 @@ use sqlx::postgres::PgConnectOptions;
 use db::Db;
 
 pub use age::Tick;
+pub use backup::{BackupError, Contents, back_up};
 pub use body::{Body, Draft};
+pub use calls::{Answer, CALL_WAIT, Call, CallId};
 pub use cycles::{JournalEntry, Since};
 pub use db::DatabaseError;
 pub use due_hops::DueHops;
+pub use export::{Envelope, EnvelopeRecipient};
+pub use filter::{FilterPlace, MessageFilter, Selected, Selection, SenderPattern};
 pub use held::{HeldPlace, TooOld};
+pub use history::PastAttempt;
 pub use lanes::{DuePlace, WaitingLane};
 pub use leases::Lease;
 pub use messages::{
-    Accepted, Backlog, Due, DueRecipient, Handover, ListFilter, MessageWish, NewMessage,
+    Accepted, Backlog, Due, DueRecipient, GivenBy, Handover, ListFilter, MessageWish, NewMessage,
     NewRecipient, Origin, RecipientRow, RecipientState, RecipientWish, Settled, StoredMessage,
 };
+pub use moving::{MoveError, move_to};
 pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
+pub use restore::{RestoreError, restore};
 pub use sizes::SizeLimits;
+pub use steer::{Steered, Step};
 pub use wall::is_plausible;
+pub use windows::{Came, Exchanged, OpenCycle};
 
-/// Bodies up to this many octets lie in the database; larger ones in files.
-pub const INLINE_LIMIT: usize = 64 * 1024;
+/// Bodies up to this many octets lie in the database; larger ones in files, or in pieces. A file costs two syncs more, whatever
+/// its size; a body in the database is written twice, by way of the log.
+pub const INLINE_LIMIT: usize = 96 * 1024;
+/// A larger body is written and read in pieces of so many octets.
+const PIECE: usize = 64 * 1024;
 
 /// Why the spool could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +141,22 @@ pub enum SpoolError {
         /// The folder.
         path: PathBuf,
     },
+    /// The spool was moved away from here.
+    #[error("{path}: this spool was moved to {to}: set spool to that in the configuration")]
+    Moved {
+        /// The folder.
+        path: PathBuf,
+        /// Where it is now.
+        to: String,
+    },
+    /// A spool was not moved into this database to its end.
+    #[error(
+        "{place}: a spool is being moved into this database, or that was interrupted: relay-svc spool move, begun again, ends it"
+    )]
+    HalfMoved {
+        /// The database.
+        place: String,
+    },
     /// The disk is full; nothing was stored.
     #[error("the disk of the spool is full")]
     Full,
@@ -125,6 +166,14 @@ pub enum SpoolError {
     /// The server of the database does not answer, or not now. A change may have been done all the same.
     #[error("the database of the spool does not answer: {0}")]
     Unavailable(String),
+    /// The server lets us not in, or has no such database.
+    #[error("{place}: {reason}; check the user and the database of spool, and spool_password_file")]
+    Refused {
+        /// The database.
+        place: String,
+        /// What the server said.
+        reason: String,
+    },
     /// Another replica works for this now; nothing was recorded.
     #[error("another replica has taken over")]
     LeaseLost,

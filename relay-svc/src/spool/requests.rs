@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{SpoolError, db::Db, store::millis};
+use super::{Spool, SpoolError, db::Db, store::millis};
 use crate::names::RequestId;
 
 /// How long an identity is remembered.
@@ -35,6 +35,46 @@ impl RequestKey {
             id,
             digest: hash.finalize().into(),
         }
+    }
+
+    /// As it was handed on.
+    pub(super) fn read(id: &[u8], digest: Vec<u8>) -> Option<Self> {
+        Some(Self {
+            id: RequestId::from_bytes(id)?,
+            digest: digest.try_into().ok()?,
+        })
+    }
+
+    /// To be handed on: the id and the digest.
+    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
+        (self.id.as_bytes(), &self.digest)
+    }
+}
+
+impl Spool {
+    /// What the first call with this identity was answered, if it was.
+    ///
+    /// # Errors
+    /// The identity was used with other arguments, or the database cannot be read.
+    pub async fn answered(&self, key: RequestKey) -> Result<Option<Vec<u8>>, SpoolError> {
+        self.read(move |db| find(db, &key)).await
+    }
+
+    /// Remembers what a call is answered. If another one with its identity was answered meanwhile, that stands.
+    ///
+    /// # Errors
+    /// The identity was used with other arguments, or the database cannot be written.
+    pub async fn remember_answer(
+        &self,
+        key: RequestKey,
+        answer: Vec<u8>,
+    ) -> Result<(), SpoolError> {
+        let now = self.clock();
+        let remembered = self.write(move |db| match find(db, &key)? {
+            Some(_) => Ok(()),
+            None => remember(db, &key, &answer, now),
+        });
+        remembered.await
     }
 }
 

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::SpoolError;
 
 /// The file in the state folder.
-const FILE: &str = "spool.sqlite";
+pub(super) const FILE: &str = "spool.sqlite";
 
 /// Each entry takes a spool from its index to the next version. An entry that was released is never edited.
 const MIGRATIONS: [&str; 5] = [
@@ -170,6 +170,21 @@ UPDATE requests SET created_ms = c.value
     FROM (SELECT CAST(value AS INTEGER) AS value FROM meta WHERE key = 'clock_ms') AS c;
 UPDATE nodes SET seen_ms = c.value
     FROM (SELECT CAST(value AS INTEGER) AS value FROM meta WHERE key = 'clock_ms') AS c;
+
+ALTER TABLE recipients ADD COLUMN settled_ms INTEGER; -- when it got its outcome, by the wall clock
+ALTER TABLE recipients ADD COLUMN host TEXT NOT NULL DEFAULT ''; -- who was spoken to then
+-- What was tried again, and what operators did; the newest 100 of each recipient (spool/history.rs).
+CREATE TABLE attempts (
+    seq      INTEGER NOT NULL REFERENCES messages (seq) ON DELETE CASCADE,
+    idx      INTEGER NOT NULL,
+    number   INTEGER NOT NULL,         -- 1, 2, 3 ... of the recipient
+    at_ms    INTEGER NOT NULL,         -- by the wall clock
+    outcome  TEXT NOT NULL,            -- deferred, in_doubt, held, released, ...
+    host     TEXT NOT NULL,            -- who was spoken to; empty: nobody
+    reply    TEXT NOT NULL,
+    operator TEXT NOT NULL,            -- who did it; empty: it was an attempt
+    PRIMARY KEY (seq, idx, number)
+) STRICT, WITHOUT ROWID;
 ",
 ];
 
@@ -209,9 +224,31 @@ pub(super) fn open_beside(folder: &Path) -> Result<Connection, SpoolError> {
 pub(super) fn open_reader(folder: &Path) -> Result<Connection, SpoolError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(folder.join(FILE), flags)?;
+    sqlite::keep_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+/// Opens a copy of the database, which nobody else uses, for look-ups.
+pub(super) fn open_copy(path: &Path) -> Result<Connection, SpoolError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(Connection::open_with_flags(path, flags)?)
+}
+
+/// Whether the tables are of a version that this program knows.
+pub(super) fn known(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    match found {
+        1.. if found <= known => Ok(()),
+        ..=0 => Err(SpoolError::Damaged(format!("schema version {found}"))),
+        _ => Err(SpoolError::TooNew {
+            path: path.join(FILE),
+            found,
+            known,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Engine, Inner, SpoolError, age,
+    DatabaseError, Engine, Inner, SpoolError, age, calls,
     db::{Db, Pool, migrate},
+    moving,
 };
 
 /// What others commit is looked for so often. A hint: who works looks again by himself, too.
@@ -42,7 +43,13 @@ impl Shared {
             options.get_database().unwrap_or_default()
         );
         let pool = Pool::new(options);
-        pool.change(move |db| migrate(db, &place)).await?;
+        let named = place.clone();
+        let ready = move |db: &Db<'_>| {
+            migrate(db, &named)?;
+            moving::refuse_half_moved(db, &named)
+        };
+        let ready = pool.change(ready).await;
+        ready.map_err(|error| at_start(error, place))?;
         let clock = pool.change(age::SpoolClock::resume).await?;
         let owner = uuid::Uuid::new_v4().to_string();
         let renewals = TaskTracker::new();
@@ -63,13 +70,34 @@ impl Shared {
     }
 }
 
+/// What a server said at the first connection, with where that is and what would be right.
+fn at_start(error: SpoolError, place: String) -> SpoolError {
+    match error {
+        SpoolError::Unavailable(reason) => SpoolError::Unavailable(format!("{place}: {reason}")),
+        // invalid_authorization_specification and what is below it, invalid_catalog_name
+        SpoolError::Database(DatabaseError::Postgres { code, message })
+            if code.starts_with("28") || code == "3D000" =>
+        {
+            SpoolError::Refused {
+                place,
+                reason: message,
+            }
+        }
+        error => error,
+    }
+}
+
 /// What a look of the watcher found.
 #[derive(Clone, Copy, Default)]
 struct Newest {
     message: i64,
     revision: i64,
+    /// So often an operator changed something.
+    steered: i64,
     /// So many further looks see what came late.
     again: u32,
+    /// Calls wait for a keeper.
+    called: bool,
 }
 
 /// Wakes those whom commits of other replicas concern, until the spool is gone.
@@ -86,8 +114,14 @@ pub(super) async fn watch(spool: Weak<Inner>) {
         let pool = Arc::clone(&shared.pool);
         match pool.look_up(move |db| look(db, seen)).await {
             Ok((newest, hops, clock)) => {
+                if newest.called {
+                    inner.signals.called();
+                }
                 inner.signals.wake(hops.iter().map(String::as_str));
                 inner.signals.journal_grew(newest.revision);
+                if seen.is_some_and(|seen: Newest| seen.steered != newest.steered) {
+                    inner.signals.was_steered();
+                }
                 inner.clock.set(clock);
                 seen = Some(newest);
             }
@@ -102,15 +136,19 @@ fn look(
     db: &Db<'_>,
     seen: Option<Newest>,
 ) -> Result<(Newest, Vec<String>, age::Hands), SpoolError> {
-    let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal)";
+    let sql = "SELECT (SELECT coalesce(max(seq), 0) FROM messages), (SELECT coalesce(max(revision), 0) FROM journal), \
+               (SELECT coalesce(max(CAST(value AS BIGINT)), 0) FROM meta WHERE key = 'steered')";
     let newest = db.row(sql, &[], |row| {
         Ok(Newest {
             message: row.get(0)?,
             revision: row.get(1)?,
+            steered: row.get(2)?,
             again: AGAIN,
+            called: false,
         })
     })?;
     let mut newest = newest.unwrap_or_default();
+    newest.called = calls::any(db)?;
     // What came before the first look may have come after others looked for themselves.
     let before = seen.unwrap_or(newest).message;
     if let Some(seen) = seen.filter(|seen| seen.message == newest.message) {

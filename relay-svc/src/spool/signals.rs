@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, watch};
@@ -15,8 +18,10 @@ const ASKED: usize = 10_000;
 pub(super) struct Signals {
     hops: Mutex<HashMap<String, Arc<watch::Sender<u64>>>>,
     journal: watch::Sender<i64>,
+    calls: watch::Sender<u64>,
     asked: Mutex<HashSet<Node>>,
     woken: Notify,
+    steered: AtomicU64,
     late: Mutex<HashSet<String>>,
 }
 
@@ -25,8 +30,10 @@ impl Default for Signals {
         Self {
             hops: Mutex::default(),
             journal: watch::Sender::new(0),
+            calls: watch::Sender::new(0),
             asked: Mutex::default(),
             woken: Notify::new(),
+            steered: AtomicU64::new(0),
             late: Mutex::default(),
         }
     }
@@ -48,8 +55,8 @@ impl Signals {
             // One listens for all domains whose mail goes straight to their exchangers.
             let every = hop.starts_with(NextHop::MX).then_some(NextHop::MX);
             // Who keeps a link listens for its large mail, too.
-            let link = hop.strip_prefix(NextHop::OVERSIZE);
-            let link = link.map(|name| format!("{}{name}", NextHop::LINK));
+            let link = NextHop::parse_oversize(hop);
+            let link = link.map(|link| NextHop::Link(link).to_string());
             for listened in [every, link.as_deref(), Some(hop)]
                 .into_iter()
                 .flatten()
@@ -58,6 +65,20 @@ impl Signals {
                 listened.send_modify(|count| *count = count.wrapping_add(1));
             }
         }
+    }
+
+    /// An operator changed something at another replica, for any hop.
+    pub(super) fn was_steered(&self) {
+        self.steered.fetch_add(1, Ordering::Release);
+        let known = self.hops.lock().unwrap_or_else(PoisonError::into_inner);
+        for listened in known.values() {
+            listened.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    /// How often that was so.
+    pub(super) fn steered(&self) -> u64 {
+        self.steered.load(Ordering::Acquire)
     }
 
     /// The release of these nodes was requested.
@@ -81,6 +102,16 @@ impl Signals {
             }
             self.woken.notified().await;
         }
+    }
+
+    /// Calls wait for a keeper.
+    pub(super) fn called(&self) {
+        self.calls
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(super) fn calls(&self) -> &watch::Sender<u64> {
+        &self.calls
     }
 
     /// There is late mail for these next hops. The look that found them comes again, so what is there now is all.

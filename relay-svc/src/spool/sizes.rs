@@ -67,6 +67,12 @@ impl Spool {
         *known = Arc::new(limits);
     }
 
+    /// Where a message of so many octets waits that goes there.
+    #[must_use]
+    pub fn sized_hop(&self, hop: NextHop, size: u64) -> NextHop {
+        self.size_limits().hop(hop, size)
+    }
+
     pub(super) fn size_limits(&self) -> Arc<SizeLimits> {
         let known = self.inner.sizes.0.lock();
         Arc::clone(&known.unwrap_or_else(PoisonError::into_inner))

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use super::{
-    Accepted, Draft, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError, Tick,
+    Accepted, Draft, Engine, NewMessage, NewRecipient, RecipientState, Settled, Spool, SpoolError,
+    Tick,
     age::Now,
-    body::{Facts, Finished, Store},
+    body::{Facts, Finished},
     chunks,
     db::Db,
-    look, nodes, repeats, requests,
+    history, look, nodes, repeats, requests,
 };
 use crate::{
+    clock::Stamp,
     names::{CycleId, LinkName, MessageId, NextHop},
     queue::{Settlement, order::Lane},
 };
@@ -103,10 +105,10 @@ impl Spool {
     }
 
     /// A file that stays behind all the same is swept at the next start.
-    async fn remove_body(&self, file: &str) {
-        match self.body_store() {
-            Store::Folder(folder) => drop(tokio::fs::remove_file(folder.join(file)).await),
-            Store::Chunks(pool) => chunks::remove(&pool, file.to_owned()).await,
+    pub(super) async fn remove_body(&self, file: &str) {
+        match &self.inner.engine {
+            Engine::Embedded(embedded) => embedded.removals.remove(file).await,
+            Engine::Shared(shared) => chunks::remove(&shared.pool, file.to_owned()).await,
         }
     }
 
@@ -259,9 +261,9 @@ pub(super) fn settle(
     now: Now,
 ) -> Result<(Option<String>, bool), SpoolError> {
     lock(db, seq)?;
-    let mut recorded = 0;
+    let (mut recorded, at) = (0, Stamp::now());
     for each in settled {
-        recorded += record(db, seq, each, now.tick)?;
+        recorded += record(db, seq, each, (now.tick, at))?;
     }
     // Nobody is told of what had its outcome before.
     let report = report.filter(|_| recorded > 0);
@@ -278,7 +280,13 @@ pub(super) fn lock(db: &Db<'_>, seq: i64) -> Result<(), SpoolError> {
 }
 
 /// Says how many recipients that was: one, or none if it had its outcome before.
-fn record(db: &Db<'_>, seq: i64, settled: &Settled, now: Tick) -> Result<u64, SpoolError> {
+fn record(
+    db: &Db<'_>,
+    seq: i64,
+    settled: &Settled,
+    (now, at): (Tick, Stamp),
+) -> Result<u64, SpoolError> {
+    let place = (seq, settled.idx);
     let (seq, idx) = (seq.into(), settled.idx.into());
     let (state, reply) = match &settled.settlement {
         Settlement::Retry {
@@ -291,11 +299,16 @@ fn record(db: &Db<'_>, seq: i64, settled: &Settled, now: Tick) -> Result<u64, Sp
         } => {
             let (waited, doubts) = (millis(*waited).into(), (*in_doubt).into());
             let (due, tried) = (now.plus(*wait).0.into(), millis(*tried).into());
-            return db.execute(
+            let kept = db.execute(
                 "UPDATE recipients SET due_ms = ?3, attempts = ?4, waited_ms = ?5, tried_ms = ?6, last_reply = ?7, \
-                 doubts = doubts + ?8 WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
+                 doubts = doubts + ?8 WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6, 7)",
                 &[seq, idx, due, (*attempts).into(), waited, tried, reply.into(), doubts],
-            );
+            )?;
+            if kept > 0 {
+                let outcome = if *in_doubt { "in_doubt" } else { "deferred" };
+                history::add(db, place.0, place.1, &settled.by.past(at, outcome, reply))?;
+            }
+            return Ok(kept);
         }
         Settlement::Delivered { reply } => (RecipientState::Delivered, reply),
         Settlement::Bounced { reply } => (RecipientState::Bounced, reply),
@@ -306,12 +319,29 @@ fn record(db: &Db<'_>, seq: i64, settled: &Settled, now: Tick) -> Result<u64, Sp
             return db.execute(sql, &[seq, idx, at.0.into()]);
         }
     };
-    let counts = (state != RecipientState::SetAside).into();
-    db.execute(
-        "UPDATE recipients SET state = ?3, attempts = attempts + ?4, last_reply = ?5 \
-         WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6)",
-        &[seq, idx, (state as i64).into(), counts, reply.into()],
-    )
+    let by = &settled.by;
+    let counts = (state != RecipientState::SetAside && by.operator.is_empty()).into();
+    // What an operator holds, or what was set aside, may have been in a session: its outcome is a fact.
+    let sql = match state {
+        RecipientState::SetAside => {
+            "UPDATE recipients SET state = ?3, attempts = attempts + ?4, last_reply = ?5, settled_ms = ?6, host = ?7 \
+             WHERE seq = ?1 AND idx = ?2 AND state IN (1, 6, 7)"
+        }
+        _ => {
+            "UPDATE recipients SET state = ?3, attempts = attempts + ?4, last_reply = ?5, settled_ms = ?6, host = ?7 \
+             WHERE seq = ?1 AND idx = ?2 AND state IN (1, 5, 6, 7)"
+        }
+    };
+    let state = (state as i64).into();
+    let host = (&by.host).into();
+    let recorded = db.execute(
+        sql,
+        &[seq, idx, state, counts, reply.into(), at.0.into(), host],
+    )?;
+    if recorded > 0 && !by.operator.is_empty() {
+        history::add(db, place.0, place.1, &by.past(at, "returned", reply))?;
+    }
+    Ok(recorded)
 }
 
 /// Says how many messages that was, and which files go with them: those of reports, whose bodies were kept so long.
@@ -338,7 +368,7 @@ pub(super) fn close_if_done(
     clock: Duration,
 ) -> Result<Option<String>, SpoolError> {
     let seq = [seq.into()];
-    let open = "SELECT 1 FROM recipients WHERE seq = ?1 AND state IN (1, 5, 6) LIMIT 1";
+    let open = "SELECT 1 FROM recipients WHERE seq = ?1 AND state IN (1, 5, 6, 7) LIMIT 1";
     if db.exists(open, &seq)? {
         return Ok(None);
     }

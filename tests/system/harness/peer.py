@@ -83,6 +83,8 @@ class Peer:
         self.stalled, self.released = threading.Event(), threading.Event()
         socketserver.ThreadingTCPServer.allow_reuse_address = True
         self._server = socketserver.ThreadingTCPServer(split(endpoint), _Session)
+        # What port 0 came to.
+        self.endpoint = "{}:{}".format(*self._server.server_address)
         self._server.daemon_threads = True
         self._server.peer = self
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -18,7 +18,7 @@ mod value;
 pub use document::{Document, Position};
 pub use error::{ConfigError, ConfigErrors};
 pub use table::Table;
-pub use types::ByteSize;
+pub use types::{ByteSize, duration};
 pub use value::{FromConfig, Value, choice};
 
 #[cfg(test)]

@@ -98,28 +98,42 @@ fn whole_number<T: TryFrom<i128>>(value: &Value<'_>, most: u64) -> Result<T, Str
         .ok_or_else(|| value.expected(&format!("a whole number from 0 to {most}")))
 }
 
+/// Reads a duration, such as `90s`.
+///
+/// # Errors
+/// A sentence for a person.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const WANTED: &str = "a duration such as \"500ms\", \"90s\", \"5m\", \"2h\" or \"7d\"";
+    let milliseconds =
+        with_unit(text, &DURATION_UNITS).map_err(|problem| problem.message(text, WANTED))?;
+    Ok(Duration::from_millis(milliseconds))
+}
+
 impl FromConfig for Duration {
     fn from_config(value: &Value<'_>) -> Result<Self, String> {
         let text = value
             .as_str()
             .ok_or_else(|| value.expected("a string such as \"90s\""))?;
-        let milliseconds = with_unit(text, &DURATION_UNITS).map_err(|problem| {
-            problem.message(
-                text,
-                "a duration such as \"500ms\", \"90s\", \"5m\", \"2h\" or \"7d\"",
-            )
-        })?;
-        Ok(Duration::from_millis(milliseconds))
+        duration(text)
+    }
+}
+
+impl std::str::FromStr for ByteSize {
+    type Err = String;
+
+    /// Reads a size with its unit, such as `25MB`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        const WANTED: &str = "a size such as \"512KB\", \"25MB\" or \"64KiB\"";
+        let octets =
+            with_unit(text, &SIZE_UNITS).map_err(|problem| problem.message(text, WANTED))?;
+        Ok(ByteSize(octets))
     }
 }
 
 impl FromConfig for ByteSize {
     fn from_config(value: &Value<'_>) -> Result<Self, String> {
-        const WANTED: &str = "a size such as \"512KB\", \"25MB\" or \"64KiB\"";
         if let Some(text) = value.as_str() {
-            let octets =
-                with_unit(text, &SIZE_UNITS).map_err(|problem| problem.message(text, WANTED))?;
-            return Ok(ByteSize(octets));
+            return text.parse();
         }
         value
             .as_integer()

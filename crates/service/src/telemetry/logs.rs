@@ -3,13 +3,14 @@
 //! One line is one write call, so that lines of threads do not mix; a line that cannot be written is
 //! lost, because there is nowhere to say so. Fields never overwrite the line's own members.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 use std::sync::Mutex;
 
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
-use serde_json::{Map, Value};
+use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
@@ -67,64 +68,67 @@ impl<W: Write> JsonLines<W> {
 
 impl<S: Subscriber, W: Write + Send + 'static> Layer<S> for JsonLines<W> {
     fn on_event(&self, event: &Event<'_>, _context: LayerContext<'_, S>) {
-        let mut line = line(event);
-        line.push('\n');
+        let line = line(event);
         // A writer that panicked once still writes whole lines.
         let mut writer = match self.writer.lock() {
             Ok(writer) => writer,
             Err(poisoned) => poisoned.into_inner(),
         };
-        let _ = writer.write_all(line.as_bytes());
+        let _ = writer.write_all(&line);
     }
 }
 
-fn line(event: &Event<'_>) -> String {
+/// One line, with its end. It is written as it is read, for a busy service has two for each message.
+fn line(event: &Event<'_>) -> Vec<u8> {
     let metadata = event.metadata();
     let mut fields = Fields::default();
     event.record(&mut fields);
-    let time = format!("{:.6}", jiff::Timestamp::now());
-    let mut members = Members::default();
-    members.push("time", &Value::from(time));
-    members.push("level", &Value::from(metadata.level().as_str()));
-    members.push("target", &Value::from(metadata.target()));
-    members.push("message", &Value::from(fields.message));
-    for (name, value) in &fields.others {
-        members.push(&free_name(name), value);
-    }
+    let mut line = Members(Vec::with_capacity(512));
+    line.push("time", &format_args!("{:.6}", jiff::Timestamp::now()));
+    line.push("level", metadata.level().as_str());
+    line.push("target", metadata.target());
+    line.push("message", &fields.message);
+    line.0.append(&mut fields.others.0);
     let current = Context::current();
     let span = current.span();
     let ids = span.span_context();
     if ids.is_valid() {
-        members.push("trace_id", &Value::from(ids.trace_id().to_string()));
-        members.push("span_id", &Value::from(ids.span_id().to_string()));
+        line.push("trace_id", &ids.trace_id().to_string());
+        line.push("span_id", &ids.span_id().to_string());
     }
-    members.close()
+    // The first member has a comma before it, too.
+    line.0[0] = b'{';
+    line.0.extend_from_slice(b"}\n");
+    line.0
 }
 
 /// A field that is named like a member of the line gets an underscore.
-fn free_name(name: &str) -> String {
+fn free_name(name: &'static str) -> Cow<'static, str> {
     match name {
-        "time" | "level" | "target" | "trace_id" | "span_id" => format!("{name}_"),
-        name => name.to_owned(),
+        "time" | "level" | "target" | "trace_id" | "span_id" => format!("{name}_").into(),
+        name => name.into(),
     }
 }
 
-/// A JSON object in the order in which it is written; serde_json's own would sort it.
+/// Members of a JSON object in the order in which they come, a comma before each.
 #[derive(Default)]
-struct Members(String);
+struct Members(Vec<u8>);
 
 impl Members {
-    fn push(&mut self, name: &str, value: &Value) {
-        let separator = if self.0.is_empty() { '{' } else { ',' };
-        self.0.push(separator);
-        self.0.push_str(&Value::from(name).to_string());
-        self.0.push(':');
-        self.0.push_str(&value.to_string());
+    fn push(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        self.0.push(b',');
+        self.json(name);
+        self.0.push(b':');
+        self.json(value);
     }
 
-    fn close(mut self) -> String {
-        self.0.push('}');
-        self.0
+    fn json(&mut self, value: &(impl Serialize + ?Sized)) {
+        let begun = self.0.len();
+        // Neither writing to memory nor a text or number fails; whatever does leaves the line whole.
+        if serde_json::to_writer(&mut self.0, value).is_err() {
+            self.0.truncate(begun);
+            self.0.extend_from_slice(b"null");
+        }
     }
 }
 
@@ -132,49 +136,45 @@ impl Members {
 #[derive(Default)]
 struct Fields {
     message: String,
-    others: Map<String, Value>,
+    others: Members,
 }
 
 impl Fields {
-    fn set(&mut self, field: &Field, value: Value) {
-        if field.name() == "message" {
-            self.message = match value {
-                Value::String(text) => text,
-                other => other.to_string(),
-            };
-        } else {
-            self.others.insert(field.name().to_owned(), value);
+    fn set(&mut self, field: &Field, value: &(impl Serialize + fmt::Display + ?Sized)) {
+        match field.name() {
+            "message" => self.message = value.to_string(),
+            name => self.others.push(&free_name(name), value),
         }
     }
 }
 
 impl Visit for Fields {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.set(field, Value::from(value));
+        self.set(field, &value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field, Value::from(value));
+        self.set(field, &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, Value::from(value));
+        self.set(field, &value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field, Value::from(value));
+        self.set(field, &value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, Value::from(value));
+        self.set(field, value);
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.set(field, Value::from(value.to_string()));
+        self.set(field, &format_args!("{value}"));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field, Value::from(format!("{value:?}")));
+        self.set(field, &format_args!("{value:?}"));
     }
 }
 
@@ -183,6 +183,7 @@ mod tests {
     use std::sync::Arc;
 
     use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+    use serde_json::Value;
 
     use super::*;
 

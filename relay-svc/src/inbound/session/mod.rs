@@ -233,8 +233,10 @@ impl<'a> Session<'a> {
                     .await;
                 let answer = match admitted {
                     Ok(reverse_path) => {
-                        let begin = |link| self.inbound.arrivals.begin(link);
-                        let arrival = self.link.as_ref().map(begin);
+                        let arrival = match &self.link {
+                            Some(link) => Some(self.inbound.arrivals.begin(link).await),
+                            None => None,
+                        };
                         let asked = parameters.priority.unwrap_or_default();
                         let begun = self.begin(reverse_path, parameters, arrival);
                         let given = begun.priority();

@@ -307,7 +307,11 @@ impl Direct {
         (span, cancel): (&Context, &CancellationToken),
     ) -> Came {
         let hop = NextHop::Mx(domain.clone());
-        let feed = Feed::of_due(self.forwarder.spool.clone(), &hop);
+        let feed = Feed::of_due(
+            self.forwarder.spool.clone(),
+            &hop,
+            self.forwarder.in_hand.clone(),
+        );
         let terms = Terms {
             parent: span,
             until: Instant::now() + STRETCH,

@@ -160,7 +160,7 @@ async fn take(direct: &Direct, hop: &str, cancel: &CancellationToken) -> Came {
     }
     let stop = cancel.child_token();
     let watched = async {
-        lease.lost().cancelled().await;
+        lease.ends().cancelled().await;
         stop.cancel();
         std::future::pending::<Came>().await
     };

@@ -75,7 +75,8 @@ pub struct Terms<'a> {
 
 impl Forwarder {
     /// Sends until nothing is due, including what arrives meanwhile. What is under way when it stops for another reason
-    /// is brought to its end.
+    /// is brought to its end; but once the lease that it works under has ended, nothing more is written, and what was
+    /// written is in doubt.
     pub async fn drain(&self, feed: &Feed, session: &mut Session, terms: &Terms<'_>) -> Drained {
         let mut drain = Drain {
             forwarder: self,
@@ -161,10 +162,18 @@ impl Drain<'_> {
         } else if Instant::now() >= self.terms.until {
             self.stop = Some(Stop::Stretch);
         }
+        let mut has_lapsed = false;
         loop {
+            if !has_lapsed && self.feed.spool().has_lapsed() {
+                has_lapsed = true;
+                self.stop = Some(Stop::Spool(SpoolError::LeaseLost));
+                session.abandon("another replica may have taken over");
+            }
             self.fill(session).await;
             tokio::select! {
                 biased;
+                // Asked before the session goes on: a process that was stopped writes nothing more.
+                () = self.feed.spool().lapsed(), if !has_lapsed => {}
                 Some(recorded) = self.settling.join_next() => self.recorded(recorded),
                 event = session.next() => match event {
                     Event::Outcome(number, outcomes) => self.outcome(number, outcomes),

@@ -24,6 +24,7 @@ use crate::{
     queue::Outcome,
     report,
 };
+use io::Loss;
 
 /// Of a message that is sent piece by piece no more than this waits to be written.
 const UNWRITTEN: usize = 128 * 1024;
@@ -302,6 +303,12 @@ impl Session {
                 Event::Idle | Event::Body(_) | Event::Outcome(..) | Event::Etrn(_) => {}
             }
         }
+    }
+
+    /// Ends it without a further octet: what was written and is not answered is in doubt.
+    pub fn abandon(&mut self, why: &str) {
+        self.broken(why, Loss::Line);
+        self.stream = None;
     }
 
     /// Says goodbye; waits for the answer, but not for long.

@@ -1,7 +1,7 @@
 //! The port between the spool and its database: every statement of the spool is written once, and runs on either engine.
 //!
 //! The dialect is what both know, with parameters `?1`, `?2` and so on, and two hints for SQLite's planner: `INDEXED BY` and
-//! the unary `+`. For PostgreSQL `postgres` translates parameters and leaves the hints out. Flags are integers, texts are
+//! the unary `+`. For PostgreSQL `postgres_session` translates parameters and leaves the hints out. Flags are integers, texts are
 //! compared by their octets.
 //!
 //! Rows are handed out one by one, and what a column holds is read where it lies. SQLite gives a row when it is asked for
@@ -11,6 +11,7 @@
 
 mod postgres;
 mod postgres_schema;
+mod postgres_session;
 mod sqlite;
 
 use rusqlite::Connection;
@@ -87,7 +88,7 @@ pub(super) enum Db<'c> {
     /// SQLite, of this process alone.
     Sqlite(&'c Connection),
     /// PostgreSQL, which others use too.
-    Postgres(&'c postgres::Session<'c>),
+    Postgres(&'c postgres_session::Session<'c>),
 }
 
 /// What can be read from a column.
@@ -104,7 +105,7 @@ impl Row<'_> {
     pub(super) fn get<T: FromColumn>(&self, place: usize) -> Result<T, SpoolError> {
         let column = match self {
             Self::Sqlite(row) => sqlite::column(row, place)?,
-            Self::Postgres(row) => postgres::column(row, place)?,
+            Self::Postgres(row) => postgres_session::column(row, place)?,
         };
         T::from_column(column)
             .ok_or_else(|| SpoolError::Damaged(format!("column {place} holds {column:?}")))
@@ -149,7 +150,9 @@ impl Db<'_> {
     ) -> Result<(), SpoolError> {
         match self {
             Self::Sqlite(connection) => sqlite::each(connection, sql, parameters, take),
-            Self::Postgres(session) => postgres::each(&session.fetch(sql, "", parameters)?, take),
+            Self::Postgres(session) => {
+                postgres_session::each(&session.fetch(sql, "", parameters)?, take)
+            }
         }
     }
 

@@ -1,6 +1,6 @@
-//! PostgreSQL under the port, and what speaks its protocol.
+//! The connections to PostgreSQL.
 //!
-//! A few connections, each used by one change or look-up at a time, on a thread that may block. A change is a transaction
+//! A few, each used by one change or look-up at a time, on a thread that may block. A change is a transaction
 //! (READ COMMITTED), run again when it met another one: after a serialization failure, a deadlock, or a row that another
 //! transaction made in the meantime and that the next run finds. When a connection breaks it is run again on a new one; when
 //! it broke while committing, the change may have been done, and the next run is told so ([`Session::may_be_done`]).
@@ -8,7 +8,6 @@
 //! Each wait ends: a connect, a statement, a lock. What cannot be done for want of a server is [`SpoolError::Unavailable`].
 
 use std::{
-    borrow::Cow,
     cell::RefCell,
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -16,24 +15,21 @@ use std::{
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Row as _, TypeInfo, ValueRef,
-    encode::{Encode, IsNull},
-    postgres::{
-        PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgRow, PgTypeInfo, Postgres,
-        types::Oid,
-    },
+    ConnectOptions,
+    postgres::{PgConnectOptions, PgConnection},
 };
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
-use super::{Column, DatabaseError, Db, Row, Value};
+use super::{
+    Db,
+    postgres_session::{Session, failed, in_time, translate},
+};
 use crate::spool::SpoolError;
 
 /// So many changes and look-ups run at once.
 const CONNECTIONS: usize = 12;
 /// A connect may take so long, with TLS and authentication.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A statement may take so long, with its way there and back; the server ends it a little earlier.
-const STATEMENT: Duration = Duration::from_secs(35);
 /// What the server is told of it, and of whoever holds locks and says nothing, such as a process that was stopped.
 const BOUNDS: [(&str, &str); 3] = [
     ("statement_timeout", "30s"),
@@ -55,13 +51,6 @@ pub(in crate::spool) struct Pool {
     turns: Arc<Semaphore>,
     /// As PostgreSQL wants them, by the port's text and the column to be given back.
     statements: RwLock<HashMap<(&'static str, &'static str), Arc<str>>>,
-}
-
-/// A connection while a change or a look-up uses it.
-pub(in crate::spool) struct Session<'c> {
-    pool: &'c Pool,
-    connection: RefCell<&'c mut PgConnection>,
-    again: bool,
 }
 
 /// Whether a look-up or a change is to be run.
@@ -237,7 +226,7 @@ impl Pool {
         Ok(connection)
     }
 
-    fn translated(&self, sql: &'static str, number: &'static str) -> Arc<str> {
+    pub(super) fn translated(&self, sql: &'static str, number: &'static str) -> Arc<str> {
         let key = (sql, number);
         let known = self.statements.read();
         if let Some(known) = known.unwrap_or_else(PoisonError::into_inner).get(&key) {
@@ -269,211 +258,6 @@ impl Broke {
         match error {
             SpoolError::Database(ref database) if database.met_another() => Self::Met(error),
             error => Self::Lost { error, in_commit },
-        }
-    }
-}
-
-impl Session<'_> {
-    /// Whether an earlier run of the same change may have been committed.
-    pub(super) fn may_be_done(&self) -> bool {
-        self.again
-    }
-
-    pub(super) fn execute(
-        &self,
-        sql: &'static str,
-        parameters: &[Value<'_>],
-    ) -> Result<u64, SpoolError> {
-        let query = self.query(sql, "", parameters)?;
-        let mut connection = self.connection.borrow_mut();
-        let done = query.execute(&mut **connection);
-        let done = self.pool.handle.block_on(timeout(STATEMENT, done));
-        in_time(done)
-            .map(|done| done.rows_affected())
-            .map_err(failed)
-    }
-
-    /// All rows; `number` is a column to be given back.
-    pub(super) fn fetch(
-        &self,
-        sql: &'static str,
-        number: &'static str,
-        parameters: &[Value<'_>],
-    ) -> Result<Vec<PgRow>, SpoolError> {
-        let query = self.query(sql, number, parameters)?;
-        let mut connection = self.connection.borrow_mut();
-        let rows = query.fetch_all(&mut **connection);
-        let rows = self.pool.handle.block_on(timeout(STATEMENT, rows));
-        in_time(rows).map_err(failed)
-    }
-
-    /// Statements without parameters, one after the other.
-    pub(super) fn plain(&self, sql: &'static str) -> Result<(), SpoolError> {
-        let mut connection = self.connection.borrow_mut();
-        let done = sqlx::raw_sql(sql).execute(&mut **connection);
-        let done = self.pool.handle.block_on(timeout(STATEMENT, done));
-        in_time(done).map(drop).map_err(failed)
-    }
-
-    fn query(
-        &self,
-        sql: &'static str,
-        number: &'static str,
-        parameters: &[Value<'_>],
-    ) -> Result<sqlx::query::Query<'static, Postgres, PgArguments>, SpoolError> {
-        let mut arguments = PgArguments::default();
-        for value in parameters {
-            sqlx::Arguments::add(&mut arguments, *value).map_err(|error| refused(&error))?;
-        }
-        let text = self.pool.translated(sql, number);
-        Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
-    }
-}
-
-impl sqlx::Type<Postgres> for Value<'_> {
-    fn type_info() -> PgTypeInfo {
-        // The server knows what it expects there.
-        PgTypeInfo::with_oid(Oid(0))
-    }
-}
-
-impl Encode<'_, Postgres> for Value<'_> {
-    fn encode_by_ref(
-        &self,
-        buffer: &mut PgArgumentBuffer,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Send + Sync>> {
-        match self {
-            Self::Null => return Ok(IsNull::Yes),
-            Self::Int(number) => buffer.extend_from_slice(&number.to_be_bytes()),
-            // PostgreSQL knows no NUL in a text.
-            Self::Text(text) if text.contains('\0') => {
-                buffer.extend_from_slice(text.replace('\0', "\u{fffd}").as_bytes());
-            }
-            Self::Text(text) => buffer.extend_from_slice(text.as_bytes()),
-            Self::Blob(octets) => buffer.extend_from_slice(octets),
-        }
-        Ok(IsNull::No)
-    }
-
-    fn produces(&self) -> Option<PgTypeInfo> {
-        Some(match self {
-            Self::Null => return None,
-            Self::Int(_) => <i64 as sqlx::Type<Postgres>>::type_info(),
-            Self::Text(_) => <str as sqlx::Type<Postgres>>::type_info(),
-            Self::Blob(_) => <[u8] as sqlx::Type<Postgres>>::type_info(),
-        })
-    }
-}
-
-pub(super) fn column(row: &PgRow, place: usize) -> Result<Column<'_>, SpoolError> {
-    let damaged = |what: String| SpoolError::Damaged(format!("column {place}: {what}"));
-    let value = row.try_get_raw(place).map_err(failed)?;
-    let kind = value.type_info().into_owned();
-    let octets = row.try_get_unchecked::<Option<&[u8]>, _>(place);
-    let Some(octets) = octets.map_err(failed)? else {
-        return Ok(Column::Null);
-    };
-    let number = |octets: &[u8]| -> Option<i64> {
-        Some(match *octets {
-            [flag] => flag.into(),
-            [a, b, c, d] => i32::from_be_bytes([a, b, c, d]).into(),
-            _ => i64::from_be_bytes(octets.try_into().ok()?),
-        })
-    };
-    match kind.name() {
-        "INT8" | "INT4" | "BOOL" => number(octets)
-            .map(Column::Int)
-            .ok_or_else(|| damaged("no number".into())),
-        "TEXT" => std::str::from_utf8(octets)
-            .map(Column::Text)
-            .map_err(|error| damaged(error.to_string())),
-        "BYTEA" => Ok(Column::Blob(octets)),
-        other => Err(damaged(format!("it is {other}"))),
-    }
-}
-
-pub(super) fn each(
-    rows: &[PgRow],
-    mut take: impl FnMut(&Row<'_>) -> Result<(), SpoolError>,
-) -> Result<(), SpoolError> {
-    rows.iter().try_for_each(|row| take(&Row::Postgres(row)))
-}
-
-fn in_time<T>(
-    done: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
-) -> Result<T, sqlx::Error> {
-    done.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
-}
-
-fn refused(error: &dyn std::fmt::Display) -> SpoolError {
-    SpoolError::Database(DatabaseError::Postgres {
-        code: String::new(),
-        message: error.to_string(),
-    })
-}
-
-fn failed(error: sqlx::Error) -> SpoolError {
-    match error {
-        sqlx::Error::Database(error) => {
-            let code = error.code().map_or_else(String::new, Cow::into_owned);
-            let message = error.message().to_owned();
-            match code.as_str() {
-                // disk_full
-                "53100" => SpoolError::Full,
-                // Connections broken or refused, too many of them, a server that stops or starts, one that takes no changes.
-                code if code.starts_with("08")
-                    || code.starts_with("57P")
-                    || ["53300", "25006", "25P03"].contains(&code) =>
-                {
-                    SpoolError::Unavailable(message)
-                }
-                _ => SpoolError::Database(DatabaseError::Postgres { code, message }),
-            }
-        }
-        error @ (sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::WorkerCrashed) => SpoolError::Unavailable(error.to_string()),
-        error => refused(&error),
-    }
-}
-
-/// The port's dialect as PostgreSQL has it: `$1` for `?1`, and no hints for SQLite's planner.
-fn translate(sql: &str) -> String {
-    let mut text = String::with_capacity(sql.len());
-    let mut words = sql.split(' ');
-    while let Some(word) = words.next() {
-        if word == "INDEXED" {
-            // BY, and the name of the index.
-            let _ = (words.next(), words.next());
-            continue;
-        }
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        let hinted = word.strip_prefix('+').filter(|name| !name.is_empty());
-        text.push_str(&hinted.unwrap_or(word).replace('?', "$"));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hints_and_parameters_are_translated_and_nothing_else() {
-        for (port, postgres) in [
-            (
-                "SELECT seq FROM recipients INDEXED BY recipients_due WHERE hop = ?1 AND +state = ?12",
-                "SELECT seq FROM recipients WHERE hop = $1 AND state = $12",
-            ),
-            (
-                "UPDATE nodes SET requested = requested + 1 WHERE node = 'hold:' || ?1",
-                "UPDATE nodes SET requested = requested + 1 WHERE node = 'hold:' || $1",
-            ),
-        ] {
-            assert_eq!(translate(port), postgres);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The tables on PostgreSQL, and how an older spool becomes a newer one. The versions are those of `schema`.
 
-use super::{Db, postgres::Session};
+use super::{Db, postgres_session::Session};
 use crate::spool::SpoolError;
 
 /// Each entry brings a spool to the version before it. An entry that was released is never edited.

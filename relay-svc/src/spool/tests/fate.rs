@@ -73,6 +73,7 @@ async fn a_large_report_lies_in_a_file_and_one_that_is_not_stored_leaves_none(pl
             settlement: Settlement::Bounced {
                 reply: "550 no".into(),
             },
+            by: Arc::default(),
         };
         let report = message(&[("a@branch.example", "smtp://127.0.0.1:25")]);
         let report = Some((draft(&spool, &large).await, report));
@@ -110,6 +111,7 @@ async fn an_outcome_is_recorded_once_with_its_report_and_frees_the_body_with_the
         settlement: Settlement::Bounced {
             reply: "550 no".into(),
         },
+        by: Arc::default(),
     };
     spool
         .settle(
@@ -169,6 +171,7 @@ async fn what_is_due_comes_in_order_and_the_backlog_says_what_is_not_due_yet(pla
             vec![Settled {
                 idx: 0,
                 settlement: retry,
+                by: Arc::default(),
             }],
             None,
         )
@@ -306,6 +309,7 @@ async fn a_late_word_on_a_recipient_whose_outcome_is_recorded_changes_nothing(pl
             vec![Settled {
                 idx: 0,
                 settlement: late,
+                by: Arc::default(),
             }],
             None,
         )

@@ -104,16 +104,19 @@ async fn due_messages(spool: &Spool, sizes: &[usize]) -> Vec<Vec<u8>> {
 }
 
 fn feed_of_isp(spool: &Spool) -> Feed {
-    Feed::of_due(spool.clone(), &NextHop::parse("link:isp").unwrap())
+    let hop = NextHop::parse("link:isp").unwrap();
+    Feed::of_due(spool.clone(), &hop, InHand::default())
 }
 
 #[tokio::test]
-async fn bodies_come_with_their_messages_a_quarter_of_a_megabyte_at_once() {
-    let one_too_many = [&[INLINE_LIMIT; 3][..], &[INLINE_LIMIT - 1, 1, 1]].concat();
+async fn bodies_come_with_their_messages_a_megabyte_at_once() {
+    let rest = (1 << 20) - 10 * INLINE_LIMIT;
+    let full = [&[INLINE_LIMIT; 10][..], &[rest, 1]].concat();
+    let one_too_many = [&[INLINE_LIMIT; 10][..], &[rest - 1, 1, 1]].concat();
     for (sizes, at_once) in [
         // As many octets as are read at once, to the last one, and more.
-        (vec![INLINE_LIMIT; 5], vec![4, 1]),
-        (one_too_many, vec![5, 1]),
+        (full, vec![11, 1]),
+        (one_too_many, vec![12, 1]),
         // What lies in a file is read from there.
         (vec![10, 4 * INLINE_LIMIT, 10], vec![3]),
     ] {
@@ -123,7 +126,7 @@ async fn bodies_come_with_their_messages_a_quarter_of_a_megabyte_at_once() {
         let feed = feed_of_isp(&spool);
         let mut all = Vec::new();
         for count in at_once {
-            let messages = taken(&feed, 9).await;
+            let messages = taken(&feed, 99).await;
             assert_eq!(messages.len(), count, "of {sizes:?}");
             all.extend(messages);
         }

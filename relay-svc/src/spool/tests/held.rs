@@ -119,7 +119,13 @@ async fn an_attempt_that_fails_leaves_mail_held_and_an_outcome_ends_it(place: Pl
         tried: Duration::ZERO,
         reply: "451 not now".into(),
     };
-    let settled = |settlement| vec![Settled { idx: 0, settlement }];
+    let settled = |settlement| {
+        vec![Settled {
+            idx: 0,
+            settlement,
+            by: Arc::default(),
+        }]
+    };
     spool.settle(1, settled(retry), None).await.unwrap();
     let listed = |spool: Spool| async move {
         let filter = ListFilter {

@@ -1,6 +1,6 @@
 //! The spool on both engines: in a folder on disk, and in a database of PostgreSQL.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 use linkmail_smtp::{
@@ -21,7 +21,9 @@ mod fate;
 mod feed;
 mod folder;
 mod held;
+mod operator;
 pub(super) mod place;
+mod replicas;
 mod reports;
 mod shared;
 mod sizes;
@@ -92,6 +94,7 @@ fn delivered(idx: i64) -> Settled {
         settlement: Settlement::Delivered {
             reply: "250 OK".into(),
         },
+        by: Arc::default(),
     }
 }
 
@@ -99,7 +102,7 @@ async fn the_journal_gives_every_change_after_a_revision_and_says_when_it_cannot
     let spool = place.open().await;
     let link = LinkName::parse("isp").unwrap();
     let mut record = Record::begin(link.clone(), Trigger::Api, NOW);
-    spool.begin_cycle(&record, None).await.unwrap();
+    spool.begin_cycle(&record, None, None).await.unwrap();
     record.finish(
         Outcome::Complete,
         String::new(),

@@ -277,7 +277,7 @@ async fn what_one_replica_accepts_wakes_the_other() {
             }
         }
         let record = Record::begin(LinkName::parse("isp").unwrap(), Trigger::Api, NOW);
-        replicas[0].begin_cycle(&record, None).await.unwrap();
+        replicas[0].begin_cycle(&record, None, None).await.unwrap();
         journal.wait_for(|newest| *newest == 1).await.unwrap();
     });
     waited.await.unwrap();
@@ -310,4 +310,44 @@ async fn the_clock_of_a_shared_spool_moves_by_what_the_server_measured() {
     let moved = replicas[1].tick().since(due).as_secs();
     let most = 155 + age::LONGEST_REST.as_secs();
     assert!((most - 10..=most).contains(&moved), "{moved} s");
+}
+
+#[tokio::test]
+async fn mail_is_routed_anew_once_whoever_sends_it_has_ended_what_he_had_in_hand() {
+    let Some([sender, starting]) = replicas().await else {
+        return;
+    };
+    for _ in 0..2 {
+        let to = [("b@else.example", "link:isp")];
+        accept(&sender, b"x\r\n", message(&to)).await;
+    }
+    let lease = sender.claim("link:isp").await.unwrap().unwrap();
+    let mut routes = Routes::default();
+    let other = Target::Hop(NextHop::parse("link:other").unwrap());
+    routes.insert(Pattern::Any, other).unwrap();
+    let never = tokio_util::sync::CancellationToken::new();
+    let rerouted = starting.reroute_shared(&routes, &never);
+    let sends = async {
+        lease.ends().cancelled().await;
+        // It is good until it is given up.
+        let under = sender.under(&lease);
+        let settled = under.settle(1, vec![delivered(0)], None);
+        settled.await.unwrap();
+        assert!(!lease.lost().is_cancelled());
+        lease.give_back().await;
+    };
+    let both = async { tokio::join!(rerouted, sends) };
+    let (moved, ()) = tokio::time::timeout(Duration::from_secs(20), both)
+        .await
+        .unwrap();
+    assert_eq!(moved.unwrap(), 1);
+    assert_eq!(sender.queued("link:isp".into()).await.unwrap(), 0);
+    assert_eq!(sender.queued("link:other".into()).await.unwrap(), 1);
+    assert_eq!(starting.reroute_shared(&routes, &never).await.unwrap(), 0);
+    // What is wanted is kept for who wants it, and not for ever.
+    let wanted = "UPDATE leases SET wanted_by = 'somebody', wanted_ms = 9000000000000";
+    change(&sender, wanted).await;
+    assert!(sender.claim("link:isp").await.unwrap().is_none());
+    change(&sender, "UPDATE leases SET wanted_ms = 0").await;
+    assert!(sender.claim("link:isp").await.unwrap().is_some());
 }

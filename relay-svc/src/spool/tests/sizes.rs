@@ -87,6 +87,7 @@ async fn changed_limits_move_what_waits_in_both_directions(place: Place) {
     let settlement = Settled {
         idx: 0,
         settlement: tried,
+        by: Arc::default(),
     };
     spool.settle(seq, vec![settlement], None).await.unwrap();
     let before = due(&spool, LINK).await[0].clone();

@@ -1,31 +1,38 @@
-//! `queue list`: what waits, and what was set aside.
+//! `queue list`: what waits, what is on hold, and what was set aside.
 
 use linkmail_proto::relay::v1::{
-    ListMessagesRequest, Message, Recipient, message_service_client::MessageServiceClient,
-    recipient::State,
+    ListMessagesRequest, Message, MessageFilter, PastAttempt, Recipient,
+    message_service_client::MessageServiceClient, recipient::State,
 };
 use linkmail_service::{
     command::{request, say},
     exit::Exit,
     listen::GrpcAddress,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use super::PROGRAM;
+use super::{super::PROGRAM, filter::Filter};
 
-pub(super) async fn list(address: &GrpcAddress, as_json: bool, all: bool) -> Result<(), Exit> {
+pub(super) async fn list(
+    address: &GrpcAddress,
+    filter: Filter,
+    as_json: bool,
+    all: bool,
+) -> Result<(), Exit> {
     let mut messages = MessageServiceClient::new(PROGRAM.connect(address).await?);
-    let states: &[State] = if all {
+    let states: &[State] = if all || filter.names_states() {
         &[State::Unspecified]
     } else {
-        &[State::Queued, State::SetAside]
+        &[State::Queued, State::OnHold, State::SetAside]
     };
+    let filter = filter.to_wire();
+    let is_filtered = filter != MessageFilter::default();
     let mut listed = std::collections::HashSet::new();
     for state in states {
         let mut page_token = String::new();
         loop {
-            let page = page(&mut messages, *state, page_token).await?;
+            let page = page(&mut messages, &filter, *state, page_token).await?;
             for message in page
                 .messages
                 .iter()
@@ -45,13 +52,18 @@ pub(super) async fn list(address: &GrpcAddress, as_json: bool, all: bool) -> Res
         }
     }
     if listed.is_empty() && !as_json {
-        say("nothing waits")?;
+        say(if is_filtered {
+            "nothing fits"
+        } else {
+            "nothing waits"
+        })?;
     }
     Ok(())
 }
 
 async fn page(
     messages: &mut MessageServiceClient<Channel>,
+    filter: &MessageFilter,
     state: State,
     page_token: String,
 ) -> Result<linkmail_proto::relay::v1::ListMessagesResponse, Exit> {
@@ -59,6 +71,7 @@ async fn page(
         page_size: 500,
         page_token,
         state: state.into(),
+        filter: (*filter != MessageFilter::default()).then(|| filter.clone()),
     };
     Ok(messages
         .list_messages(request(call))
@@ -67,42 +80,53 @@ async fn page(
         .into_inner())
 }
 
-fn state(recipient: &Recipient) -> &'static str {
+pub(super) fn state(recipient: &Recipient) -> &'static str {
     recipient.state().as_str_name()
 }
 
-fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
+pub(super) fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
     time.map(|time| time.to_string())
 }
 
 fn in_words(message: &Message) -> String {
-    let mut text = format!(
+    let mut text = heading(message);
+    for recipient in &message.recipients {
+        text.push('\n');
+        text.push_str(&of_recipient(recipient));
+    }
+    text
+}
+
+/// The message itself, in a line.
+pub(super) fn heading(message: &Message) -> String {
+    format!(
         "{}  {}  {} octets  from <{}>",
         message.name,
         time(message.accept_time).unwrap_or_default(),
         message.size_bytes,
         message.reverse_path
-    );
-    for recipient in &message.recipients {
-        let next = time(recipient.next_attempt_time)
-            .map_or(String::new(), |next| format!(", next {next}"));
-        let said = if recipient.last_reply.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", recipient.last_reply)
-        };
-        text.push_str(&format!(
-            "\n    {} <{}> by {}, {} attempts{next}{said}",
-            state(recipient).to_lowercase(),
-            recipient.address,
-            recipient.route,
-            recipient.attempts
-        ));
-    }
-    text
+    )
 }
 
-fn in_json(message: &Message) -> String {
+/// A recipient, in a line.
+pub(super) fn of_recipient(recipient: &Recipient) -> String {
+    let next =
+        time(recipient.next_attempt_time).map_or(String::new(), |next| format!(", next {next}"));
+    let said = if recipient.last_reply.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", recipient.last_reply)
+    };
+    format!(
+        "    {} <{}> by {}, {} attempts{next}{said}",
+        state(recipient).to_lowercase(),
+        recipient.address,
+        recipient.route,
+        recipient.attempts
+    )
+}
+
+pub(super) fn in_json(message: &Message) -> String {
     let recipients = message.recipients.iter().map(|recipient| {
         json!({
             "address": recipient.address,
@@ -111,6 +135,9 @@ fn in_json(message: &Message) -> String {
             "attempts": recipient.attempts,
             "next_attempt_time": time(recipient.next_attempt_time),
             "last_reply": recipient.last_reply,
+            "settle_time": time(recipient.settle_time),
+            "remote_host": recipient.remote_host,
+            "history": recipient.history.iter().map(past).collect::<Vec<_>>(),
         })
     });
     json!({
@@ -124,4 +151,14 @@ fn in_json(message: &Message) -> String {
         "recipients": recipients.collect::<Vec<_>>(),
     })
     .to_string()
+}
+
+fn past(past: &PastAttempt) -> Value {
+    json!({
+        "time": time(past.time),
+        "outcome": past.outcome,
+        "remote_host": past.remote_host,
+        "reply": past.reply,
+        "operator": past.operator,
+    })
 }
