@@ -114,9 +114,9 @@ def test_the_small_goes_first_and_both_in_one_cycle(site):
     assert goes(stage) == small + large
 
 
-@pytest.mark.parametrize("zone, opens", [("<+10>-10", True), ("Asia/Tokyo", True), ("<-10>+10", False), ("No/Where", False)])
+@pytest.mark.parametrize("zone, opens", [("<+10>-10", True), ("Asia/Tokyo", True), ("<+05>-5", False), ("No/Where", False)])
 def test_hours_are_those_of_the_time_zone(site, zone, opens):
-    """Noon in UTC is night in the east. A zone that is not known is told, and hours are UTC."""
+    """Midday in UTC is night in the east. A zone that is not known is told, and hours are UTC."""
     stage = site(13, zone=zone)
     large = hand_in(stage, LARGE)
     assert goes(stage) == ([large] if opens else [])
