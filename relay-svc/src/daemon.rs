@@ -123,6 +123,7 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
         None => Spool::open_with(&config.state, config.limits.reserve)?,
         Some(database) => Spool::connect(database.options()?).await?,
     };
+    limit_sizes(&config, &spool);
     if !spool.is_shared() {
         let routes = config.policy.routes.clone();
         told(spool.reroute(routes).await?);
@@ -179,12 +180,24 @@ async fn run(config: Config, telemetry: &Telemetry) -> Result<(), StartError> {
     Ok(ended?)
 }
 
+/// How large mail may be for a link at any time.
+fn limit_sizes(config: &Config, spool: &Spool) {
+    let large = config.links.iter().filter_map(|link| {
+        let oversize = link.oversize.as_ref()?;
+        Some((link.name.clone(), oversize.above))
+    });
+    spool.limit_sizes(large.collect());
+    if config.links.iter().any(|link| link.oversize.is_some()) {
+        outbound::check_zone();
+    }
+}
+
 /// Says that queued mail was routed anew.
 fn told(moved: u64) {
     if moved > 0 {
         tracing::info!(
             recipients = moved,
-            "the routes changed: queued mail was routed anew"
+            "the routes changed, or what links take: queued mail was routed anew"
         );
     }
 }

@@ -60,16 +60,17 @@ fn some(text: &str) -> Option<&str> {
 
 /// A next hop as the spool writes it.
 fn route(text: &str) -> Result<String, Status> {
-    let of_domain = NextHop::parse_mx(text)
+    let written = NextHop::parse_mx(text)
         .map(NextHop::Mx)
-        .or_else(|| NextHop::parse_hold(text).map(NextHop::Hold));
-    let hop = match of_domain {
+        .or_else(|| NextHop::parse_hold(text).map(NextHop::Hold))
+        .or_else(|| NextHop::parse_oversize(text).map(NextHop::Oversize));
+    let hop = match written {
         Some(hop) => Ok(hop),
         None => NextHop::parse(text),
     };
     hop.map(|hop| hop.to_string()).map_err(|_| {
         let what = format!(
-            "{text:?} is not a next hop; one of link:NAME, smtp://HOST:PORT, smtps://HOST:PORT, lmtp://HOST:PORT, mx:DOMAIN, hold:DOMAIN"
+            "{text:?} is not a next hop; one of link:NAME, oversize:NAME, smtp://HOST:PORT, smtps://HOST:PORT, lmtp://HOST:PORT, mx:DOMAIN, hold:DOMAIN"
         );
         invalid("filter.route", what)
     })

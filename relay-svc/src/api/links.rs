@@ -11,13 +11,7 @@ use super::{
     convert::{self, LinkFacts},
     errors::{DOMAIN, not_found, of_spool},
 };
-use crate::{
-    config::Link,
-    cycle::LinkView,
-    link::LinkState,
-    names::{LinkName, NextHop},
-    spool::SpoolError,
-};
+use crate::{config::Link, cycle::LinkView, link::LinkState, names::LinkName, spool::SpoolError};
 
 pub(super) struct Links {
     services: Services,
@@ -32,9 +26,7 @@ impl Links {
         let spool = &self.services.spool;
         let view = self.as_its_keeper_sees(&link.name, view).await?;
         let facts = LinkFacts {
-            queued: spool
-                .queued(NextHop::Link(link.name.clone()).to_string())
-                .await?,
+            queued: spool.queued_over(&link.name).await?,
             latest: spool
                 .cycles(Some(link.name.clone()), i64::MAX, 1)
                 .await?

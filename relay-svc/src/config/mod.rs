@@ -24,7 +24,7 @@ use crate::{
     names::{HostPort, LinkName},
     outbound::{Hosts, direct::name_servers::Dnssec},
     policy::{Identity, Policy},
-    queue::{RetryPolicy, late::Lateness},
+    queue::{RetryPolicy, late::Lateness, window::Oversize},
     recipient_list::RecipientList,
     sender_map::SenderMap,
 };
@@ -267,6 +267,8 @@ pub struct Link {
     pub connections: usize,
     /// How much each of them may have under way.
     pub flight: FlightLimits,
+    /// Which mail goes in hours that are kept for it only.
+    pub oversize: Option<Oversize>,
     /// How it is dialled.
     pub dial: Dial,
     /// Who is asked to release mail.
@@ -335,7 +337,7 @@ pub struct Dequeue {
 }
 
 /// `trigger`
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Triggers {
     /// A schedule: so long from start to start.
     pub every: Option<Duration>,

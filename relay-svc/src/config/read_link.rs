@@ -9,7 +9,10 @@ use super::{
     Dequeue, Dial, Driver, Link, Triggers,
     read::{HOUR, MINUTE, SECOND, host, positive},
 };
-use crate::names::{HostPort, LinkName};
+use crate::{
+    names::{HostPort, LinkName},
+    queue::window::{Oversize, WindowError},
+};
 
 /// What was read of one link: its name also when the rest is wrong, so that what refers to it is not blamed.
 pub(super) struct ReadLink {
@@ -40,6 +43,7 @@ fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option
         table.error("connections", "expected at least 1");
     }
     let flight = flight(&table);
+    let oversize = oversize(&table);
     let dial = table.required_table("dial").and_then(dial);
     let dequeue: Vec<_> = table
         .tables("dequeue")
@@ -59,6 +63,7 @@ fn rest(document: &Document, table: Table<'_>, name: Option<LinkName>) -> Option
         fallback,
         connections,
         flight,
+        oversize,
         dial: dial?,
         dequeue: dequeue.into_iter().collect::<Option<_>>()?,
         trigger,
@@ -83,6 +88,36 @@ fn flight(table: &Table<'_>) -> FlightLimits {
         table.error("flight_bytes", "expected at least 1B");
     }
     flight
+}
+
+/// A size and its hours go together: without hours such mail would wait until it is given up.
+fn oversize(table: &Table<'_>) -> Option<Oversize> {
+    let above: Option<ByteSize> = table.optional("oversize");
+    let windows = if table.has("oversize_window") {
+        table.required_list_with("oversize_window", "window", |text| {
+            text.parse().map_err(|error: WindowError| error.to_string())
+        })
+    } else {
+        Vec::new()
+    };
+    match (table.has("oversize"), table.has("oversize_window")) {
+        (true, false) => table.error(
+            "oversize",
+            "oversize_window is missing: when may such mail go? For example [\"22:00-06:00\"]",
+        ),
+        (false, true) => table.error(
+            "oversize_window",
+            "oversize is missing: the size above which mail waits for these hours, such as \"2MB\"",
+        ),
+        _ => {}
+    }
+    if above == Some(ByteSize(0)) {
+        table.error("oversize", "expected at least 1B");
+    }
+    Some(Oversize {
+        above: above?.0,
+        windows,
+    })
 }
 
 fn dial(table: Table<'_>) -> Option<Dial> {

@@ -13,6 +13,7 @@ use crate::{
     link::{self, LinkState},
     names::HostPort,
     outbound::{Connection, WEIGHED, justified},
+    spool::SpoolError,
     telemetry,
 };
 
@@ -121,11 +122,13 @@ impl Run {
             let missed_before = before
                 .next()
                 .is_some_and(|(_, record)| record.outcome == Some(Outcome::LineMissing));
+            let mut begun = 0;
             if missed_now || missed_before {
-                spool.begin_anew(self.hop.to_string()).await
-            } else {
-                Ok(0)
+                for hop in self.queues.all() {
+                    begun += spool.begin_anew(hop.to_string()).await?;
+                }
             }
+            Ok::<_, SpoolError>(begun)
         };
         match result.await {
             Ok(0) => {}
@@ -144,7 +147,7 @@ impl Run {
             return fresh;
         }
         let spool = &self.shared.forwarder.spool;
-        let weight = spool.due_weight(self.hop.to_string(), spool.tick(), WEIGHED);
+        let weight = self.queues.weight(spool, WEIGHED);
         let (messages, octets) = weight.await.unwrap_or_default();
         if messages == 0 {
             return fresh;

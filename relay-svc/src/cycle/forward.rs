@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Phase, run::Run};
+use super::{Phase, queues::Next, run::Run};
 use crate::{
-    names::HostPort,
-    outbound::{End, Feed, Fleet, News, Speaking, Stop, Tally, worse},
+    names::{HostPort, NextHop},
+    outbound::{End, Fleet, News, Speaking, Stop, Tally, worse},
 };
 
 /// Mail that keeps coming is forwarded without a break for so long; then it is others' turn.
@@ -31,13 +31,11 @@ struct Sent {
 impl Run {
     pub(super) async fn forward(&mut self, and_ask: bool, cancel: &CancellationToken) {
         let spool = self.shared.forwarder.spool.clone();
-        match spool.backlog(self.hop.to_string(), spool.tick(), 1).await {
+        let turn = self.turn.take();
+        let hop = match self.queues.next(&spool, turn).await {
             // Without mail there is no session: the smart host is not bothered, nor the line.
-            Ok(backlog) if backlog.due == 0 => {
-                let is_empty = backlog.next_due.is_none();
-                return self.order.nothing_to_forward(is_empty);
-            }
-            Ok(_) => {}
+            Ok(Next::Nothing { is_empty }) => return self.order.nothing_to_forward(is_empty),
+            Ok(Next::Due(hop)) => hop,
             Err(error) => {
                 return self.order.forward_failed(
                     0,
@@ -47,29 +45,53 @@ impl Run {
                     Instant::now(),
                 );
             }
-        }
+        };
         self.enter(Phase::Forward).await;
         let asking = and_ask.then(|| self.ask_beside());
         let before = self.tally();
-        let (host, sent) = self.send(before, cancel).await;
+        let (host, sent) = self.send(&hop, before, cancel).await;
         self.count(before, &sent.done);
         if let Some(asking) = asking {
             // First, for what went out beside it came after it.
             self.asked_beside(asking).await;
         }
         match sent.stop {
-            Some(stop) => self.forwarded(host, stop, &sent.done, sent.kept).await,
+            Some(stop) => {
+                let is_idle = matches!(stop, Stop::Idle);
+                self.forwarded(host, stop, &sent.done, sent.kept).await;
+                if is_idle {
+                    self.look_at_the_other(&hop, sent.done.sent).await;
+                }
+            }
             None => {
                 let none = || End::Failed("no session came about".into());
                 let end = sent.failed.unwrap_or_else(none);
-                self.not_forwarded(&end).await;
+                self.not_forwarded(&hop, &end).await;
             }
+        }
+    }
+
+    /// Once nothing is due of one queue, the other has its turn: the large mail of the link, while its hours last.
+    async fn look_at_the_other(&mut self, hop: &NextHop, sent: u32) {
+        let Some(other) = self.queues.after(hop, sent).cloned() else {
+            return;
+        };
+        let spool = &self.shared.forwarder.spool;
+        let next = self.queues.next(spool, Some(other.clone())).await;
+        if matches!(next, Ok(Next::Due(due)) if due == other) {
+            self.turn = Some(other);
+            self.order.mail_waits();
         }
     }
 
     /// Sends over sessions with the smart host; or, when none comes about, or nothing comes of them, with the next host that
     /// there is instead.
-    async fn send(&mut self, before: Tally, cancel: &CancellationToken) -> (HostPort, Sent) {
+    async fn send(
+        &mut self,
+        hop: &NextHop,
+        before: Tally,
+        cancel: &CancellationToken,
+    ) -> (HostPort, Sent) {
         let mut hosts = vec![self.link.smart_host.clone()];
         hosts.extend(self.link.fallback.iter().cloned());
         let (mut first, mut so_far) = (None, Tally::default());
@@ -77,8 +99,9 @@ impl Run {
             let host = hosts.remove(0);
             let mut before = before;
             before.add(&so_far);
-            let sent = self.send_to(&host, !hosts.is_empty(), before, cancel);
-            let mut sent = sent.await;
+            let mut fleet = self.fleet(hop, host.clone(), cancel);
+            fleet.before_another_host(!hosts.is_empty());
+            let mut sent = self.send_to(&host, fleet, before).await;
             so_far.add(&sent.done);
             sent.done = so_far;
             let end = match sent.stop.take() {
@@ -107,15 +130,7 @@ impl Run {
         (self.link.smart_host.clone(), failed)
     }
 
-    async fn send_to(
-        &mut self,
-        host: &HostPort,
-        has_other_host: bool,
-        before: Tally,
-        cancel: &CancellationToken,
-    ) -> Sent {
-        let mut fleet = self.fleet(host.clone(), cancel);
-        fleet.before_another_host(has_other_host);
+    async fn send_to(&mut self, host: &HostPort, mut fleet: Fleet, before: Tally) -> Sent {
         let sessions = self.justified(&mut fleet, true).await;
         if let Some(speaking) = self.at_hand(host) {
             fleet.take(speaking);
@@ -135,12 +150,12 @@ impl Run {
         justified.unwrap_or(1)
     }
 
-    /// Sessions with the smart host.
-    fn fleet(&self, host: HostPort, cancel: &CancellationToken) -> Fleet {
+    /// Sessions with a host, for one of the queues.
+    fn fleet(&self, hop: &NextHop, host: HostPort, cancel: &CancellationToken) -> Fleet {
         let forwarder = self.shared.forwarder.clone();
         Fleet::new(
             forwarder.clone(),
-            Feed::of_due(forwarder.spool, &self.hop, forwarder.in_hand),
+            self.queues.feed(forwarder.spool, hop, forwarder.in_hand),
             host,
             self.opener(),
             STRETCH,
@@ -265,14 +280,14 @@ impl Run {
     }
 
     /// No session with the smart host: an attempt for what is due first, unless the line is missing.
-    async fn not_forwarded(&mut self, end: &End) {
+    async fn not_forwarded(&mut self, hop: &NextHop, end: &End) {
         let reason = end.to_string();
         let missing = matches!(end, End::Missing(_));
         if !missing {
             match self
                 .shared
                 .forwarder
-                .fail(&self.hop, &self.link.smart_host.host, &reason)
+                .fail(hop, &self.link.smart_host.host, &reason)
                 .await
             {
                 Ok(tally) => {

@@ -7,9 +7,11 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Busy, Desk, Record, RunError, RunRequest, Trigger, replicas,
+    Busy, Desk, Record, RunError, RunRequest, Trigger,
+    queues::Queues,
+    replicas,
     run::Run,
-    schedule::{Decision, Schedule, Waiting},
+    schedule::{Decision, Opening, Schedule},
 };
 use crate::{
     arrivals::Arrivals,
@@ -25,6 +27,8 @@ use crate::{
 const SPOOL_PAUSE: Duration = Duration::from_secs(10);
 /// The wall clock may step while we wait for mail to become due: it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// The same where the hours of the day matter.
+const LOOK_AT_THE_WALL: Duration = Duration::from_secs(10);
 
 /// What the keepers of all links share. Cheap to clone.
 #[derive(Clone)]
@@ -87,8 +91,9 @@ pub struct Keeper {
     lease: Lease,
     shared: Shared,
     link: Arc<Link>,
-    hop: NextHop,
+    queues: Queues,
     schedule: Schedule,
+    opening: Opening,
     line_may_be_up: bool,
 }
 
@@ -168,13 +173,13 @@ impl Keeper {
             .first()
             .map(|(_, record)| Stamp::now().since(record.start));
         let schedule = Schedule::new(link.trigger, link.redial_after, since_last, Instant::now());
-        let hop = NextHop::Link(link.name.clone());
         Ok(Self {
             lease,
             shared,
+            queues: Queues::of(&link),
             link,
-            hop,
             schedule,
+            opening: Opening::default(),
             line_may_be_up,
         })
     }
@@ -214,11 +219,13 @@ impl Keeper {
         {
             tracing::warn!(link = %self.link.name, %error, "hanging up after an interrupted cycle failed");
         }
-        let mut woken = self.shared.forwarder.spool.watch_hop(&self.hop.to_string());
+        let mut woken = self.shared.forwarder.spool.watch_hop(&self.queues.name());
         while !cancel.is_cancelled() && !last.is_cancelled() {
             woken.mark_unchanged();
-            if let Err(error) = self.shared.forwarder.judge_late(&self.hop).await {
-                tracing::error!(link = %self.link.name, %error, "late mail cannot be judged");
+            for hop in self.queues.all() {
+                if let Err(error) = self.shared.forwarder.judge_late(hop).await {
+                    tracing::error!(link = %self.link.name, %error, "late mail cannot be judged");
+                }
             }
             let decision = self.decide().await;
             let start = match decision {
@@ -227,7 +234,7 @@ impl Keeper {
                     call: None,
                 },
                 Decision::Wait(until) => {
-                    let look_again = Instant::now() + LOOK_AGAIN;
+                    let look_again = Instant::now() + self.look_again();
                     let until = until.map_or(look_again, |until| until.min(look_again));
                     tokio::select! {
                         () = cancel.cancelled() => break,
@@ -242,7 +249,14 @@ impl Keeper {
         }
     }
 
-    async fn decide(&self) -> Decision {
+    fn look_again(&self) -> Duration {
+        match self.queues.has_hours() {
+            true => LOOK_AT_THE_WALL,
+            false => LOOK_AGAIN,
+        }
+    }
+
+    async fn decide(&mut self) -> Decision {
         let next = self.schedule.next_start();
         let in_how_long = next.map(|next| next.saturating_duration_since(Instant::now()));
         self.shared.desk.set_next(
@@ -250,17 +264,9 @@ impl Keeper {
             in_how_long.map(|wait| Stamp::now().plus(wait)),
         );
         let spool = &self.shared.forwarder.spool;
-        let now = spool.tick();
         let cap = self.link.trigger.queued.unwrap_or(1);
-        match spool.backlog(self.hop.to_string(), now, cap).await {
-            Ok(backlog) => {
-                let waiting = Waiting {
-                    due: backlog.due,
-                    oldest: backlog.oldest_due.map(|since| now.since(since)),
-                    next_due: backlog.next_due.map(|at| at.since(now)),
-                };
-                self.schedule.decide(&waiting, Instant::now())
-            }
+        match self.queues.waiting(spool, cap, &mut self.opening).await {
+            Ok(waiting) => self.schedule.decide(&waiting, Instant::now()),
             Err(error) => {
                 tracing::error!(link = %self.link.name, %error, "the queue cannot be read");
                 Decision::Wait(Some(Instant::now() + SPOOL_PAUSE))
@@ -316,6 +322,7 @@ impl Keeper {
         }
         tell(Ok(run.record().clone()));
         self.schedule.started(run.record().trigger, Instant::now());
+        self.opening.started();
         let id = run.record().id;
         let ending = {
             let mut running = std::pin::pin!(run.finish(cancel));

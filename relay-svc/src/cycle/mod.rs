@@ -1,9 +1,9 @@
 //! A cycle, from trigger to hang-up: dial → forward → request the dequeue → receive → hang up.
 //!
 //! `schedule` (pure) says when one starts, `order` (pure) what it does next, `run` does it, `record` is what is kept of
-//! it. `keeper` owns a link: it runs at most one cycle at a time, and nothing else dials (invariant 5). `desk` is where
-//! the rest of the program sees the links and asks for cycles; `replicas` hands calls on to the keeper, where there are several
-//! relays on one spool.
+//! it, `queues` (small and large mail) what waits for it. `keeper` owns a link: it runs at most one cycle at a time, and nothing
+//! else dials (invariant 5). `desk` is where the rest of the program sees the links and asks for cycles; `replicas` hands calls
+//! on to the keeper, where there are several relays on one spool.
 //!
 //! Must not touch: SMTP syntax.
 
@@ -13,6 +13,7 @@ mod dial;
 mod forward;
 mod keeper;
 mod order;
+mod queues;
 mod record;
 mod replicas;
 mod run;

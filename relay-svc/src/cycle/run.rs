@@ -18,6 +18,7 @@ use super::{
     Outcome, Phase, Record, Shared, Trigger,
     dial::Fresh,
     order::{Action, Ending, Inflow, Order, Plan},
+    queues::{Next, Queues},
 };
 use crate::{
     arrivals::OpenWindow,
@@ -44,7 +45,9 @@ pub(super) struct Window {
 pub(super) struct Run {
     pub(super) shared: Shared,
     pub(super) link: Arc<Link>,
-    pub(super) hop: NextHop,
+    pub(super) queues: Queues,
+    /// The queue that is looked at first when something is forwarded next.
+    pub(super) turn: Option<NextHop>,
     pub(super) order: Order,
     pub(super) record: Record,
     pub(super) span: Context,
@@ -92,13 +95,14 @@ impl Run {
             receive_at_most: link.receive_at_most,
             bounce_wait: link.bounce_wait,
         };
-        let hop = NextHop::Link(link.name.clone());
-        let woken = shared.forwarder.spool.watch_hop(&hop.to_string());
+        let queues = Queues::of(&link);
+        let woken = shared.forwarder.spool.watch_hop(&queues.name());
         let begun = Instant::now();
         Self {
             shared,
             link,
-            hop,
+            queues,
+            turn: None,
             order: Order::new(plan, begun),
             record,
             span,
@@ -254,12 +258,8 @@ impl Run {
     /// Whether mail waits to go out.
     async fn find_mail(&mut self) {
         self.woken.mark_unchanged();
-        let spool = &self.shared.forwarder.spool;
-        if spool
-            .backlog(self.hop.to_string(), spool.tick(), 1)
-            .await
-            .is_ok_and(|backlog| backlog.due > 0)
-        {
+        let next = self.queues.next(&self.shared.forwarder.spool, None).await;
+        if matches!(next, Ok(Next::Due(_))) {
             self.order.mail_waits();
         }
     }

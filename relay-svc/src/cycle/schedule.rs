@@ -22,6 +22,47 @@ pub(super) struct Waiting {
     pub(super) oldest: Option<Duration>,
     /// In how long the next one becomes due.
     pub(super) next_due: Option<Duration>,
+    /// The hours of large mail have begun, and some is due that waited for them.
+    pub(super) hours_began: bool,
+    /// In how long they begin, if some waits for them.
+    pub(super) hours_in: Option<Duration>,
+}
+
+impl Waiting {
+    /// What waits in another queue counts, too.
+    pub(super) fn add(&mut self, other: &Self) {
+        let times = [self.next_due, other.next_due];
+        *self = Self {
+            due: self.due + other.due,
+            oldest: self.oldest.max(other.oldest),
+            next_due: times.into_iter().flatten().min(),
+            ..*self
+        };
+    }
+}
+
+/// The beginning of the hours of large mail: what has waited for them goes, also where it alone would start no cycle.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    was_open: bool,
+    began: bool,
+}
+
+impl Opening {
+    /// Whether they have begun since the last look, or before it and no cycle started since; `due` messages wait for them.
+    /// The first look sees them begin.
+    #[must_use]
+    pub(super) fn look(&mut self, is_open: bool, due: u64) -> bool {
+        let begins = is_open && !self.was_open;
+        self.was_open = is_open;
+        self.began = is_open && due > 0 && (self.began || begins);
+        self.began
+    }
+
+    /// A cycle starts.
+    pub(super) fn started(&mut self) {
+        self.began = false;
+    }
 }
 
 /// What is to be done now.
@@ -121,6 +162,9 @@ impl Schedule {
         {
             return Decision::Start(Trigger::Queue);
         }
+        if waiting.hours_began && self.starts_by_itself() {
+            return Decision::Start(Trigger::Queue);
+        }
         let by_age = match (self.triggers.oldest, waiting.oldest) {
             (Some(limit), Some(age)) if age >= limit => return Decision::Start(Trigger::Queue),
             (Some(limit), Some(age)) => Some(now + (limit - age)),
@@ -128,7 +172,14 @@ impl Schedule {
         };
         let counts = self.triggers.queued.is_some() || self.triggers.oldest.is_some();
         let by_due = waiting.next_due.filter(|_| counts).map(|wait| now + wait);
-        Decision::Wait([self.next, by_age, by_due].into_iter().flatten().min())
+        let by_hours = waiting.hours_in.filter(|_| self.starts_by_itself());
+        let by_hours = by_hours.map(|wait| now + wait);
+        let next = [self.next, by_age, by_due, by_hours];
+        Decision::Wait(next.into_iter().flatten().min())
+    }
+
+    fn starts_by_itself(&self) -> bool {
+        self.triggers != Triggers::default()
     }
 }
 
@@ -187,7 +238,7 @@ mod tests {
         let mut waiting = Waiting {
             due: 2,
             oldest: Some(4 * MINUTE),
-            next_due: None,
+            ..Waiting::default()
         };
         assert_eq!(
             schedule.decide(&waiting, now),
@@ -201,18 +252,83 @@ mod tests {
         let old = Waiting {
             due: 1,
             oldest: Some(10 * MINUTE),
-            next_due: None,
+            ..Waiting::default()
         };
         assert_eq!(schedule.decide(&old, now), Decision::Start(Trigger::Queue));
         let later = Waiting {
             due: 0,
-            oldest: None,
             next_due: Some(5 * MINUTE),
+            ..Waiting::default()
         };
         assert_eq!(
             schedule.decide(&later, now),
             Decision::Wait(Some(now + 5 * MINUTE))
         );
+    }
+
+    #[test]
+    fn the_hours_of_large_mail_are_not_slept_through_and_start_a_cycle_after_a_pause_only() {
+        let now = Instant::now();
+        let mut schedule = schedule(None, now);
+        schedule.started(Trigger::Schedule, now);
+        let before = Waiting {
+            hours_in: Some(7 * MINUTE),
+            ..Waiting::default()
+        };
+        assert_eq!(
+            schedule.decide(&before, now),
+            Decision::Wait(Some(now + 7 * MINUTE))
+        );
+        let began = Waiting {
+            due: 1,
+            hours_began: true,
+            ..Waiting::default()
+        };
+        assert_eq!(
+            schedule.decide(&began, now),
+            Decision::Start(Trigger::Queue)
+        );
+        schedule.ended(&ending(Outcome::LineMissing), now);
+        assert_eq!(
+            schedule.decide(&began, now),
+            Decision::Wait(Some(now + 2 * MINUTE))
+        );
+    }
+
+    #[test]
+    fn hours_begin_once() {
+        let mut opening = Opening::default();
+        assert!(!opening.look(false, 9));
+        assert!(opening.look(true, 9));
+        assert!(opening.look(true, 9), "no cycle started");
+        opening.started();
+        assert!(!opening.look(true, 9));
+        assert!(!opening.look(false, 9));
+        assert!(!opening.look(true, 0));
+        assert!(!opening.look(true, 1), "came in the hours");
+        assert!(Opening::default().look(true, 1));
+    }
+
+    #[test]
+    fn two_queues_count_together() {
+        let mut waiting = Waiting {
+            due: 2,
+            oldest: Some(MINUTE),
+            ..Waiting::default()
+        };
+        waiting.add(&Waiting {
+            due: 1,
+            oldest: Some(2 * MINUTE),
+            next_due: Some(3 * MINUTE),
+            ..Waiting::default()
+        });
+        let both = Waiting {
+            due: 3,
+            oldest: Some(2 * MINUTE),
+            next_due: Some(3 * MINUTE),
+            ..Waiting::default()
+        };
+        assert_eq!(waiting, both);
     }
 
     #[test]
@@ -222,7 +338,7 @@ mod tests {
         let urgent = Waiting {
             due: 99,
             oldest: Some(99 * MINUTE),
-            next_due: None,
+            ..Waiting::default()
         };
         for pause in [2, 4, 8, 16, 32, 60, 60] {
             schedule.started(Trigger::Schedule, now);
@@ -269,6 +385,8 @@ mod tests {
             due: 1000,
             oldest: Some(1000 * MINUTE),
             next_due: Some(MINUTE),
+            hours_began: true,
+            hours_in: Some(MINUTE),
         };
         assert_eq!(schedule.decide(&waiting, now), Decision::Wait(None));
     }

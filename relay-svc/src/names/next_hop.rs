@@ -184,6 +184,8 @@ impl fmt::Display for Destination {
 pub enum NextHop {
     /// Over a link, in its next cycle.
     Link(LinkName),
+    /// Over a link, in the hours that are kept there for mail as large as this.
+    Oversize(LinkName),
     /// Straight to a host that is always reachable.
     Smtp(HostPort),
     /// Straight to the mail exchangers of a domain.
@@ -197,8 +199,11 @@ pub enum NextHop {
 impl NextHop {
     /// What every [`Self::Mx`] begins with as text.
     pub const MX: &'static str = "mx:";
+    /// What every [`Self::Oversize`] begins with as text; the name of its link comes behind.
+    pub const OVERSIZE: &'static str = "oversize:";
 
-    /// Reads the `to` of a route, but for `hold` and `mx`, which take their domain from a recipient.
+    /// Reads the `to` of a route, but for `hold` and `mx`, which take their domain from a recipient. What is oversize the
+    /// link says, not a route.
     ///
     /// # Errors
     /// A sentence for a person: what is wrong and what would be right.
@@ -224,6 +229,12 @@ impl NextHop {
         Some(Destination::of(&domain))
     }
 
+    /// Reads what the spool wrote for mail that is too large for its link at any time; gives the link.
+    #[must_use]
+    pub fn parse_oversize(text: &str) -> Option<LinkName> {
+        LinkName::parse(text.strip_prefix(Self::OVERSIZE)?).ok()
+    }
+
     /// Reads what the spool wrote for mail that is held for a node.
     #[must_use]
     pub fn parse_hold(text: &str) -> Option<Node> {
@@ -236,6 +247,7 @@ impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link(name) => write!(f, "link:{name}"),
+            Self::Oversize(link) => write!(f, "{}{link}", Self::OVERSIZE),
             Self::Smtp(host) => write!(f, "{}://{host}", host.scheme.as_str()),
             Self::Mx(domain) => write!(f, "{}{domain}", Self::MX),
             Self::Hold(node) => write!(f, "hold:{node}"),
@@ -280,6 +292,7 @@ mod tests {
             "mx:branch.example",
             "link:",
             "link:a b",
+            "oversize:isp",
             "smtp://",
             "smtp://a..b",
             "smtp://a:0",
@@ -295,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exchangers_of_a_domain_are_one_next_hop_however_it_is_written() {
+    fn what_the_spool_wrote_is_read_however_the_domain_is_written() {
         let of = |text: &str| Destination::of(&text.parse().unwrap());
         let hop = NextHop::Mx(of("Remote.Example"));
         assert_eq!(hop.to_string(), "mx:remote.example");
@@ -304,6 +317,10 @@ mod tests {
             Some(of("remote.example"))
         );
         assert_eq!(NextHop::parse_mx("hold:remote.example"), None);
+        let isp = LinkName::parse("isp").unwrap();
+        let large = NextHop::Oversize(isp.clone()).to_string();
+        assert_eq!(NextHop::parse_oversize(&large), Some(isp));
+        assert_eq!(NextHop::parse_oversize("link:isp"), None);
         for (text, address) in [
             ("[192.0.2.1]", Some("192.0.2.1")),
             ("[IPv6:2001:DB8::1]", Some("2001:db8::1")),

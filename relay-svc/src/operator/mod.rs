@@ -201,7 +201,10 @@ impl Operator {
             let address = address.as_ref();
             let route = address.and_then(|at| self.forwarder.policy.routes.find(at));
             match address.zip(route) {
-                Some((address, route)) => Target::Hop(route.target.hop(address)),
+                Some((address, route)) => {
+                    let hop = route.target.hop(address);
+                    Target::Hop(self.forwarder.spool.sized_hop(hop, recipient.size))
+                }
                 None => Target::Nowhere,
             }
         };
@@ -236,6 +239,10 @@ impl Operator {
                 .hold_of(&node)
                 .is_some()
                 .then_some(NextHop::Hold(node));
+        }
+        if let Some(link) = NextHop::parse_oversize(hop) {
+            let is_there = self.served.contains(&NextHop::Link(link.clone()));
+            return is_there.then_some(NextHop::Oversize(link));
         }
         self.hop(hop).ok()
     }

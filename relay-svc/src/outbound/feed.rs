@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::Mutex;
 
 use super::{
+    hours::Hours,
     in_hand::{Hand, InHand},
     lanes::Lanes,
 };
@@ -32,6 +33,8 @@ pub struct Feed {
     spool: Spool,
     hop: Arc<str>,
     of: Of,
+    /// Without them at any time.
+    hours: Option<Hours>,
     hands: InHand,
     ahead: Mutex<Ahead>,
 }
@@ -83,6 +86,12 @@ impl Feed {
         Self::new(spool, hop, Of::Due, hands, Left::default())
     }
 
+    /// The same, while these hours last.
+    #[must_use]
+    pub fn within(self, hours: Option<Hours>) -> Self {
+        Self { hours, ..self }
+    }
+
     /// What is left for a node, up to a place; each message once.
     #[must_use]
     pub fn of_held(spool: Spool, node: &Node, left: Left, upto: i64, hands: InHand) -> Self {
@@ -99,6 +108,7 @@ impl Feed {
             spool,
             hop: hop.to_string().into(),
             of,
+            hours: None,
             hands,
             ahead: Mutex::new(Ahead {
                 ready: VecDeque::new(),
@@ -151,11 +161,15 @@ impl Feed {
         }
     }
 
-    /// Up to `limit` messages, in their order (`queue/order.rs`); none when nothing is left that nobody has in hand.
+    /// Up to `limit` messages, in their order (`queue/order.rs`); none when nothing is left that nobody has in hand, or its
+    /// hours are over.
     ///
     /// # Errors
     /// The spool cannot be read.
     pub async fn take(&self, limit: usize) -> Result<Vec<InHandMessage>, SpoolError> {
+        if self.hours.as_ref().is_some_and(|hours| !hours.is_open()) {
+            return Ok(Vec::new());
+        }
         let mut ahead = self.ahead.lock().await;
         let steered = self.spool.steered();
         if steered != ahead.steered {

@@ -106,10 +106,13 @@ impl Forwarder {
         }
         let gone = of(&[Verdict::LineGone]);
         if !gone.recipients.is_empty() {
-            let why = format!(
-                "its way was not there for {}",
-                in_words(self.late.line_gone)
-            );
+            let age = in_words(self.late.line_gone);
+            let why = match hop {
+                NextHop::Oversize(_) => {
+                    format!("it is large, and did not go in the hours of such mail for {age}")
+                }
+                _ => format!("its way was not there for {age}"),
+            };
             self.give_up(hop, &gone, &why).await?;
         }
         let late = of(&[Verdict::TellLate, Verdict::NoteLate]);
@@ -136,7 +139,7 @@ impl Forwarder {
         let settled = settled.collect();
         let told: Vec<Told> = told
             .iter()
-            .map(|one| self.delayed(&late, one, at))
+            .map(|one| self.delayed(hop, &late, one, at))
             .collect();
         tracing::info!(id = %late.id, recipients = late.recipients.len(), told = told.len(), "recipients late");
         let attempt = Attempt::new(late, hop.to_string(), &self.hostname, Context::new());
@@ -144,10 +147,11 @@ impl Forwarder {
         self.record(&attempt, settled, report).await
     }
 
-    fn delayed(&self, message: &Due, recipient: &DueRecipient, at: Stamp) -> Told {
-        let words = match recipient.last_reply.as_str() {
-            "" => "its way was not there yet",
-            last => last,
+    fn delayed(&self, hop: &NextHop, message: &Due, recipient: &DueRecipient, at: Stamp) -> Told {
+        let words = match (recipient.last_reply.as_str(), hop) {
+            ("", NextHop::Oversize(_)) => "it is large, and waits for the hours of such mail",
+            ("", _) => "its way was not there yet",
+            (last, _) => last,
         };
         let waited = self.spool.clock().saturating_sub(recipient.since);
         let tried = match recipient.tried {

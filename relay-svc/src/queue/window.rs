@@ -128,23 +128,20 @@ fn day_of(day: Weekday) -> usize {
 pub struct Oversize {
     /// A message of more octets is one.
     pub above: u64,
-    /// When such a message may go, in the site's local time. None: never over this link.
+    /// When such a message may go, in the site's local time.
     pub windows: Vec<Window>,
 }
 
 impl Oversize {
-    /// Whether a message of so many octets may go now.
+    /// Whether such a message may go at this local time.
     #[must_use]
-    pub fn may_go(&self, size: u64, now: DateTime) -> bool {
-        size <= self.above || self.windows.iter().any(|window| window.is_open(now))
+    pub fn is_open(&self, now: DateTime) -> bool {
+        self.windows.iter().any(|window| window.is_open(now))
     }
 
-    /// When a message of so many octets may go, at the earliest: now, or when a window opens.
+    /// When such a message may go at the earliest: now, or when a window opens.
     #[must_use]
-    pub fn may_go_at(&self, size: u64, now: DateTime) -> Option<DateTime> {
-        if size <= self.above {
-            return Some(now);
-        }
+    pub fn opens(&self, now: DateTime) -> Option<DateTime> {
         self.windows.iter().filter_map(|one| one.opens(now)).min()
     }
 }
@@ -235,21 +232,15 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_large_waits() {
+    fn of_several_windows_any_may_be_open_and_the_next_counts() {
         let link = Oversize {
             above: 1000,
             windows: vec![window("22:00-06:00"), window("sat 12:00-13:00")],
         };
-        assert!(link.may_go(1000, at(1, 12, 0)) && !link.may_go(1001, at(1, 12, 0)));
-        assert!(link.may_go(1001, at(1, 22, 0)));
-        assert_eq!(link.may_go_at(1000, at(1, 12, 0)), Some(at(1, 12, 0)));
-        assert_eq!(link.may_go_at(1001, at(1, 12, 0)), Some(at(1, 22, 0)));
-        assert_eq!(link.may_go_at(1001, at(6, 7, 0)), Some(at(6, 12, 0)));
-        let never = Oversize {
-            windows: Vec::new(),
-            ..link
-        };
-        assert_eq!(never.may_go_at(1001, at(1, 12, 0)), None);
-        assert!(!never.may_go(1001, at(1, 23, 0)));
+        assert!(!link.is_open(at(1, 12, 0)) && link.is_open(at(1, 22, 0)));
+        assert!(link.is_open(at(6, 12, 30)) && !link.is_open(at(7, 12, 30)));
+        assert_eq!(link.opens(at(1, 23, 0)), Some(at(1, 23, 0)));
+        assert_eq!(link.opens(at(1, 12, 0)), Some(at(1, 22, 0)));
+        assert_eq!(link.opens(at(6, 7, 0)), Some(at(6, 12, 0)));
     }
 }

@@ -72,7 +72,10 @@ pub struct Original {
 /// or that of a site whose mail is held.
 #[must_use]
 pub fn returns_whole(original: Original, told: &[Told], hop: &NextHop) -> bool {
-    let is_dear = matches!(hop, NextHop::Link(_) | NextHop::Hold(_));
+    let is_dear = matches!(
+        hop,
+        NextHop::Link(_) | NextHop::Oversize(_) | NextHop::Hold(_)
+    );
     let is_small = original.size <= WHOLE_LIMIT && !original.eight_bit;
     original.ret == Some(Ret::Full) && is_small && !is_dear && any_failed(told)
 }

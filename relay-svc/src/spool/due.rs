@@ -9,7 +9,11 @@ use super::{
     lanes::{self, DuePlace},
     look::{AndDamaged, load_each, message_id, reverse_path, unsigned},
 };
-use crate::{clock::Stamp, names::LinkName, spool::Tick};
+use crate::{
+    clock::Stamp,
+    names::{LinkName, NextHop},
+    spool::Tick,
+};
 use linkmail_smtp::{
     DeliverBy, Mailbox, Priority,
     dsn::{EnvelopeId, Notify, OriginalRecipient, Ret},
@@ -83,6 +87,18 @@ impl Spool {
         // million.
         let sql = "SELECT count(DISTINCT seq) FROM recipients INDEXED BY recipients_state WHERE hop = ?1 AND state = 1";
         let count = self.read(move |db| db.value(sql, &[(&hop).into()]));
+        Ok(unsigned(count.await?))
+    }
+
+    /// How many messages wait for a link, due or not, its large mail among them.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn queued_over(&self, link: &LinkName) -> Result<u64, SpoolError> {
+        let sql = "SELECT count(DISTINCT seq) FROM recipients INDEXED BY recipients_state WHERE hop IN (?1, ?2) AND state = 1";
+        let hop = NextHop::Link(link.clone()).to_string();
+        let large = NextHop::Oversize(link.clone()).to_string();
+        let count = self.read(move |db| db.value(sql, &[(&hop).into(), (&large).into()]));
         Ok(unsigned(count.await?))
     }
 }

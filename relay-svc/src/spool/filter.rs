@@ -73,6 +73,8 @@ pub struct Selected {
     pub state: RecipientState,
     /// The last reply or error.
     pub last_reply: String,
+    /// The octets of its message.
+    pub size: u64,
 }
 
 /// What was found by one look.
@@ -121,7 +123,7 @@ impl MessageFilter {
             && self
                 .accepted_before
                 .is_none_or(|before| row.accepted < before)
-            && self.larger_than.is_none_or(|octets| row.size > octets)
+            && self.larger_than.is_none_or(|octets| of.size > octets)
             && self.recipient.as_ref().is_none_or(|like| {
                 Mailbox::parse_utf8(&of.address).is_ok_and(|address| like.takes(&address))
             })
@@ -219,7 +221,6 @@ struct Looked {
     recipient: Selected,
     reverse_path: Vec<u8>,
     accepted: Stamp,
-    size: u64,
 }
 
 /// What is read of a row, with its joins.
@@ -324,9 +325,9 @@ fn what_is_there(row: &Row<'_>) -> Result<Looked, SpoolError> {
             hop: row.get(4)?,
             state: RecipientState::read(row.get(5)?)?,
             last_reply: row.get(6)?,
+            size: unsigned(row.get(9)?),
         },
         reverse_path: row.get(7)?,
         accepted: Stamp(row.get(8)?),
-        size: unsigned(row.get(9)?),
     })
 }

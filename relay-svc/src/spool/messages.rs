@@ -163,7 +163,11 @@ impl RecipientState {
     pub(super) fn waiting_for(hop: &NextHop) -> Self {
         match hop {
             NextHop::Hold(_) => Self::Held,
-            NextHop::Link(_) | NextHop::Smtp(_) | NextHop::Mx(_) | NextHop::Report => Self::Queued,
+            NextHop::Link(_)
+            | NextHop::Oversize(_)
+            | NextHop::Smtp(_)
+            | NextHop::Mx(_)
+            | NextHop::Report => Self::Queued,
         }
     }
 

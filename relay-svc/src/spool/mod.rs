@@ -51,6 +51,7 @@ mod room;
 mod schema;
 mod shared;
 mod signals;
+mod sizes;
 mod steer;
 mod store;
 #[cfg(test)]
@@ -92,7 +93,9 @@ pub use nodes::{HeldNode, ReleaseRequest};
 pub use reports::{ReportState, StoredReport};
 pub use requests::{RequestConflict, RequestKey};
 pub use restore::{RestoreError, restore};
+pub use sizes::SizeLimits;
 pub use steer::{Steered, Step};
+pub use wall::is_plausible;
 pub use windows::{Came, Exchanged, OpenCycle};
 
 /// Bodies up to this many octets lie in the database; larger ones in files, or in pieces. A file costs two syncs more, whatever
@@ -223,6 +226,7 @@ pub struct Spool {
 struct Inner {
     engine: Engine,
     signals: signals::Signals,
+    sizes: sizes::Sizes,
     clock: age::SpoolClock,
 }
 
@@ -253,6 +257,7 @@ impl Spool {
             inner: Arc::new(Inner {
                 engine: Engine::Embedded(embedded),
                 signals: signals::Signals::default(),
+                sizes: sizes::Sizes::default(),
                 clock,
             }),
             lease: None,
@@ -268,6 +273,7 @@ impl Spool {
         let inner = Arc::new(Inner {
             engine: Engine::Shared(shared),
             signals: signals::Signals::default(),
+            sizes: sizes::Sizes::default(),
             clock,
         });
         tokio::spawn(shared::watch(Arc::downgrade(&inner)));
@@ -315,7 +321,7 @@ impl Spool {
     }
 
     /// Wakes each time mail is queued for a next hop, or the fate of some of it changed. [`NextHop::MX`] stands for all
-    /// domains whose mail goes to their exchangers.
+    /// domains whose mail goes to their exchangers, and a link for its large mail, too.
     ///
     /// [`NextHop::MX`]: crate::names::NextHop::MX
     #[must_use]

@@ -54,9 +54,12 @@ impl Signals {
         for hop in hops {
             // One listens for all domains whose mail goes straight to their exchangers.
             let every = hop.starts_with(NextHop::MX).then_some(NextHop::MX);
-            for listened in every
+            // Who keeps a link listens for its large mail, too.
+            let link = NextHop::parse_oversize(hop);
+            let link = link.map(|link| NextHop::Link(link).to_string());
+            for listened in [every, link.as_deref(), Some(hop)]
                 .into_iter()
-                .chain([hop])
+                .flatten()
                 .filter_map(|hop| known.get(hop))
             {
                 listened.send_modify(|count| *count = count.wrapping_add(1));

@@ -26,11 +26,16 @@ impl Spool {
     ///
     /// # Errors
     /// The disk is full, or the request id was used with other content; nothing is stored then.
-    pub async fn accept(&self, draft: Draft, message: NewMessage) -> Result<Accepted, SpoolError> {
+    pub async fn accept(
+        &self,
+        draft: Draft,
+        mut message: NewMessage,
+    ) -> Result<Accepted, SpoolError> {
         if let Some(room) = self.room() {
             room.check()?;
         }
         let (body, facts) = draft.finish().await?;
+        self.size_limits().sort(&mut message, facts.size);
         let file = body.name().map(str::to_owned);
         let (id, hops) = (
             message.id,
@@ -69,7 +74,11 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let report = match report {
             None => None,
-            Some((draft, message)) => Some((draft.finish().await?, message)),
+            Some((draft, mut message)) => {
+                let finished = draft.finish().await?;
+                self.size_limits().sort(&mut message, finished.1.size);
+                Some((finished, message))
+            }
         };
         let recipients = report.iter().flat_map(|(_, message)| &message.recipients);
         let hops: Vec<String> = recipients

@@ -18,8 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A step of so much is told.
 const STEP: Duration = Duration::from_secs(300);
 
-/// Whether it can be so late.
-pub(super) fn is_plausible(time: Stamp) -> bool {
+/// Whether it can be so late: not before the time at which this program was built.
+#[must_use]
+pub fn is_plausible(time: Stamp) -> bool {
     time >= built()
 }
 

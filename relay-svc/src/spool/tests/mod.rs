@@ -26,6 +26,7 @@ pub(super) mod place;
 mod replicas;
 mod reports;
 mod shared;
+mod sizes;
 
 const NOW: Stamp = Stamp(1_795_458_600_000);
 
