@@ -24,6 +24,8 @@ pub(super) struct Fresh {
     at: Option<Instant>,
 }
 
+/// Mail is made due anew for so long while the line is up and nothing goes.
+const ANEW: Duration = Duration::from_secs(2);
 /// Such a connection is used for so long; later the host may have tired of waiting.
 const FRESH: Duration = Duration::from_secs(5);
 
@@ -95,10 +97,13 @@ impl Run {
                 fresh.dialled(dialled.connection);
                 self.fresh = fresh;
                 self.order.dialled();
-                self.begin_anew().await;
                 self.shared.desk.set_state(&self.link.name, LinkState::Up);
                 self.open_window().await;
                 self.note("line up").await;
+                // The line is paid for: what takes longer waits for its next attempt.
+                if tokio::time::timeout(ANEW, self.begin_anew()).await.is_err() {
+                    tracing::info!(link = %self.link.name, "the line is back: backoff begins anew for a part of what waits");
+                }
             }
             Err(error) => {
                 self.order.dial_failed(error.reason.clone(), Instant::now());

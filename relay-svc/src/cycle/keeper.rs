@@ -25,7 +25,7 @@ use crate::{
 
 /// The wait before the spool is asked again that could not be read.
 const SPOOL_PAUSE: Duration = Duration::from_secs(10);
-/// The wall clock may step while we wait for mail to become due: it is looked at again so often.
+/// Signals are hints: it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The same where the hours of the day matter.
 const LOOK_AT_THE_WALL: Duration = Duration::from_secs(10);

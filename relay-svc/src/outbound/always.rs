@@ -23,7 +23,7 @@ const GROW_EVERY: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(5);
 /// Mail that keeps coming is sent without a break for so long.
 const STRETCH: Duration = Duration::from_secs(300);
-/// The wall clock may step while we wait for mail to become due: it is looked at again so often.
+/// Signals are hints: it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The pauses after a session that failed: from the first, doubling, to the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const WALK_EVERY: (Duration, Duration) = (Duration::from_secs(1800), Duration::from_millis(200));
 /// So many messages are loaded at once.
 const BATCH: u32 = 50;
+/// Whoever serves a next hop judges for so long at a time, and goes on after what else he has to do.
+const TURN: Duration = Duration::from_secs(2);
 
 /// Looks for next hops with mail that is late, and tells whoever serves them; until cancelled.
 pub async fn watch(spool: Spool, limits: Lateness, cancel: CancellationToken) {
@@ -35,7 +37,8 @@ pub async fn watch(spool: Spool, limits: Lateness, cancel: CancellationToken) {
     let mut walk = Instant::now();
     while !cancel.is_cancelled() {
         let mut hops = spool.overdue_hops().await;
-        if walk <= Instant::now() {
+        let walks = walk <= Instant::now();
+        if walks {
             hops = match (hops, spool.late_hops(limits).await) {
                 (Ok(overdue), Ok(late)) => Ok([overdue, late].concat()),
                 (Err(error), _) | (_, Err(error)) => Err(error),
@@ -43,7 +46,7 @@ pub async fn watch(spool: Spool, limits: Lateness, cancel: CancellationToken) {
             walk = Instant::now() + every;
         }
         match hops {
-            Ok(hops) => spool.note_late(hops),
+            Ok(hops) => spool.note_late(hops, walks),
             Err(error) => tracing::error!(%error, "mail that is late cannot be looked for"),
         }
         tokio::select! {
@@ -54,7 +57,8 @@ pub async fn watch(spool: Spool, limits: Lateness, cancel: CancellationToken) {
 }
 
 impl Forwarder {
-    /// Does what time has decided of the mail for a next hop, if [`watch`] has found some. Nothing of it is being sent.
+    /// Does what time has decided of the mail for a next hop, if [`watch`] has found some; of much of it a part. Nothing of
+    /// it is being sent.
     ///
     /// # Errors
     /// The spool cannot be read or written.
@@ -63,7 +67,7 @@ impl Forwarder {
             return Ok(());
         }
         self.record_leftovers(&hop.to_string()).await?;
-        let mut after = 0;
+        let (begun, mut after) = (Instant::now(), 0);
         loop {
             let late = self.spool.late(hop, self.late, after, BATCH).await?;
             let Some(last) = late.last() else {
@@ -72,6 +76,10 @@ impl Forwarder {
             after = last.seq;
             for message in late {
                 self.judge_one(hop, message).await?;
+                if begun.elapsed() > TURN {
+                    self.spool.note_late(vec![hop.to_string()], false);
+                    return Ok(());
+                }
             }
         }
     }

@@ -76,6 +76,12 @@ impl Expiry {
         };
         let mut held = held.clone();
         held.spool = held.spool.under(&lease);
+        // Also while there is much to give up: what others wait for is due by it.
+        let kept = held.spool.keep_clock().await;
+        if let Err(error) = kept {
+            lease.give_back().await;
+            return Err(error);
+        }
         let next = match self.batch(&held).await {
             Ok(None) => forget(&held).await.map(|()| None),
             next => next,
@@ -143,7 +149,6 @@ impl Expiry {
 
 async fn forget(held: &Forwarder) -> Result<(), SpoolError> {
     let spool = &held.spool;
-    spool.keep_clock().await?;
     spool.forget_repeats(REPEATS_KEPT).await?;
     for id in spool.expire_reports(REPORTS_KEPT).await? {
         tracing::warn!(%id, "report discarded: nobody acknowledged it for seven days");

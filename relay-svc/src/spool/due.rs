@@ -106,7 +106,7 @@ impl Spool {
 fn due(db: &Db<'_>, hop: &str, now: Tick, limit: u32) -> Result<AndDamaged<Due>, SpoolError> {
     let (mut seqs, mut seen) = (Vec::new(), HashSet::new());
     for lane in lanes::of(db, hop)? {
-        let places = lanes::places(db, hop, &lane, now, DuePlace::START, limit)?;
+        let places = lanes::places(db, hop, &lane, now, DuePlace::START, (limit, false))?;
         seqs.extend(
             places
                 .into_iter()

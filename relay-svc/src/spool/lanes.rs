@@ -71,7 +71,7 @@ fn rank(lane: &WaitingLane) -> i64 {
     -i64::from(lane.priority.get())
 }
 
-/// Up to `limit` messages of a lane that are due, behind a place; without their sizes. Recipients of one message that are
+/// Up to `limit` messages of a lane that are due, behind a place; with their sizes if these matter. Recipients of one message that are
 /// due at different times give several.
 pub(super) fn places(
     db: &Db<'_>,
@@ -79,10 +79,16 @@ pub(super) fn places(
     lane: &WaitingLane,
     now: Tick,
     after: DuePlace,
-    limit: u32,
+    (limit, sizes): (u32, bool),
 ) -> Result<Vec<DuePlace>, SpoolError> {
-    let sql = "SELECT due_ms, seq FROM recipients INDEXED BY recipients_turn WHERE hop = ?1 AND state = 1 AND rank = ?2 \
-               AND lane = ?3 AND due_ms <= ?4 AND (due_ms, seq) > (?5, ?6) GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?7";
+    let sql = if sizes {
+        "SELECT due_ms, seq, coalesce((SELECT size FROM messages WHERE messages.seq = r.seq), 0) \
+         FROM recipients r INDEXED BY recipients_turn WHERE hop = ?1 AND state = 1 AND rank = ?2 \
+         AND lane = ?3 AND due_ms <= ?4 AND (due_ms, seq) > (?5, ?6) GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?7"
+    } else {
+        "SELECT due_ms, seq, CAST(0 AS BIGINT) FROM recipients INDEXED BY recipients_turn WHERE hop = ?1 AND state = 1 AND rank = ?2 \
+         AND lane = ?3 AND due_ms <= ?4 AND (due_ms, seq) > (?5, ?6) GROUP BY due_ms, seq ORDER BY due_ms, seq LIMIT ?7"
+    };
     let behind = [
         hop.into(),
         rank(lane).into(),
@@ -96,7 +102,7 @@ pub(super) fn places(
         Ok(DuePlace {
             due: Tick(row.get(0)?),
             seq: row.get(1)?,
-            size: 0,
+            size: unsigned(row.get(2)?),
         })
     })
 }
@@ -188,18 +194,10 @@ impl Spool {
         lane: WaitingLane,
         now: Tick,
         after: DuePlace,
-        (limit, sizes): (u32, bool),
+        page: (u32, bool),
     ) -> Result<Vec<DuePlace>, SpoolError> {
-        self.read(move |db| {
-            let mut found = places(db, &hop, &lane, now, after, limit)?;
-            for place in found.iter_mut().filter(|_| sizes) {
-                let sql = "SELECT size FROM messages WHERE seq = ?1";
-                let size: Option<i64> = db.row(sql, &[place.seq.into()], |row| row.get(0))?;
-                place.size = size.map_or(0, unsigned);
-            }
-            Ok(found)
-        })
-        .await
+        self.read(move |db| places(db, &hop, &lane, now, after, page))
+            .await
     }
 
     /// Makes all due that waits for its next attempt at a next hop, and lets its backoff begin anew: the way is there

@@ -12,7 +12,7 @@ const HOPS: i64 = 10_000;
 
 /// The time of the sender is over, and something is to be done: it is given up, or that it is late is not on record.
 const OVERDUE: &str = "SELECT DISTINCT r.hop FROM messages m INDEXED BY messages_deadline JOIN recipients r ON r.seq = m.seq \
-     WHERE m.deadline_ms <= ?1 AND r.state = 1 AND (r.late_ms IS NULL OR m.deliver_by LIKE '%R%') LIMIT ?2";
+     WHERE m.deadline_ms <= ?1 AND r.state = 1 AND r.hop <> 'report' AND (r.late_ms IS NULL OR m.deliver_by LIKE '%R%') LIMIT ?2";
 /// It waits for too long. Walks all that is queued, in the order of the spool.
 const LATE: &str = "SELECT DISTINCT hop FROM recipients INDEXED BY recipients_state \
      WHERE state = 1 AND ((since_ms <= ?1 AND late_ms IS NULL) OR since_ms <= ?2) AND hop <> 'report' LIMIT ?3";

@@ -330,8 +330,9 @@ impl Spool {
     }
 
     /// There is late mail for these next hops; whoever serves them is woken.
-    pub fn note_late(&self, hops: Vec<String>) {
-        self.inner.signals.note_late(hops);
+    /// `is_all`: those that were told of before, and are not among them, have none any more.
+    pub fn note_late(&self, hops: Vec<String>, is_all: bool) {
+        self.inner.signals.note_late(hops, is_all);
     }
 
     /// Whether there is late mail for a next hop, of which nobody was told yet.

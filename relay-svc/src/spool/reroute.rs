@@ -148,7 +148,7 @@ fn each_waiting(
     mut take: impl FnMut(&Waiting) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
     let queued = "SELECT r.seq, r.idx, r.address, r.hop, r.state, m.size FROM recipients r JOIN messages m ON m.seq = r.seq \
-                  WHERE (r.seq, r.idx) > (?2, ?3) AND (r.state IN (1, 6, 7) OR (r.state = 5 AND r.last_reply = ?1)) \
+                  WHERE (r.seq, r.idx) > (?2, ?3) AND (+r.state IN (1, 6, 7) OR (+r.state = 5 AND r.last_reply = ?1)) \
                   ORDER BY r.seq, r.idx LIMIT ?4";
     let mut place = (0, -1);
     loop {

@@ -114,10 +114,13 @@ impl Signals {
         &self.calls
     }
 
-    /// There is late mail for these next hops. The look that found them comes again, so what is there now is all.
-    pub(super) fn note_late(&self, hops: Vec<String>) {
+    /// There is late mail for these next hops; `is_all`: for no others.
+    pub(super) fn note_late(&self, hops: Vec<String>, is_all: bool) {
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        *late = hops.iter().cloned().collect();
+        if is_all {
+            late.clear();
+        }
+        late.extend(hops.iter().cloned());
         drop(late);
         self.wake(hops.iter().map(String::as_str));
     }

@@ -17,7 +17,7 @@ use crate::{
     queue::{Settlement, order::Lane},
 };
 use linkmail_smtp::{
-    Priority,
+    DeliverBy, Priority,
     dsn::{EnvelopeId, Notify, Ret},
 };
 
@@ -180,10 +180,12 @@ fn insert_message(
     let wish = &message.wish;
     let envelope_id = wish.envelope_id.as_ref().map(EnvelopeId::encode);
     let deliver_by = wish.deliver_by.as_ref().map(ToString::to_string);
-    let deadline = wish.deliver_by.map(|by| {
-        let seconds = u64::try_from(by.seconds()).unwrap_or(0);
-        now.tick.plus(Duration::from_secs(seconds))
-    });
+    // Where it was over when the message came, a host before us has told.
+    let seconds = wish.deliver_by.map(DeliverBy::seconds);
+    let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let deadline = seconds
+        .filter(|seconds| *seconds > 0)
+        .map(|seconds| now.tick.plus(Duration::from_secs(seconds)));
     let seq = db.insert(
         "INSERT INTO messages (id, accepted_ms, reverse_path, origin, link, cycle, size, eight_bit, hash, \
          body_file, traceparent, ret, envelope_id, utf8_header, priority, deliver_by, deadline_ms) \

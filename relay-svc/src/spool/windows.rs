@@ -87,6 +87,12 @@ impl Spool {
                 lease.into(),
                 token.into(),
             ];
+            // One that was not closed, such as when the database was away, says nothing of this one.
+            let before = "DELETE FROM windows WHERE link = ?1 AND cycle <> ?2";
+            db.execute(
+                before,
+                &[window.link.as_str().into(), window.cycle.as_bytes().into()],
+            )?;
             db.execute(sql, &row).map(drop)
         })
         .await

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{names::NextHop, spool::SpoolError};
 
-/// The wall clock may step while we wait for mail to become due: it is looked at again so often.
+/// Signals are hints: it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The pauses when no name server answers, or the spool does not: from the first, doubling, to the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

@@ -21,6 +21,7 @@ mod fate;
 mod feed;
 mod folder;
 mod held;
+mod late;
 mod operator;
 pub(super) mod place;
 mod replicas;

@@ -50,7 +50,7 @@ async fn large_mail_waits_in_a_queue_of_its_own_and_counts_once(place: Place) {
     // Who keeps the link is told of both.
     assert!(woken.has_changed().unwrap());
     woken.mark_unchanged();
-    spool.note_late(vec![LARGE.into()]);
+    spool.note_late(vec![LARGE.into()], true);
     assert!(woken.has_changed().unwrap());
     assert!(spool.take_late(LARGE) && !spool.take_late(LINK));
 }
