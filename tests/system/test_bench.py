@@ -32,6 +32,7 @@ TICK = 0.012
 THROUGHPUT = {
     *("peer", "scenario", "size", "sessions", "per_session", "messages", "accepted_per_s", "end_to_end_per_s"),
     *("cpu_s_per_1000", "pss_mib", "processes", "load_cpu_s_per_1000", "flushes_per_message", "file_system"),
+    *("median_ms", "p99_ms"),
 }
 BACKLOG = {
     *("peer", "messages", "size", "sessions", "accepted_per_s_empty", "fill_per_s", "accepted_per_s_full"),
@@ -84,7 +85,7 @@ def test_quick_throughput():
     assert [[one[name] for name in names] for one in figures] == [[one[name] for name in names] for one in planned]
     assert {(one["peer"], one["scenario"]) for one in figures} == {
         ("none", "relay"),
-        *itertools.product(("ours", "ours-link", "postfix"), ("relay", "accept")),
+        *itertools.product(("ours", "ours-link", "postfix"), ("relay", "accept", "answer")),
     }
     for one in figures:
         assert one.keys() == THROUGHPUT
@@ -92,6 +93,8 @@ def test_quick_throughput():
         assert (one["end_to_end_per_s"] is None) == (one["scenario"] == "accept"), one
         assert one["accepted_per_s"] > 0 and one["load_cpu_s_per_1000"] > 0, one
         assert one["end_to_end_per_s"] is None or one["end_to_end_per_s"] > 0, one
+        times = [one["median_ms"], one["p99_ms"]]
+        assert 0 < times[0] <= times[1] if one["scenario"] == "answer" else times == [None, None], one
         of_peer = [one["cpu_s_per_1000"], one["pss_mib"], one["processes"]]
         assert of_peer == [None] * 3 if one["peer"] == "none" else all(figure > 0 for figure in of_peer), one
         assert (one["processes"] or 0) > 10 if one["peer"] == "postfix" else one["processes"] in (None, 1), one

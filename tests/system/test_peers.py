@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up_sends_nothing_twice(place, scene, running, small_d
     """What was delivered while its outcome could not be recorded is not sent again; with room it goes on."""
     peer = running(Peer(place.endpoint()))
     stage = scene(provider=False, smart_host=lambda far: peer.endpoint, state=small_disk / "state", extra=NO_RESERVE)
-    ids = stage.send(20)
+    ids = stage.send(200)
     filler = small_disk / "filler"
     full, one_at_a_time = threading.Event(), threading.Lock()
 
@@ -114,7 +114,7 @@ def test_a_disk_that_fills_up_sends_nothing_twice(place, scene, running, small_d
     for _ in range(3):
         # Whether a cycle can be kept and run at all now is not the point.
         stage.relay.cli("cycle", "run", "isp")
-    assert len(peer.bodies) < 20, "the disk was not full"
+    assert len(peer.bodies) < len(ids), "the disk was not full"
     filler.unlink()
     wait.until(lambda: stage.relay.cli("cycle", "run", "isp").returncode == 0, "a complete cycle")
     assert subjects(peer.bodies) == sorted(ids)

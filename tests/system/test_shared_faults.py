@@ -53,8 +53,10 @@ class Load:
                     code = dialogue.transaction("alice@branch.example", to, smtp.stuffed(content))
                     if code == 250:
                         self.history.accepted.add(id)
-                    else:
+                    elif code:
                         self.refused.add(code)
+                    else:
+                        break
 
     def goes_on(self, what, count=60, seconds=TAKEN_OVER):
         """Mail is handed in, and comes."""

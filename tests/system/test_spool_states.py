@@ -25,8 +25,9 @@ ADDRESS = "bob@remote.example"
 AT_ONCE = 4
 QUEUED = 1
 GOES_ON = "it goes on"
-# Fewer octets are kept free, so that the log is moved into the database after 64 pages of it.
-SOON = '[limits]\nreserve = "2MiB"\n'
+# Fewer octets are kept free, so that the log is moved into the database after 71 pages of it: more than the tables and two
+# messages take, and fewer than these and a third.
+SOON = '[limits]\nreserve = "2300KiB"\n'
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 
 
@@ -240,7 +241,7 @@ class Walk:
             began = run.begin()
             if not whole:
                 # A start commits its routes, which are others each time, and thrice its clock.
-                wait.until(lambda: sum((step.name, step.file) == ("sync", LOG) for step in run.steps.taken()) == 4, "four syncs")
+                wait.until(lambda: sum((step.name, step.file) == ("sync", LOG) for step in run.steps.taken()) == 4, lambda: f"four syncs; {[(s.name, s.file) for s in run.steps.taken()]}")
                 run.steps.arm(at, number)
             return self.judge(run, at, error, self.scenario.do(run) if began else None)
         finally:
